@@ -1,0 +1,321 @@
+"""The settings of one training run: frozen, strict YAML in, one clear line out when something is wrong."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nuanced_core.errors import ConfigError, DiskError
+
+__all__ = [
+    "Data",
+    "Encoder",
+    "Features",
+    "Loss",
+    "Models",
+    "Objective",
+    "RunConfig",
+    "Settings",
+    "Train",
+    "apply_overrides",
+    "dotted_names",
+    "nearest",
+    "read_yaml",
+    "validate",
+    "write_yaml",
+]
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+WindowFrames = Annotated[int, Field(ge=16)] | Literal["full"]
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """A group of settings that refuses unknown names and never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Models(Settings):
+    """Which models, and where their files come from."""
+
+    whisper: str = Field("tiny.en", description="Whisper model whose encoder hears the clips")
+    source: str = Field("auto", description="auto, hub, packages, or a folder of model files")
+
+
+class Data(Settings):
+    """Who speaks what, and which of it no trial is trained on."""
+
+    voices: str | tuple[str, ...] = Field(
+        "original", description="training voices: a named set, or a list of names"
+    )
+    val_voices: tuple[str, ...] = Field(
+        ("af_sky", "am_puck", "bf_alice", "bm_lewis"), min_length=1, description="validation voices"
+    )
+    sentences: str | tuple[str, ...] = Field(
+        "train", description="training sentences: a built-in split, a text file, or a list"
+    )
+    val_sentences: str | tuple[str, ...] = Field(
+        "validation", description="validation sentences: a built-in split, a text file, or a list"
+    )
+    sentences_per_voice: PositiveInt = Field(4, description="sentences that each training voice speaks")
+    val_sentences_per_voice: PositiveInt = Field(2, description="sentences that each validation voice speaks")
+    max_phonemes: Annotated[int, Field(ge=4, le=510)] = Field(
+        510, description="longer sentences are left out, in phonemes"
+    )
+    seed: int = Field(0, description="which sentences each voice speaks, and Kokoro's noise")
+
+
+class Features(Settings):
+    """What the StyleEncoder sees of a clip."""
+
+    layers: Literal["last", "all"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        "last", description="Whisper encoder layers: last, all, or a list (0 is the input of the first block)"
+    )
+
+
+class Encoder(Settings):
+    """The shape of the StyleEncoder."""
+
+    width: Annotated[int, Field(ge=4, le=8192)] = Field(256, description="hidden channels")
+    depth: Annotated[int, Field(ge=1, le=16)] = Field(2, description="hidden layers")
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "gelu"
+    pooling: Literal["mean", "mean_std"] = Field("mean", description="how feature frames become one vector")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Loss(Settings):
+    """What a trial minimises: weights of the terms of its training loss."""
+
+    stft: Weight = Field(1.0, description="multi-resolution mel-STFT loss of the audio")
+    style: Weight = Field(1.0, description="style similarity: 1 - cosine + mean squared error")
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "Loss":
+        if self.stft == 0 and self.style == 0:
+            raise ValueError("all weights are 0, so there is nothing to learn; raise one of them")
+        return self
+
+
+class Objective(Settings):
+    """What trials are compared by (``val/loss``): the same for every trial, so no search space may name it."""
+
+    stft: Weight = 1.0
+    style: Weight = 1.0
+    window_frames: WindowFrames = Field(80, description="frames of each validation sentence that are spoken")
+
+
+class Train(Settings):
+    """How a run trains."""
+
+    epochs: PositiveInt = 10
+    steps_per_epoch: PositiveInt = 20
+    batch_size: PositiveInt = Field(16, description="clips a step")
+    spoken: PositiveInt = Field(2, description="clips of each batch that Kokoro speaks for the audio losses")
+    window_frames: WindowFrames = Field(40, description="Kokoro frames (25 ms) spoken of each clip, or full")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    gradient_clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of a step's gradient")
+    seed: int = Field(0, description="initial weights and order of clips")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+
+class RunConfig(Settings):
+    """One training run, whole."""
+
+    models: Models = Models()
+    data: Data = Data()
+    features: Features = Features()
+    encoder: Encoder = Encoder()
+    loss: Loss = Loss()
+    objective: Objective = Objective()
+    train: Train = Train()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, on top of the file that its ``extends`` names (relative to it), if any.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, repeats a key, or extends itself.
+    """
+    return _read_yaml(path, ())
+
+
+def _read_yaml(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in extending:
+        raise ConfigError(f"{path}: extends itself; remove the circle of 'extends'")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except FileNotFoundError:
+        others = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f"; there are: {', '.join(others)}" if others else ""
+        raise ConfigError(f"{path}: no such file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {_yaml_problem(error)}") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds a {type(data).__name__}; settings are 'name: value' lines")
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends: {base!r} is not the name of a file")
+    return _merged(_read_yaml(path.parent / base, (*extending, path.resolve())), data)
+
+
+def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
+    """Write ``data`` so that a reader sees the old file or the whole new one.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``data`` with ``section.name=value`` overrides applied; values are read as YAML.
+
+    Raises:
+        ConfigError: an override is not of that form.
+    """
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        keys = name.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"--set {override}: not of the form section.name=value")
+        try:
+            value = yaml.load(text, Loader=_StrictLoader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: {_yaml_problem(error)}") from None
+        for key in reversed(keys):
+            value = {key: value}
+        data = _merged(data, value)
+    return data
+
+
+def validate(settings: type[S], data: Mapping[str, Any], place: str) -> S:
+    """``data`` as ``settings``; ``place`` is named in errors.
+
+    Raises:
+        ConfigError: one line that names the first wrong setting, its value and the fix.
+    """
+    try:
+        # Through JSON, so that strict types take a YAML list for a tuple but never "3" for 3.
+        return settings.model_validate_json(json.dumps(data, allow_nan=True), strict=True)
+    except TypeError as error:
+        raise ConfigError(f"{place}: {error}") from None
+    except ValidationError as error:
+        problems = error.errors()
+        raise ConfigError(f"{place}: {_problem(settings, problems)}") from None
+
+
+def dotted_names(settings: type[BaseModel]) -> Iterator[str]:
+    """The names of all settings, as ``section.name``."""
+    for name, field in settings.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from (f"{name}.{rest}" for rest in dotted_names(inner))
+        else:
+            yield name
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A hint at the nearest right name, or at all of them where none is near."""
+    last = {n.rpartition(".")[2]: n for n in names}
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close += [last[n] for n in difflib.get_close_matches(name.rpartition(".")[2], list(last), n=1, cutoff=0.6)]
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without its traps: 1e-3 is a number, yes and no are words, a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(
+                    problem=f"the name {key!r} is not a word", problem_mark=key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key} is set twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF")
+)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$"),
+    list("-+0123456789."),
+)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        return f"{where}{error.problem or error.context}"
+    return " ".join(str(error).split())
+
+
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _problem(settings: type[BaseModel], problems: Sequence[Any]) -> str:
+    """One line for the first of pydantic's problems, in the words of the YAML file."""
+    names = set(dotted_names(settings)) | {name.split(".")[0] for name in dotted_names(settings)}
+    first = problems[0]
+    keys = [str(key) for key in first["loc"]]
+    # A union adds its own steps to the location: keep what is a name of ours.
+    known = max((n for n in range(len(keys) + 1) if ".".join(keys[:n]) in names), default=0)
+    if first["type"] == "extra_forbidden":
+        unknown = ".".join(keys[: known + 1])
+        section = ".".join(keys[:known])
+        inside = [n for n in dotted_names(settings) if not section or n.startswith(section + ".")]
+        tops = list(settings.model_fields) if not section else []
+        return f"{unknown}: unknown setting; {nearest(unknown, tops + inside)}"
+    same = [p for p in problems if [str(k) for k in p["loc"]][:known] == keys[:known]]
+    place = ".".join(keys[:known])
+    value = first["input"] if known == len(keys) or not same[1:] else _input_at(same)
+    told = " or ".join(dict.fromkeys(_told(p) for p in same))
+    prefix = f"{place}: " if place else ""
+    return f"{prefix}{json.dumps(value, default=str)[:80]}: {told}"
+
+
+def _input_at(problems: Sequence[Any]) -> Any:
+    """The shortest location's input: the value that the user wrote, not a part of it."""
+    return min(problems, key=lambda p: len(p["loc"]))["input"]
+
+
+def _told(problem: Any) -> str:
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    return text[0].lower() + text[1:]

@@ -1,0 +1,114 @@
+"""Held-out metrics: how a style speaks validation sentences, beside the mean voice and the oracle.
+
+Dimensions: V validation clips, S = 256 style.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from nuanced_core.config import Objective
+from nuanced_core.dataset import Clip, Dataset, content_key, windows
+from nuanced_core.errors import DiskError
+from nuanced_core.losses import MelSTFTLoss, style_loss
+
+__all__ = ["Baselines", "Scores", "Validation", "skill"]
+
+SPOKEN_AT_ONCE = 4  # clips: bounds the memory of a validation
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over the validation clips; lower is better."""
+
+    loss: float  # the objective
+    stft: float  # multi-resolution mel-STFT loss
+    style: float  # 1 - cosine + mean squared error
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What an encoder is measured against."""
+
+    mean: Scores  # the mean voice of all stock voices that may be trained on
+    oracle: Scores  # the true style, with another noise seed
+
+
+def skill(loss: float, baselines: Baselines) -> float:
+    """0 is the mean voice, 1 the oracle: ``1 - (L - L_oracle) / (L_mean - L_oracle)``."""
+    return 1 - (loss - baselines.oracle.loss) / (baselines.mean.loss - baselines.oracle.loss)
+
+
+class Validation:
+    """Validation voices saying validation sentences, a fixed window of each, compared by fixed weights.
+
+    Args:
+        clips: V validation clips.
+        mel: the audio loss.
+    """
+
+    def __init__(self, dataset: Dataset, clips: Sequence[Clip], objective: Objective, mel: MelSTFTLoss) -> None:
+        self.dataset = dataset
+        self.clips = tuple(clips)
+        self.objective = objective
+        self.mel = mel
+        self._windows = [_middle(windows(clip.frames, objective.window_frames)) for clip in clips]
+        self._targets = [
+            mel.spectra(dataset.reference(clip, window).unsqueeze(0).to(dataset.models.device))
+            for clip, window in zip(self.clips, self._windows, strict=True)
+        ]
+
+    @torch.no_grad()
+    def scores(self, styles: Tensor, noise: int = 0) -> Scores:
+        """How styles (V, 256) speak the clips; ``noise`` is added to the seeds of the references."""
+        losses = []
+        for start in range(0, len(self.clips), SPOKEN_AT_ONCE):
+            chosen = slice(start, start + SPOKEN_AT_ONCE)
+            losses += self._stft(self.clips[chosen], self._windows[chosen], self._targets[chosen], styles[chosen], noise)
+        stft = sum(losses) / len(losses)
+        targets = torch.stack([clip.utterance.style for clip in self.clips]).to(styles.device)
+        style = float(style_loss(styles, targets))
+        return Scores(self.objective.stft * stft + self.objective.style * style, stft, style)
+
+    def baselines(self, mean_pack: Tensor) -> Baselines:
+        """Scores of a mean voice's pack (510, 256) and of the oracle; computed once and kept in the cache."""
+        style_hash = content_key(mean_pack.flatten().tolist())
+        key = content_key([c.key for c in self.clips], self._windows, self.objective.model_dump(), style_hash)
+        file = self.dataset.folder / "baselines" / f"{key}.json"
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            return Baselines(Scores(**kept["mean"]), Scores(**kept["oracle"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # never computed, or damaged
+        device = self.dataset.models.device
+        counts = [len(clip.utterance.phonemes) for clip in self.clips]
+        mean = mean_pack[torch.tensor(counts) - 1].to(device)
+        true = torch.stack([clip.utterance.style for clip in self.clips]).to(device)
+        found = Baselines(self.scores(mean), self.scores(true, noise=1))
+        part = file.with_name(f"{file.name}.{os.getpid()}.part")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(asdict(found)), encoding="utf-8")
+            part.replace(file)
+        except OSError as error:
+            raise DiskError(f"{file}: cannot be written: {error.strerror}; free some disk") from None
+        return found
+
+    def _stft(
+        self,
+        clips: Sequence[Clip],
+        chosen: Sequence[tuple[int, int]],
+        targets: Sequence[list[Tensor]],
+        styles: Tensor,
+        noise: int,
+    ) -> list[float]:
+        speech = self.dataset.speak(clips, styles, chosen, noise)
+        return [float(self.mel(self.mel.spectra(speech.item(i)[None]), target)) for i, target in enumerate(targets)]
+
+
+def _middle(choices: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return choices[len(choices) // 2]

@@ -1,0 +1,288 @@
+"""One training run: a StyleEncoder learns to make Kokoro speak as a clip was spoken.
+
+A step: features of some clips → styles → style loss; a few of the clips are spoken through Kokoro, a window of
+each → audio loss; the weighted sum's gradient, through frozen Kokoro, moves the encoder. After each epoch the
+validation voices are scored and a checkpoint is written.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nuanced_core.audio import write_audio
+from nuanced_core.config import Models, RunConfig
+from nuanced_core.dataset import Clip, Dataset, content_key, plan, windows
+from nuanced_core.errors import DiskError, TrainingError, WeightsError
+from nuanced_core.evaluation import Validation, skill
+from nuanced_core.losses import MelSTFTLoss, style_loss
+from nuanced_core.model_set import ModelSet, resolve_device
+from nuanced_core.style_encoder import StyleEncoder, StyleEncoderConfig
+from nuanced_core.weights import cache_dir
+
+__all__ = ["BEST", "LAST", "Report", "Run", "prepare", "start_run", "train"]
+
+Report = Callable[[int, Mapping[str, float]], None]  # (step, scalars by name)
+Say = Callable[[str], None]
+
+LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
+KEPT_TARGETS = 1024  # reference spectra, 0.2 MB each at 40 frames
+
+
+class Run:
+    """A run in a folder, which holds its checkpoints and the sound of each epoch.
+
+    It goes on from ``checkpoints/last.safetensors`` if there is one: step by step as if it had never stopped, since
+    all that is random in a step is drawn from the run's seed and the step's number.
+
+    Args:
+        report: called with the step's number and the scalars of each step and each epoch.
+    """
+
+    def __init__(self, config: RunConfig, dataset: Dataset, folder: Path, report: Report) -> None:
+        self.config, self.dataset, self.folder, self._report = config, dataset, folder, report
+        self.device = dataset.models.device
+        voices = dataset.models.voices
+        train_utterances, val_utterances = plan(config.data, voices, dataset.models.phonemizer)
+        self.clips = dataset.clips(train_utterances)
+        val_clips = dataset.clips(val_utterances)
+        self.layers = dataset.layers(config.features.layers, self.clips[0])
+        self.mel = MelSTFTLoss().to(self.device)
+        self.validation = Validation(dataset, val_clips, config.objective, self.mel)
+        self.baselines = self.validation.baselines(_baseline_pack(config, dataset.models))
+        self._val_batch = dataset.batch(val_clips, self.layers)
+
+        torch.manual_seed(config.train.seed)
+        channels = self._val_batch.features.shape[-1]
+        encoder_config = StyleEncoderConfig(config.encoder, config.models.whisper, self.layers, channels)
+        self.encoder = StyleEncoder(encoder_config).to(self.device)
+        names = tuple(dict.fromkeys(clip.utterance.voice for clip in self.clips))
+        styles = torch.stack([voices.pack(name) for name in names])  # (V, 510, 256)
+        spread = (styles - styles.mean(dim=0)).square().mean(dim=(0, 1)).sqrt().clamp(min=1e-3)
+        self.encoder.calibrate(dataset.statistics(self.clips, self.layers), styles.mean(dim=0), spread)
+        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=config.train.learning_rate)
+        self.epoch = 0  # epochs finished
+        self.step = 0  # steps finished
+        self.best_loss = math.inf
+        self._targets = lru_cache(KEPT_TARGETS)(self._target)
+        _make_folder(folder / LAST.parent)
+        if (folder / LAST).is_file():
+            self.load(folder / LAST)
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train one epoch, score the validation voices, write checkpoints and sound; returns the scalars.
+
+        Raises:
+            TrainingError: a loss is not finite.
+            DiskError: the folder cannot be written.
+        """
+        self.encoder.train()
+        started = time.perf_counter()
+        totals: dict[str, float] = {}
+        steps = self.config.train.steps_per_epoch
+        for _ in range(steps):
+            for name, value in self._train_step().items():
+                totals[name] = totals.get(name, 0.0) + value / steps
+        totals["train/steps_per_second"] = steps / (time.perf_counter() - started)
+        self.epoch += 1
+        scalars = self._validate()
+        self._report(self.step, {**scalars, "train/steps_per_second": totals["train/steps_per_second"]})
+        if scalars["val/loss"] < self.best_loss:
+            self.best_loss = scalars["val/loss"]
+            self.save(self.folder / BEST)
+        self.save(self.folder / LAST)
+        return {**totals, **scalars}
+
+    def save(self, file: Path) -> None:
+        """Write encoder, optimizer and progress to one file, whole or not at all.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        tensors = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        progress = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+            "style_encoder": self.encoder.config.to_dict(),
+            "run": self.config.model_dump(mode="json"),
+        }
+        part = file.with_name(file.name + ".part")
+        try:
+            contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(contents, part, {"progress": json.dumps(progress)})
+            part.replace(file)
+        except (OSError, SafetensorError) as error:
+            raise DiskError(f"{file}: cannot be written: {error}; free some disk") from None
+
+    def load(self, file: Path) -> None:
+        """Go on from a checkpoint that ``save`` wrote.
+
+        Raises:
+            WeightsError: it is damaged, or of a run with other settings.
+        """
+        try:
+            with safe_open(file, framework="pt") as checkpoint:
+                progress = json.loads(checkpoint.metadata()["progress"])
+                tensors = {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise WeightsError(f"{file}: not a checkpoint: {error}; remove it to train from the start") from None
+        if progress["run"] != self.config.model_dump(mode="json"):
+            raise WeightsError(f"{file}: is of a run with other settings; take another folder")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.encoder.load_state_dict(
+            {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
+        )
+        self.epoch, self.step = progress["epoch"], progress["step"]
+        self.best_loss = math.inf if progress["best_loss"] is None else progress["best_loss"]
+
+    def close(self) -> None:
+        """Let go of what the run keeps in memory."""
+        self._targets.cache_clear()
+
+    def _train_step(self) -> dict[str, float]:
+        settings, weights = self.config.train, self.config.loss
+        draw = torch.Generator().manual_seed(int(content_key(settings.seed, self.step)[:15], 16))
+        torch.manual_seed(draw.initial_seed())  # of dropout
+        order = torch.randperm(len(self.clips), generator=draw)[: settings.batch_size].tolist()
+        clips = [self.clips[i] for i in order]
+        batch = self.dataset.batch(clips, self.layers)
+        styles = self.encoder(batch.features, batch.mask, batch.phoneme_counts)
+        terms = {"style": style_loss(styles, batch.styles)}
+        if weights.stft:
+            spoken = clips[: settings.spoken]
+            choices = [windows(clip.frames, settings.window_frames) for clip in spoken]
+            picks = [c[int(torch.randint(len(c), (), generator=draw))] for c in choices]
+            terms["stft"] = self._stft_loss(spoken, picks, styles[: len(spoken)])
+        total = sum((getattr(weights, name) * term for name, term in terms.items()), torch.zeros((), device=self.device))
+        self.optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), settings.gradient_clip)
+        # One transfer to the host a step, and the check of it before the weights are touched.
+        names = ["loss/total", *(f"loss/{name}" for name in terms), "train/gradient_norm"]
+        values = torch.stack([total.detach(), *(t.detach() for t in terms.values()), norm]).tolist()
+        scalars = dict(zip(names, values, strict=True))
+        for name, value in scalars.items():
+            if not math.isfinite(value):
+                raise TrainingError(f"step {self.step}: {name} is {value}; lower train.learning_rate")
+        self.optimizer.step()
+        self.step += 1
+        self._report(self.step, {**scalars, "train/learning_rate": settings.learning_rate})
+        return scalars
+
+    def _stft_loss(self, clips: Sequence[Clip], picks: Sequence[tuple[int, int]], styles: Tensor) -> Tensor:
+        speech = self.dataset.speak(clips, styles, picks)
+        losses = [
+            self.mel(self.mel.spectra(speech.item(i)[None]), self._targets(clip.key, pick, clip))
+            for i, (clip, pick) in enumerate(zip(clips, picks, strict=True))
+        ]
+        return torch.stack(losses).mean()
+
+    def _target(self, key: str, window: tuple[int, int], clip: Clip) -> list[Tensor]:
+        reference: Tensor = self.dataset.reference(clip, window).to(self.device)
+        spectra: list[Tensor] = self.mel.spectra(reference[None])
+        return spectra
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        self.encoder.eval()
+        batch = self._val_batch
+        styles = self.encoder(batch.features, batch.mask, batch.phoneme_counts)
+        scores = self.validation.scores(styles)
+        if not math.isfinite(scores.loss):
+            raise TrainingError(f"step {self.step}: val/loss is {scores.loss}; lower train.learning_rate")
+        self._write_sound(styles)
+        found = {"val": scores, "baseline": self.baselines.mean, "oracle": self.baselines.oracle}
+        scalars = {f"{row}/{name}": getattr(s, name) for row, s in found.items() for name in ("loss", "stft", "style")}
+        return {**scalars, "val/skill": skill(scores.loss, self.baselines)}
+
+    def _write_sound(self, styles: Tensor) -> None:
+        """The shortest validation sentence, whole, as predicted and as the reference."""
+        clips = self.validation.clips
+        index = min(range(len(clips)), key=lambda i: clips[i].frames)
+        speech = self.dataset.speak([clips[index]], styles[index : index + 1], [(0, clips[index].frames)])
+        write_audio(self.folder / f"epoch_{self.epoch}_predicted.wav", speech.item(0))
+        write_audio(self.folder / f"epoch_{self.epoch}_reference.wav", clips[index].audio)
+
+
+def prepare(config: RunConfig, say: Say) -> ModelSet:
+    """Fetch the models, render all that a run will hear, and compute its baselines; what is cached is not repeated.
+
+    Raises:
+        NuancedError: a model file, a voice or a sentence is missing, or the cache cannot be written.
+    """
+    models = ModelSet.fetch(config.models, resolve_device(config.train.device), say)
+    dataset = Dataset(models, cache_dir())
+    train_utterances, val_utterances = plan(config.data, models.voices, models.phonemizer)
+    count = len(train_utterances) + len(val_utterances)
+    done = 0
+    told = time.monotonic()
+
+    def progress() -> None:
+        nonlocal done, told
+        done += 1
+        if time.monotonic() - told > 10 and done < count:
+            told = time.monotonic()
+            say(f"rendered {done} of {count} clips")
+
+    dataset.clips(train_utterances, progress)
+    val_clips = dataset.clips(val_utterances, progress)
+    dataset.layers(config.features.layers, val_clips[0])
+    mel = MelSTFTLoss().to(models.device)
+    Validation(dataset, val_clips, config.objective, mel).baselines(_baseline_pack(config, models))
+    say(f"{len(train_utterances)} training and {len(val_utterances)} validation clips are ready")
+    return models
+
+
+def start_run(config: RunConfig, folder: Path, report: Report) -> Run:
+    """A run in a folder; models are loaded once per process and kept for the next run."""
+    models = _models(config.models, str(resolve_device(config.train.device)))
+    return Run(config, Dataset(models, cache_dir()), folder, report)
+
+
+def train(config: RunConfig, folder: Path, report: Report, say: Say) -> Run:
+    """Train a run to its end, saying one line an epoch."""
+    prepare(config, say)
+    run = start_run(config, folder, report)
+    while run.epoch < config.train.epochs:
+        scalars = run.run_epoch()
+        say(
+            f"epoch {run.epoch}/{config.train.epochs}: loss {scalars['loss/total']:.4f}, "
+            f"val/loss {scalars['val/loss']:.4f} (mean voice {scalars['baseline/loss']:.4f}), "
+            f"val/skill {scalars['val/skill']:.3f}"
+        )
+    run.close()
+    return run
+
+
+@lru_cache(maxsize=2)
+def _models(settings: Models, device: str) -> ModelSet:
+    return ModelSet.fetch(settings, device, lambda line: None)
+
+
+def _baseline_pack(config: RunConfig, models: ModelSet) -> Tensor:
+    """The mean voice, of all voices that may be trained on: the same for every trial, whatever it trains on."""
+    voices = models.voices
+    return voices.mean_pack(voices.training_voices("all", config.data.val_voices))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"{folder}: cannot be made: {error.strerror}; take another folder") from None

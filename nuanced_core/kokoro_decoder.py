@@ -28,8 +28,8 @@ def lengths_mask(lengths: Sequence[int], device: torch.device) -> Tensor | None:
     return (torch.arange(max(lengths), device=device) < ends).float()
 
 
-def residual_block(block: nn.Module, x: Tensor, style: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """An ``AdainResBlk1d`` (StyleTTS 2) on x (B, C, F); returns its output and the lengths, doubled by an upsampling."""
+def residual_block(block: Any, x: Tensor, style: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """An ``AdainResBlk1d`` (StyleTTS 2) on x (B, C, F): its output and the lengths, doubled where it upsamples."""
     upsamples = block.upsample_type != "none"
     ends = [2 * n for n in lengths] if upsamples else list(lengths)
     mask, out_mask = lengths_mask(lengths, x.device), lengths_mask(ends, x.device)
@@ -41,7 +41,7 @@ def residual_block(block: nn.Module, x: Tensor, style: Tensor, lengths: Sequence
 
 
 def decode(
-    decoder: nn.Module,
+    decoder: Any,
     stft: RealSTFT,
     aligned: Tensor,
     f0: Tensor,
@@ -68,7 +68,7 @@ def decode(
 
 
 def _generate(
-    generator: nn.Module,
+    generator: Any,
     stft: RealSTFT,
     x: Tensor,
     f0: Tensor,
@@ -77,7 +77,7 @@ def _generate(
     seeds: Sequence[int],
 ) -> Tensor:
     """The package's ``Generator`` on x (B, 512, 2F): harmonic source, two upsamplings, inverse STFT (iSTFTNet)."""
-    source = _harmonic_source(generator, stft, f0, lengths, seeds)
+    source = _harmonic_source(generator, f0, lengths, seeds)
     for i in range(generator.num_upsamples):
         last = i == generator.num_upsamples - 1
         rate = generator.ups[i].stride[0]
@@ -99,9 +99,7 @@ def _generate(
 
 
 @torch.no_grad()
-def _harmonic_source(
-    generator: nn.Module, stft: RealSTFT, f0: Tensor, lengths: Sequence[int], seeds: Sequence[int]
-) -> Tensor:
+def _harmonic_source(generator: Any, f0: Tensor, lengths: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """Magnitude and phase (B, 22, 60F' + 1) of the source signal of f0 (B, F'); no gradient, as in the package."""
     spectra = []
     for item, (n, seed) in enumerate(zip(lengths, seeds, strict=True)):
@@ -110,13 +108,13 @@ def _harmonic_source(
         with torch.random.fork_rng(devices=[f0.device] if f0.is_cuda else []):
             torch.manual_seed(seed)
             signal, _, _ = generator.m_source(up)
-        real, imaginary = stft(signal.transpose(1, 2).squeeze(1))
-        magnitude = torch.sqrt(real.square() + imaginary.square())
-        spectra.append(torch.cat([magnitude, torch.atan2(imaginary, real)], dim=1)[0].T)
+        # Of the package: the first frame is symmetric, so the sign of its angles (pi or -pi) is that of a rounding
+        # error, and only the same FFT makes the same one.
+        spectra.append(torch.cat(generator.stft.transform(signal.transpose(1, 2).squeeze(1)), dim=1)[0].T)
     return nn.utils.rnn.pad_sequence(spectra, batch_first=True).transpose(1, 2)
 
 
-def _snake_block(block: nn.Module, x: Tensor, style: Tensor, mask: Tensor | None) -> Tensor:
+def _snake_block(block: Any, x: Tensor, style: Tensor, mask: Tensor | None) -> Tensor:
     """An ``AdaINResBlock1`` on x (B, C, F): three times adaptive norm, Snake, convolution, twice each."""
     layers = zip(block.convs1, block.convs2, block.adain1, block.adain2, block.alpha1, block.alpha2, strict=True)
     for conv1, conv2, norm1, norm2, alpha1, alpha2 in layers:
@@ -129,7 +127,7 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
 
 
-def _affine(norm: nn.Module, style: Tensor) -> tuple[Tensor, Tensor]:
+def _affine(norm: Any, style: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and shift, (B, C, 1) each, of an ``AdaIN1d``: its style's, with the instance norm's own folded in."""
     gamma, beta = norm.fc(style).unsqueeze(-1).chunk(2, dim=1)
     inner = norm.norm
@@ -137,7 +135,7 @@ def _affine(norm: nn.Module, style: Tensor) -> tuple[Tensor, Tensor]:
     return gamma * inner.weight.view(1, -1, 1), gamma * inner.bias.view(1, -1, 1) + beta
 
 
-def _adain(norm: nn.Module, x: Tensor, style: Tensor, mask: Tensor | None) -> Tensor:
+def _adain(norm: Any, x: Tensor, style: Tensor, mask: Tensor | None) -> Tensor:
     """Adaptive instance norm (Huang and Belongie 2017) over each item's own frames."""
     scale, shift = _affine(norm, style)
     if mask is None:
@@ -150,7 +148,7 @@ def _adain(norm: nn.Module, x: Tensor, style: Tensor, mask: Tensor | None) -> Te
     return (centred * (scale * torch.rsqrt(var + EPS)) + shift) * mask
 
 
-def _adain_snake(norm: nn.Module, x: Tensor, style: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
+def _adain_snake(norm: Any, x: Tensor, style: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
     scale, shift = _affine(norm, style)
     apply: Callable[..., Tensor] = _AdaINSnake.apply
     return apply(x, scale, shift, alpha, mask)
@@ -164,9 +162,7 @@ class _AdaINSnake(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, alpha: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
             count: Tensor | float = float(x.shape[2])
             var, mean = torch.var_mean(x, dim=2, correction=0, keepdim=True)

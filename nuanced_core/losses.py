@@ -52,7 +52,13 @@ class MelSTFTLoss(nn.Module):
         spectra = []
         for i, r in enumerate(self.resolutions):
             stft = torch.stft(
-                audio, r.n_fft, r.hop, r.window, getattr(self, f"window_{i}"), pad_mode="constant", return_complex=True
+                audio,
+                r.n_fft,
+                r.hop,
+                r.window,
+                getattr(self, f"window_{i}"),
+                pad_mode="constant",
+                return_complex=True,
             )
             # abs has no gradient at 0, where a silent frame would put NaN.
             magnitude = torch.sqrt(torch.view_as_real(stft).square().sum(dim=-1) + 1e-12)

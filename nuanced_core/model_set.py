@@ -11,7 +11,14 @@ from nuanced_core.errors import ConfigError
 from nuanced_core.kokoro import DifferentiableKokoro
 from nuanced_core.text import Phonemizer, make_phonemizer
 from nuanced_core.voices import VoiceBank
-from nuanced_core.weights import KokoroFiles, VoiceFiles, WhisperFile, fetch_kokoro, fetch_voices, fetch_whisper
+from nuanced_core.weights import (
+    KokoroFiles,
+    VoiceFiles,
+    WhisperFile,
+    fetch_kokoro,
+    fetch_voices,
+    fetch_whisper,
+)
 from nuanced_core.whisper_features import WhisperFeatures
 
 __all__ = ["ModelSet", "resolve_device"]
@@ -83,5 +90,7 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"train.device: {name!r} is no device; take auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"train.device: {name!r}: this machine has {torch.cuda.device_count()} GPUs; take auto or cpu")
+        raise ConfigError(
+            f"train.device: {name!r}: this machine has {torch.cuda.device_count()} GPUs; take auto or cpu"
+        )
     return device

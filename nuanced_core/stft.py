@@ -42,16 +42,18 @@ class RealSTFT(nn.Module):
         if n_fft % 2 == 0:
             twice[-1] = 1.0
         inverse = torch.cat([twice * cos, -twice * sin]) * window / n_fft
-        self.register_buffer("forward_basis", forward.float().unsqueeze(1), persistent=False)
-        self.register_buffer("inverse_basis", inverse.float().unsqueeze(1), persistent=False)
-        self.register_buffer("squared_window", window.square().float().view(1, 1, -1), persistent=False)
+        self.register_buffer("forward_basis", forward.to(torch.get_default_dtype()).unsqueeze(1), persistent=False)
+        self.register_buffer("inverse_basis", inverse.to(torch.get_default_dtype()).unsqueeze(1), persistent=False)
+        self.register_buffer(
+            "squared_window", window.square().to(torch.get_default_dtype()).view(1, 1, -1), persistent=False
+        )
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """The real and imaginary part, each of shape (B, K, M), of audio of shape (B, T); M = T // hop + 1."""
         half = self.n_fft // 2
         padded = F.pad(audio.unsqueeze(1), (half, half), mode="reflect")
         spectrum = F.conv1d(padded, self.forward_basis, stride=self.hop)
-        real, imaginary = spectrum.split(self.bins, dim=1)
+        real, imaginary = torch.split(spectrum, self.bins, dim=1)
         return real, imaginary
 
     def inverse(self, real: Tensor, imaginary: Tensor, frame_mask: Tensor | None = None) -> Tensor:

@@ -83,7 +83,11 @@ class StyleEncoder(nn.Module):
         layers: list[nn.Module] = []
         width = self.pooling.out_channels
         for _ in range(settings.depth):
-            layers += [nn.Linear(width, settings.width), ACTIVATIONS[settings.activation](), nn.Dropout(settings.dropout)]
+            layers += [
+                nn.Linear(width, settings.width),
+                ACTIVATIONS[settings.activation](),
+                nn.Dropout(settings.dropout),
+            ]
             width = settings.width
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Linear(width, STYLE_SIZE)

@@ -133,7 +133,7 @@ class Run:
         try:
             with safe_open(file, framework="pt") as checkpoint:
                 progress = json.loads(checkpoint.metadata()["progress"])
-                tensors = {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}
+                tensors = {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise WeightsError(f"{file}: not a checkpoint: {error}; remove it to train from the start") from None
         if progress["run"] != self.config.model_dump(mode="json"):
@@ -169,9 +169,12 @@ class Run:
             choices = [windows(clip.frames, settings.window_frames) for clip in spoken]
             picks = [c[int(torch.randint(len(c), (), generator=draw))] for c in choices]
             terms["stft"] = self._stft_loss(spoken, picks, styles[: len(spoken)])
-        total = sum((getattr(weights, name) * term for name, term in terms.items()), torch.zeros((), device=self.device))
+        total = sum(
+            (getattr(weights, name) * term for name, term in terms.items()),
+            torch.zeros((), device=self.device),
+        )
         self.optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), settings.gradient_clip)
         # One transfer to the host a step, and the check of it before the weights are touched.
         names = ["loss/total", *(f"loss/{name}" for name in terms), "train/gradient_norm"]

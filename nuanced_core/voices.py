@@ -104,9 +104,7 @@ class VoiceBank:
                 raise VoiceError(f"data.voices: {voices!r} is no set of voices; {nearest(voices, [*VOICE_SETS])}")
             held_out = {*val_voices, *TEST_VOICES}
             members = VOICE_SETS[voices]
-            chosen = tuple(
-                n for n in self.names if (n in members or n[0] in members) and n not in held_out
-            )
+            chosen = tuple(n for n in self.names if (n in members or n[0] in members) and n not in held_out)
             missing = [n for n in members if len(n) > 1 and n not in self.names]
             if missing or not chosen:
                 lacking = ", ".join(missing) or f"all of {voices!r}"

@@ -8,6 +8,7 @@ output), D channels.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class WhisperFeatures:
         model: a ``whisper.model.Whisper``; its decoder is not used.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device | str = "cpu") -> None:
+    def __init__(self, model: Any, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.encoder = model.encoder.to(self.device).eval().requires_grad_(False)
         self.mels: int = model.dims.n_mels
@@ -43,7 +44,7 @@ class WhisperFeatures:
     @torch.no_grad()
     def __call__(self, audio: Tensor) -> Tensor:
         """States (L, T, D) of audio (samples,) at 16 kHz; T = ceil(samples / 320)."""
-        return torch.cat([self._segment(part) for part in audio.split(SEGMENT)], dim=1)
+        return torch.cat([self._segment(part) for part in torch.split(audio, SEGMENT)], dim=1)
 
     def _segment(self, audio: Tensor) -> Tensor:
         from whisper.audio import log_mel_spectrogram, pad_or_trim

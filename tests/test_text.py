@@ -1,6 +1,6 @@
 """The built-in sentences, splitting of free text, and phonemizers that never reach for the network."""
 
-# ruff: noqa: RUF001 - phonemes look like letters
+
 
 import importlib.util
 import re
@@ -182,9 +182,7 @@ def test_list_that_is_empty_or_holds_no_strings() -> None:
 
 
 def test_splits_at_sentence_ends_only() -> None:
-    text = (
-        'Dr. Fox paid 3.50 today. "Really?" she asked. "Yes!" Well... maybe not\ntoday.\n\nNew part\n\n* * *'
-    )
+    text = 'Dr. Fox paid 3.50 today. "Really?" she asked. "Yes!" Well... maybe not\ntoday.\n\nNew part\n\n* * *'
     assert split_sentences(text) == [
         "Dr. Fox paid 3.50 today.",
         '"Really?" she asked.',
@@ -276,9 +274,7 @@ def test_without_the_spacy_model_nothing_is_downloaded(
     assert no_downloads == []
 
 
-def test_the_download_guard_sees_misakis_own_download(
-    monkeypatch: pytest.MonkeyPatch, no_downloads: list[str]
-) -> None:
+def test_the_download_guard_sees_misakis_own_download(monkeypatch: pytest.MonkeyPatch, no_downloads: list[str]) -> None:
     set_spacy_model(monkeypatch, importable=False, packaged=False)
     from misaki.en import G2P
 
@@ -313,8 +309,6 @@ def test_with_the_spacy_model_misaki_is_chosen(
 
 
 def test_importing_the_module_stays_light() -> None:
-    code = (
-        "import sys, nuanced_core.text; print({'misaki', 'spacy', 'torch', 'phonemizer'} & set(sys.modules))"
-    )
+    code = "import sys, nuanced_core.text; print({'misaki', 'spacy', 'torch', 'phonemizer'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"

@@ -131,14 +131,14 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from tune.report import best_checkpoint
+    from tune.checkpoints import best_checkpoint
 
-    checkpoint = best_checkpoint(arguments.folder, arguments.trial)
+    chosen = best_checkpoint(arguments.folder, arguments.trial)
 
     from nuanced_core.export import export_encoder
 
-    export_encoder(checkpoint, arguments.out)
-    print(f"{arguments.out}: the encoder of {checkpoint}")
+    export_encoder(chosen.file, arguments.out, chosen.facts)
+    print(f"{arguments.out}: the encoder of {chosen.file}")
     return 0
 
 

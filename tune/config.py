@@ -31,25 +31,21 @@ PositiveInt = Annotated[int, Field(ge=1)]
 class SweepSettings(Settings):
     """How a space is searched, and with what."""
 
-    trials: PositiveInt = Field(20, description="budget: trials that are run, failed ones included")
-    sampler: Literal["tpe", "random"] = Field("tpe", description="what decides which settings to try")
-    seed: int = Field(0, ge=0, lt=2**32, description="of the sampler")
-    pruner: Literal["halving", "median", "none"] = Field(
-        "halving", description="what stops poor trials early"
-    )
-    cpus_per_trial: Annotated[float, Field(gt=0)] = Field(1, description="CPU cores, also torch's threads")
+    trials: PositiveInt = Field(default=20, description="budget: trials that are run, failed ones included")
+    sampler: Literal["tpe", "random"] = Field(default="tpe", description="what decides which settings to try")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of the sampler")
+    pruner: Literal["halving", "median", "none"] = Field(default="halving", description="what stops poor trials early")
+    cpus_per_trial: Annotated[float, Field(gt=0)] = Field(default=1, description="CPU cores, also torch's threads")
     gpus_per_trial: Annotated[float, Field(ge=0)] = Field(
-        0, description="GPUs; a fraction lets trials share one"
+        default=0, description="GPUs; a fraction lets trials share one"
     )
-    max_concurrent: PositiveInt | None = Field(None, description="trials at one time; null is as many as fit")
-    outputs: str = Field("outputs", min_length=1, description="folder that holds the sweeps")
+    max_concurrent: PositiveInt | None = Field(default=None, description="trials at one time; null is as many as fit")
+    outputs: str = Field(default="outputs", min_length=1, description="folder that holds the sweeps")
 
     @model_validator(mode="after")
     def _whole_or_shared(self) -> "SweepSettings":
         if self.gpus_per_trial > 1 and self.gpus_per_trial % 1:
-            raise ValueError(
-                f"gpus_per_trial {self.gpus_per_trial:g} is neither a share of one GPU nor whole"
-            )
+            raise ValueError(f"gpus_per_trial {self.gpus_per_trial:g} is neither a share of one GPU nor whole")
         return self
 
 

@@ -35,9 +35,7 @@ def examine(config: SweepConfig | None = None) -> list[Finding]:
     """Everything that a sweep needs, that of ``config`` if there is one."""
     run = config.run if config else RunConfig()
     sweep = config.sweep if config else SweepSettings()
-    whispers = (
-        {prepared.models.whisper for prepared in config.runs_to_prepare()} if config else {run.models.whisper}
-    )
+    whispers = {prepared.models.whisper for prepared in config.runs_to_prepare()} if config else {run.models.whisper}
     return [
         _python(),
         *_packages(),

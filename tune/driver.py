@@ -3,7 +3,7 @@
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,18 @@ from typing import Any
 import ray.tune as ray_tune
 from rich.console import Console
 
-from nuanced_core.config import RunConfig
 from tune.cluster import check_fit, local_cluster, local_resources
 from tune.config import SweepConfig, SweepSettings
-from tune.outputs import BYTES_PER_TRIAL, check_disk, create_folder, new_folder, origin
+from tune.outputs import BYTES_PER_TRIAL, Prepare, check_disk, create_folder, new_folder, origin
 from tune.progress import Progress
 from tune.report import final_lines, mark, status
 from tune.scheduling import StudyScheduler, StudySearcher
 from tune.study import TrialLedger, open_study
 from tune.trainable import Start, StyleEncoderTrial
 
-__all__ = ["Prepare", "SweepResult", "run_sweep"]
+__all__ = ["SweepResult", "run_sweep"]
 
 Say = Callable[[str], None]
-Prepare = Callable[[Sequence[RunConfig], Say], Mapping[str, Any]]
 
 # Ray wants a folder for its own state, of which we use nothing.
 _RAY_FOLDER = ".ray"
@@ -59,9 +57,9 @@ def run_sweep(
 ) -> SweepResult:
     """Run a sweep in the folder ``name`` of its outputs and say how it went.
 
-    ``prepare`` gets the runs whose models and data the trials need, before anything is written, and returns
-    what ``sweep.yaml`` should record of them. ``start`` begins a trial's run in its process. With a ``console``
-    that is a terminal there is a live table; else ``say`` gets a line for each event.
+    ``prepare`` gets each of the runs whose models and data the trials need, before anything is written.
+    ``start`` begins a trial's run in its process. With a ``console`` that is a terminal there is a live
+    table; else ``say`` gets a line for each event.
 
     Raises:
         ConfigError: the folder exists, or a trial needs more than the machine has.
@@ -72,7 +70,7 @@ def run_sweep(
     resources = local_resources()
     check_fit(settings, resources)
     check_disk(folder, settings.trials * BYTES_PER_TRIAL)
-    record = {**origin(), **prepare(config.runs_to_prepare(), say)}
+    record = origin(prepare(run, say) for run in config.runs_to_prepare())
     concurrent = resources.fitting(settings)
     say(f"sweep {folder}: {settings.trials} trials, {concurrent} at a time")
     with local_cluster(resources):

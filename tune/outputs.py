@@ -1,18 +1,28 @@
-"""The folder that a sweep or a run leaves: checked before anything is done, made whole, told where it is from."""
+"""The folder that a sweep or a run leaves: checked before anything is done, then made whole."""
 
 import datetime
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from nuanced_core.config import write_yaml
+from nuanced_core.config import RunConfig, write_yaml
 from nuanced_core.errors import ConfigError, DiskError
 
-__all__ = ["BYTES_PER_TRIAL", "check_disk", "create_folder", "free_bytes", "new_folder", "origin", "versions"]
+__all__ = [
+    "BYTES_PER_TRIAL",
+    "Prepare",
+    "Prepared",
+    "check_disk",
+    "create_folder",
+    "free_bytes",
+    "new_folder",
+    "origin",
+    "versions",
+]
 
 # Checkpoints, clips and curves of one trial of the widest usual encoder.
 BYTES_PER_TRIAL = 100 * 2**20
@@ -73,10 +83,28 @@ def create_folder(folder: Path, settings_file: str, settings: Mapping[str, Any])
         shutil.rmtree(part, ignore_errors=True)
 
 
-def origin() -> dict[str, Any]:
-    """When and with what a result is made: ``started`` (UTC), ``git_commit`` (or null), ``versions``."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return {"started": now.isoformat(timespec="seconds"), "git_commit": _commit(), "versions": versions()}
+class Prepared(Protocol):
+    """What a run's preparation leaves: its models, which know their files."""
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each model file by what it is, and what else results rest on."""
+
+
+# Fetches the models of a run and renders its data, so that trials find both; may say what it does.
+Prepare = Callable[[RunConfig, Callable[[str], None]], Prepared]
+
+
+def origin(prepared: Iterable[Prepared]) -> dict[str, Any]:
+    """With what results are made, and when: ``started`` (UTC), ``git_commit``, ``versions``, ``models``."""
+    models: dict[str, str] = {}
+    for one in prepared:
+        models |= one.hashes()
+    return {
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "git_commit": _commit(),
+        "versions": versions(),
+        "models": models,
+    }
 
 
 def versions() -> dict[str, str]:
@@ -98,9 +126,7 @@ def _commit() -> str | None:
     """With ``-dirty`` behind it where files differ from the commit."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     except OSError:
         return None
     return found.stdout.strip() or None

@@ -46,6 +46,10 @@ class Progress(Callback):  # type: ignore[misc]
         self._console = console if console is not None and console.is_terminal else None
         self._live: Live | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray's Tuner pickles its callbacks to restore them some day, which we never ask for.
+        return {}
+
     def setup(self, **info: Any) -> None:
         """Begin the live table, where there is a terminal."""
         if self._console is not None:
@@ -68,9 +72,7 @@ class Progress(Callback):  # type: ignore[misc]
         self._rows[row.number] = row
         self._line(f"trial {row.number} starts: {row.params}")
 
-    def on_trial_result(
-        self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any
-    ) -> None:
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         """A trial has finished an epoch."""
         row = self._rows[trial.config["number"]]
         if METRIC not in result:
@@ -101,9 +103,7 @@ class Progress(Callback):  # type: ignore[misc]
             best = "  (best so far)" if number == self._best() else ""
             value = "" if ending.value is None else f": {METRIC} {ending.value:.4f}"
             after = f" after epoch {row.epoch}" if ending.state == "pruned" else ""
-            self._line(
-                f"trial {number} {ending.state}{after}{value}{f': {row.note}' if row.note else ''}{best}"
-            )
+            self._line(f"trial {number} {ending.state}{after}{value}{f': {row.note}' if row.note else ''}{best}")
 
     def _best(self) -> int | None:
         rows = [row for row in self._rows.values() if row.state == "complete"]
@@ -126,9 +126,7 @@ class Progress(Callback):  # type: ignore[misc]
         for column in ("trial", "state", "epoch", METRIC, "val/skill"):
             table.add_column(column, no_wrap=True)
         table.add_column("settings", overflow="ellipsis", no_wrap=True)
-        ranked = sorted(
-            self._rows.values(), key=lambda row: (row.number == best, row.state == "running", row.number)
-        )
+        ranked = sorted(self._rows.values(), key=lambda row: (row.number == best, row.state == "running", row.number))
         for row in sorted(ranked[-max(room, 1) :], key=lambda row: row.number):
             table.add_row(
                 f"{row.number}{'*' if row.number == best else ''}",

@@ -9,11 +9,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nuanced_core.errors import ConfigError
 from tune.config import SweepSettings
-from tune.study import METRIC, STUDY_FILE, open_study
+from tune.study import METRIC, open_study
 
-__all__ = ["best_checkpoint", "final_lines", "mark", "short_params", "status", "status_lines"]
+__all__ = ["best_trial", "final_lines", "mark", "short_params", "status", "status_lines"]
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -22,7 +21,6 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "running",
 }
-_BEST = Path("checkpoints") / "best"
 # Rows of the final table and the scalars' names that they stand in, before the slash.
 _COMPARED = {"style encoder": "val", "mean voice": "baseline", "oracle": "oracle"}
 _TERMS = ("loss", "stft", "style")
@@ -39,17 +37,18 @@ def status(folder: Path) -> dict[str, Any]:
 
     ``state`` is ``running`` (its driver is alive, or on another machine), ``finished`` (the budget is met) or
     ``interrupted`` (stopped before that, or the driver died). Each of ``trials`` has ``number``, ``state``
-    (``complete``, ``pruned``, ``failed``, ``running``), ``value`` (the lowest ``val/loss`` of a complete trial,
-    the last of a pruned or running one, null before there is one), ``epochs`` (finished ones), ``params`` (by
-    dotted setting) and ``error`` (one line, or null). ``best`` has ``number``, ``value``, ``skill`` and
-    ``params`` of the complete trial of the lowest value; it is null while no trial is complete.
+    (``complete``, ``pruned``, ``failed``, ``running``), ``value`` (the lowest ``val/loss`` of a complete
+    trial, the last of a pruned or running one, null before there is one or if it failed), ``epochs``
+    (finished ones), ``params`` (by dotted setting) and ``error`` (one line, or null). ``best`` has
+    ``number``, ``value``, ``skill`` and ``params`` of the complete trial of the lowest value; it is null
+    while no trial is complete.
 
     Raises:
         ConfigError: ``folder`` holds no sweep.
     """
     study = open_study(folder, SweepSettings())
     trials = study.get_trials(deepcopy=False)
-    best = _best(trials)
+    best = best_trial(trials)
     return {
         "state": _sweep_state(study),
         "trials": [_trial_status(trial) for trial in trials],
@@ -61,35 +60,6 @@ def status(folder: Path) -> dict[str, Any]:
             "params": best.user_attrs["params"],
         },
     }
-
-
-def best_checkpoint(folder: Path, number: int | None = None) -> Path:
-    """The best checkpoint of a sweep's best trial or of its trial ``number``, or of a run without a sweep.
-
-    Raises:
-        ConfigError: ``folder`` holds neither, or the trial has no checkpoint.
-    """
-    place = folder
-    if (folder / STUDY_FILE).is_file() or not (folder / _BEST).is_dir():
-        place = _trial_folder(folder, number)
-    elif number is not None:
-        raise ConfigError(f"{folder}: one run, not a sweep; leave --trial out")
-    checkpoint = place / _BEST
-    if not checkpoint.is_dir():
-        raise ConfigError(f"{place}: has no checkpoint; choose another with --trial")
-    return checkpoint
-
-
-def _trial_folder(folder: Path, number: int | None) -> Path:
-    trials = open_study(folder, SweepSettings()).get_trials(deepcopy=False)
-    if number is None:
-        best = _best(trials)
-        if best is None:
-            raise ConfigError(f"{folder}: no trial is complete yet; name one with --trial")
-        number = best.number
-    elif number not in range(len(trials)):
-        raise ConfigError(f"{folder}: no trial {number}; it has {len(trials)}, numbered from 0")
-    return folder / "trials" / str(number)
 
 
 def status_lines(folder: Path) -> list[str]:
@@ -118,7 +88,7 @@ def final_lines(folder: Path) -> list[str]:
     """
     trials = open_study(folder, SweepSettings()).get_trials(deepcopy=False)
     counts = _counts([_trial_status(trial) for trial in trials])
-    best = _best(trials)
+    best = best_trial(trials)
     if best is None:
         errors = [trial.user_attrs["error"] for trial in trials if "error" in trial.user_attrs]
         first = f"; the first error: {errors[0]}" if errors else ""
@@ -138,12 +108,11 @@ def short_params(params: Mapping[str, Any]) -> str:
     """``width=256 learning_rate=0.001``: without sections, where that leaves no two names the same."""
     lasts = [name.rpartition(".")[2] for name in params]
     unique = len(set(lasts)) == len(lasts)
-    return " ".join(
-        f"{name.rpartition('.')[2] if unique else name}={_number(value)}" for name, value in params.items()
-    )
+    return " ".join(f"{name.rpartition('.')[2] if unique else name}={_number(value)}" for name, value in params.items())
 
 
-def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The complete trial of the lowest ``val/loss``, or None while none is complete."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return min(complete, key=lambda trial: trial.value or 0.0, default=None)
 
@@ -188,7 +157,7 @@ def _counts(trials: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _comparison(metrics: Mapping[str, float]) -> list[str]:
-    rows = [("", *_TERMS)]
+    rows: list[Sequence[str]] = [("", *_TERMS)]
     for row, group in _COMPARED.items():
         values = [metrics.get(f"{group}/{term}") for term in _TERMS]
         if any(value is not None for value in values):

@@ -1,5 +1,6 @@
 """The study as Ray's searcher and scheduler: Ray executes what Optuna decides."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from tune.study import TrialLedger
 from tune.trainable import ERROR_FILE
 
 __all__ = ["StudyScheduler", "StudySearcher"]
+
+_EXIT_DETAIL = "Worker exit detail:"  # in what Ray tells of a process that was killed
+_GUESSES = " Some common causes"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
@@ -30,9 +35,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._numbers[trial_id] = asked["number"]
         return asked
 
-    def on_trial_complete(
-        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """End the study's trial; Ray does not show the last result to the scheduler, so it is noted here."""
         number = self._numbers.pop(trial_id)
         if result and not error:
@@ -63,12 +66,14 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 def _reason(trial: Any) -> str:
-    """The first line that the trial itself left, else what Ray knows of the death of its process."""
+    """The first line that the trial itself left, else what Ray knows of the end of its process."""
     left = Path(trial.config["folder"]) / ERROR_FILE
     if left.is_file():
         return left.read_text(encoding="utf-8").partition("\n")[0]
-    # Ray's file begins with a line that counts failures.
-    told = Path(trial.error_file).read_text(encoding="utf-8").split("\n")[1:] if trial.error_file else []
-    detail = [line.partition("Worker exit detail:")[2] for line in told if "Worker exit detail:" in line]
-    lines = [line.strip() for line in (detail or told) if line.strip()]
-    return f"its process died: {lines[0]}" if lines else "its process died"
+    told = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+    _, detailed, detail = told.partition(_EXIT_DETAIL)
+    if detailed:
+        return f"its process died: {detail.strip().splitlines()[0].partition(_GUESSES)[0]}"
+    # A traceback, whose last line is the exception.
+    lines = told.strip().splitlines()
+    return f"its process failed: {_COLOUR.sub('', lines[-1])}" if lines else "its process failed"

@@ -45,7 +45,7 @@ class Range:
 
     def as_yaml(self) -> dict[str, Any]:
         """The range as a search space says it."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, False)}
+        return {key: value for key, value in asdict(self).items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Choices:
     values: tuple[Any, ...]
 
     @property
-    def keys(self) -> list[None | bool | int | float | str]:
+    def keys(self) -> list[bool | int | float | str | None]:
         """The values as Optuna can store them: lists as JSON."""
         return [json.dumps(v) if isinstance(v, list | dict) else v for v in self.values]
 
@@ -127,8 +127,7 @@ class Space:
             if name.split(".")[0] in sections and isinstance(dimension, Choices)
         }
         return [
-            self.apply(run, dict(zip(chosen, values, strict=True)))
-            for values in itertools.product(*chosen.values())
+            self.apply(run, dict(zip(chosen, values, strict=True))) for values in itertools.product(*chosen.values())
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -164,9 +163,7 @@ def _dimension(name: str, value: Any, where: str) -> Range | Choices:
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: {value!r}: neither a range {{low: …, high: …}} nor a list of choices")
     if name.startswith(_LISTED_ONLY):
-        raise ConfigError(
-            f"{where}: a range; list its values, because each is prepared before the first trial"
-        )
+        raise ConfigError(f"{where}: a range; list its values, because each is prepared before the first trial")
     return _range(value, where)
 
 

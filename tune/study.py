@@ -1,8 +1,8 @@
 """The Optuna study of a sweep, and the ledger by which its driver asks, reports and tells.
 
-The study is the only truth about trials: their parameters, each epoch's ``val/loss`` (the intermediate values),
-how they ended, and in their user attributes ``params`` (the settings tried, by dotted name), ``metrics`` and
-``best_epoch`` (of the epoch with the lowest ``val/loss``, whose checkpoint is kept) and ``error``.
+The study is the only truth about trials: their parameters, each epoch's ``val/loss`` (the intermediate
+values), how they ended, and in their user attributes ``params`` (the settings tried, by dotted name),
+``metrics`` and ``best_epoch`` (of the epoch of lowest ``val/loss``, whose checkpoint is kept) and ``error``.
 """
 
 import math
@@ -96,9 +96,7 @@ class _OpenTrial:
 class TrialLedger:
     """The driver's hand on the study: asks it for trials, reports their epochs, tells how they ended."""
 
-    def __init__(
-        self, study: optuna.Study, space: Space, run: RunConfig, trials_folder: Path, budget: int
-    ) -> None:
+    def __init__(self, study: optuna.Study, space: Space, run: RunConfig, trials_folder: Path, budget: int) -> None:
         self._study = study
         self._space = space
         self._run = run
@@ -109,8 +107,8 @@ class TrialLedger:
         self.endings: dict[int, Ending] = {}
 
     def ask(self) -> dict[str, Any] | None:
-        """What the next trial's actor needs: ``number``, ``folder``, ``run``, ``params``; None once the budget
-        is met. A combination of settings that contradict one another is a failed trial of the budget.
+        """What the next trial's actor needs: ``number``, ``folder``, ``run``, ``params``; None once the
+        budget is met. Settings that contradict one another make a failed trial, which counts.
         """
         while self._asked < self._budget:
             trial = self._study.ask()

@@ -55,9 +55,9 @@ class TensorBoardReport:
     def _write_hparams(self, hparams: Mapping[str, Any]) -> None:
         # SummaryWriter.add_hparams would put them into a run folder of their own, with copies of the metrics.
         plain = {name: _as_hparam(value) for name, value in hparams.items()}
-        experiment, start, end = hparams_summaries(plain, dict.fromkeys(_COMPARED, 0.0))
+        experiment, start, end = hparams_summaries(plain, dict.fromkeys(_COMPARED, 0.0))  # type: ignore[no-untyped-call]
         for summary in (experiment, start, end):
-            self._writer.file_writer.add_summary(summary)
+            self._writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
 
 
 def _as_hparam(value: Any) -> bool | int | float | str:

@@ -27,7 +27,7 @@ class Run(Protocol):
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch and validate; returns scalars by name, ``val/loss`` among them."""
 
-    def save(self, folder: Path) -> None:
+    def save(self, file: Path) -> None:
         """Write a whole checkpoint; a reader sees all of it or nothing."""
 
     def close(self) -> None:
@@ -41,8 +41,8 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
     """Runs the trial that its configuration describes, an epoch a step.
 
     An error that the project names ends the trial with its line in the result's ``error``, and the actor goes
-    on to the next trial. Any other error is raised, so that Ray discards a process that may be broken (after an
-    illegal access, say, a GPU serves its process no more).
+    on to the next trial. Any other error is raised, so that Ray discards a process that may be broken (after
+    an illegal access, say, a GPU serves its process no more).
     """
 
     def setup(self, config: dict[str, Any], *, start: Start, threads: int) -> None:

@@ -33,9 +33,7 @@ def read(data: bytes) -> dict[str, Array]:
             alias, target = reader.string(), reader.string()
             variables[alias] = variables[target]
     except (struct.error, ValueError, KeyError, IndexError) as error:
-        raise WeightsError(
-            f"CTranslate2 model: broken at byte {reader.position} ({error}); fetch it again"
-        ) from error
+        raise WeightsError(f"CTranslate2 model: broken at byte {reader.position} ({error}); fetch it again") from error
     return variables
 
 
@@ -98,13 +96,7 @@ class _Reader:
 
 
 def _layers(variables: dict[str, Array], side: str) -> int:
-    return len(
-        {
-            name.split("/")[1]
-            for name in variables
-            if name.startswith(f"{side}/layer_") and name.count("/") > 2
-        }
-    )
+    return len({name.split("/")[1] for name in variables if name.startswith(f"{side}/layer_") and name.count("/") > 2})
 
 
 def _encoder(variables: dict[str, Array]) -> dict[str, Array]:

@@ -78,15 +78,11 @@ def fetch_kokoro(source: str = "auto", *, say: Say = _log) -> KokoroFiles:
         place = _folder(source)
         config, model = folder_source.kokoro(place)
         sha256 = hash_file(model)
-        kind = (
-            "as published" if sha256 == manifest.HUB_MODEL[1] else f"not the published file, SHA-256 {sha256}"
-        )
+        kind = "as published" if sha256 == manifest.HUB_MODEL[1] else f"not the published file, SHA-256 {sha256}"
         say(f"{asset.title}: taken from {place} ({kind})")
         return KokoroFiles(config, model, sha256, "folder")
     entry = _take(asset, source, say)
-    return KokoroFiles(
-        entry.folder / config_name, entry.folder / model_name, entry.sha256[model_name], entry.source
-    )
+    return KokoroFiles(entry.folder / config_name, entry.folder / model_name, entry.sha256[model_name], entry.source)
 
 
 def fetch_voices(source: str = "auto", *, say: Say = _log) -> VoiceFiles:
@@ -124,9 +120,7 @@ def fetch_whisper(name: str, source: str = "auto", *, say: Say = _log) -> Whispe
 
     if name not in (known := whisper.available_models()):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-        raise WeightsError(
-            f"there is no Whisper model {name!r}; did you mean {near[0]!r}? All: {', '.join(known)}"
-        )
+        raise WeightsError(f"there is no Whisper model {name!r}; did you mean {near[0]!r}? All: {', '.join(known)}")
     title = f"Whisper {name}"
     if source not in SOURCES:
         place = _folder(source)

@@ -123,17 +123,13 @@ def _voice_hashes(names: list[str]) -> dict[str, str]:
 
     paths = [f"voices/{name}.pt" for name in names]
     try:
-        found = HfApi(endpoint=_endpoint()).get_paths_info(
-            manifest.HUB_REPO, paths, revision=manifest.HUB_REVISION
-        )
+        found = HfApi(endpoint=_endpoint()).get_paths_info(manifest.HUB_REPO, paths, revision=manifest.HUB_REVISION)
     except Exception as error:  # see _probe
         raise HubUnreachableError(f"{_endpoint()}: {_first_line(error)}") from error
     files = [info for info in found if isinstance(info, RepoFile)]
     told = {Path(file.path).stem: str(file.lfs.sha256) for file in files if file.lfs is not None}
     if missing := [name for name in names if name not in told]:
-        raise WeightsError(
-            f"voice {missing[0]}: the hub tells no SHA-256 for it; use the source packages or a folder"
-        )
+        raise WeightsError(f"voice {missing[0]}: the hub tells no SHA-256 for it; use the source packages or a folder")
     return told | manifest.HUB_VOICES
 
 
@@ -156,9 +152,7 @@ def _stream(url: str, path: Path, headers: dict[str, str]) -> None:
     from huggingface_hub import get_session
 
     headers = {**headers, "accept-encoding": "identity"}  # compression would break resuming
-    with get_session().stream(
-        "GET", url, headers=headers, timeout=READ_TIMEOUT_S, follow_redirects=True
-    ) as response:
+    with get_session().stream("GET", url, headers=headers, timeout=READ_TIMEOUT_S, follow_redirects=True) as response:
         response.raise_for_status()
         resumed = response.status_code == 206  # Partial Content; 200 starts at the beginning again
         with path.open("ab" if resumed else "wb") as file:

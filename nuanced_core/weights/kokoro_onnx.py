@@ -194,9 +194,7 @@ def _lstm(graph: _Graph, node: Any) -> dict[str, Array]:
     """Return the weights of a two-directional DynamicQuantizeLSTM, W (2, in, 4h), R (2, h, 4h), B (2, 8h)."""
     _, w, r, b, _, _, _, _, w_scale, w_zero, r_scale, r_zero = [graph.constants.get(i) for i in node.input]
     if w is None or r is None or b is None or w_scale is None or r_scale is None:
-        raise WeightsError(
-            f"{node.name}: an LSTM without constant weights; this ONNX export is not a known one"
-        )
+        raise WeightsError(f"{node.name}: an LSTM without constant weights; this ONNX export is not a known one")
     if w_zero is None or r_zero is None:
         raise WeightsError(f"{node.name}: an LSTM without zero points; this ONNX export is not a known one")
     module, weights = _module(node.name), {}

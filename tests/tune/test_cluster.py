@@ -1,0 +1,45 @@
+"""tune.cluster: how many trials fit, and what is refused before Ray is started."""
+
+import pytest
+
+from nuanced_core.errors import ConfigError
+from tune.cluster import Resources, check_fit
+from tune.config import SweepSettings
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "settings", "fit"),
+    [
+        (2, 0, {}, 2),
+        (7, 0, {"cpus_per_trial": 2}, 3),
+        (2, 0, {"cpus_per_trial": 0.5}, 4),
+        (8, 0, {"max_concurrent": 3}, 3),
+        (8, 0, {"trials": 2}, 2),
+        (32, 2, {"gpus_per_trial": 0.25}, 8),
+        (32, 2, {"gpus_per_trial": 0.3}, 6),
+        (32, 1, {"gpus_per_trial": 0.1}, 10),
+        (32, 5, {"gpus_per_trial": 2}, 2),
+        (3, 4, {"gpus_per_trial": 1}, 3),
+    ],
+)
+def test_trials_at_one_time_are_what_the_scarcest_resource_allows(
+    cpus: int, gpus: int, settings: dict[str, float], fit: int
+) -> None:
+    assert Resources(cpus, gpus).fitting(SweepSettings(**settings)) == fit  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "there"), [("cpus", 2), ("gpus", 1)])
+def test_a_trial_that_fits_nowhere_is_refused_with_what_there_is(name: str, there: int) -> None:
+    settings = SweepSettings(**{f"{name}_per_trial": there + 1})
+    with pytest.raises(ConfigError, match=f"sweep.{name}_per_trial: {there + 1}: this machine has {there};"):
+        check_fit(settings, Resources(cpus=2, gpus=1))
+    check_fit(SweepSettings(**{f"{name}_per_trial": there}), Resources(cpus=2, gpus=1))
+
+
+def test_our_ray_wants_a_token_that_no_file_holds(ray_session: None) -> None:
+    import os
+
+    from ray._raylet import AuthenticationMode, get_authentication_mode
+
+    assert get_authentication_mode() == AuthenticationMode.TOKEN
+    assert len(os.environ["RAY_AUTH_TOKEN"]) >= 64

@@ -1,0 +1,117 @@
+"""tune.config: one file is a run, a search and a sweep; what is wrong is told in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from nuanced_core.config import RunConfig, write_yaml
+from nuanced_core.errors import ConfigError
+from tune.config import as_override, load_run, load_sweep
+from tune.space import Choices, Range
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GOOD = """
+train: {epochs: 6}
+search:
+  encoder.width: {low: 64, high: 512, log: true}
+  encoder.pooling: [mean, mean_std]
+sweep: {trials: 8, gpus_per_trial: 0.25}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "sweep.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_file_is_split_into_run_search_and_sweep(tmp_path: Path) -> None:
+    config = load_sweep(written(tmp_path, GOOD), ["train.batch_size=4"])
+    assert config.run.train.epochs == 6
+    assert config.run.train.batch_size == 4
+    assert config.search.dimensions == {
+        "encoder.width": Range(64, 512, log=True),
+        "encoder.pooling": Choices(("mean", "mean_std")),
+    }
+    assert (config.sweep.trials, config.sweep.gpus_per_trial) == (8, 0.25)
+
+
+def test_the_resolved_settings_load_again_with_a_record_beside_them(tmp_path: Path) -> None:
+    config = load_sweep(written(tmp_path, GOOD))
+    again = tmp_path / "again.yaml"
+    write_yaml(again, {**config.as_dict(), "record": {"git_commit": "0"}})
+    assert load_sweep(again) == config
+
+
+def test_a_run_is_read_from_a_sweep_s_file(tmp_path: Path) -> None:
+    assert load_run(written(tmp_path, GOOD), ["train.epochs=2"]).train.epochs == 2
+
+
+def test_a_search_is_overridden_extended_and_dropped_by_name(tmp_path: Path) -> None:
+    file = written(tmp_path, GOOD)
+    config = load_sweep(
+        file,
+        ["search.encoder.width.high=128", "search.encoder.pooling=null", "search.encoder.depth=[1, 2]"],
+    )
+    assert config.search.dimensions == {
+        "encoder.width": Range(64, 128, log=True),
+        "encoder.depth": Choices((1, 2)),
+    }
+
+
+def test_runs_to_prepare_are_the_combinations_of_models_and_data(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        GOOD + "models: {whisper: base}\n",
+    )
+    voices = "search.data.voices=[original, [af_heart, am_adam]]"
+    config = load_sweep(file, [voices, "search.features.layers=[last, all]"])
+    runs = config.runs_to_prepare()
+    assert {(run.data.voices, run.features.layers) for run in runs} == {
+        ("original", "last"),
+        ("original", "all"),
+        (("af_heart", "am_adam"), "last"),
+        (("af_heart", "am_adam"), "all"),
+    }
+    assert len(runs) == 4
+    assert all(run.encoder == RunConfig().encoder for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("serach.encoder.width=[1]", "serach: unknown setting; did you mean search?"),
+        ("learning_rate=0.1", "learning_rate: unknown setting; did you mean train.learning_rate?"),
+        ("train.epoch=3", "train.epoch: unknown setting; did you mean train.epochs?"),
+        ("sweep.trails=3", "sweep.trails: unknown setting; did you mean sweep.trials?"),
+        ("sweep.trials=0", "sweep.trials: 0: input should be greater than or equal to 1"),
+        ("sweep.trials=many", 'sweep.trials: "many": input should be a valid integer'),
+        ("sweep.pruner=hyper", "sweep.pruner: \"hyper\": input should be 'halving', 'median' or 'none'"),
+        ("sweep.gpus_per_trial=1.5", "gpus_per_trial 1.5 is neither a share of one GPU nor whole"),
+        ("sweep=fast", 'sweep: "fast"'),
+        ("search=fast", "search: 'fast': not 'setting: range or choices' lines"),
+        (
+            "encoder.width=100",
+            "--set encoder.width=100: this setting is searched; "
+            "take it out of the search with --set search.encoder.width=null",
+        ),
+    ],
+)
+def test_errors_name_the_place_and_the_fix_in_one_line(tmp_path: Path, override: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(written(tmp_path, GOOD), [override])
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_keep_any_text(tmp_path: Path) -> None:
+    strange = "out: {put}, # 1"
+    config = load_sweep(written(tmp_path, GOOD), [as_override("sweep.outputs", strange)])
+    assert config.sweep.outputs == strange
+
+
+def test_every_file_in_configs_loads() -> None:
+    files = sorted(CONFIGS.glob("*.yaml"))
+    assert files
+    for file in files:
+        load_sweep(file)

@@ -1,0 +1,84 @@
+"""A start function for tests: the loss is a parabola of the learning rate, and the width says what goes wrong."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+from nuanced_core.config import RunConfig
+from nuanced_core.errors import TrainingError
+from tune.trainable import Report
+
+# encoder.width → what happens in the second epoch.
+TRAINING_ERROR, NAN, CRASH, KILLED = 101, 102, 103, 104
+SLOW = 105  # its epochs take 3 s
+
+_starts = 0  # in this process
+
+
+class ToyRun:
+    def __init__(self, config: RunConfig, folder: Path, report: Report) -> None:
+        self.config, self.folder, self.report = config, folder, report
+        self.epoch = 0
+
+    def run_epoch(self) -> dict[str, float]:
+        self.epoch += 1
+        if self.epoch == 2:
+            self._go_wrong(self.config.encoder.width)
+        if self.config.encoder.width == SLOW:
+            time.sleep(3)
+        loss = expected_loss(self.config, self.epoch)
+        if self.config.encoder.width == NAN and self.epoch == 2:
+            loss = math.nan
+        scalars = {
+            "val/loss": loss,
+            "val/stft": loss / 2,
+            "val/style": loss / 2,
+            "val/skill": 1 - loss,
+            "baseline/loss": 1.0,
+            "baseline/stft": 0.5,
+            "baseline/style": 0.5,
+            "oracle/loss": 0.0,
+            "oracle/stft": 0.0,
+            "oracle/style": 0.0,
+        }
+        self.report(self.epoch * 10, scalars)
+        return scalars
+
+    def save(self, file: Path) -> None:
+        file.write_text("checkpoint")
+
+    def close(self) -> None:
+        (self.folder / "closed").touch()
+
+    def _go_wrong(self, width: int) -> None:
+        if width == TRAINING_ERROR:
+            raise TrainingError("step 17: loss/stft is nan; lower train.learning_rate")
+        if width == CRASH:
+            raise ValueError("two lines\nof a reason")
+        if width == KILLED:
+            os._exit(1)
+
+
+def expected_loss(config: RunConfig, epoch: int) -> float:
+    """Best at a learning rate of 0.001; the epoch before the last is the best one."""
+    distance = math.log10(config.train.learning_rate) + 3
+    late = 0.5 if epoch == config.train.epochs else 0.0
+    return distance**2 + 1 / epoch + late
+
+
+def start(config: RunConfig, folder: Path, report: Report) -> ToyRun:
+    global _starts
+    _starts += 1
+    (folder / "start.json").write_text(json.dumps({"pid": os.getpid(), "nth": _starts}))
+    return ToyRun(config, folder, report)
+
+
+class ToyPrepared:
+    def hashes(self) -> dict[str, str]:
+        return {"toy": "0" * 64}
+
+
+def prepare(config: RunConfig, say: object) -> ToyPrepared:
+    return ToyPrepared()

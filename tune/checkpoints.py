@@ -1,0 +1,53 @@
+"""Which checkpoint is meant by the folder of a sweep, or by that of a single run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from nuanced_core.errors import ConfigError
+from nuanced_core.training import BEST
+from tune.config import SweepSettings
+from tune.report import best_trial
+from tune.study import STUDY_FILE, open_study
+
+__all__ = ["Chosen", "best_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A checkpoint, and what is known of it: its trial, and its scores by name."""
+
+    file: Path
+    facts: dict[str, Any]
+
+
+def best_checkpoint(folder: Path, number: int | None = None) -> Chosen:
+    """The best checkpoint of a sweep's best trial or of its trial ``number``, or of a run without a sweep.
+
+    Raises:
+        ConfigError: ``folder`` holds neither, or the trial has no checkpoint.
+    """
+    if (folder / BEST).is_file() and not (folder / STUDY_FILE).exists():
+        if number is not None:
+            raise ConfigError(f"{folder}: one run, not a sweep; leave --trial out")
+        return Chosen(folder / BEST, {"run": folder.name})
+    trial = _trial(folder, number)
+    file = folder / "trials" / str(trial.number) / BEST
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such checkpoint; choose another trial with --trial")
+    metrics = trial.user_attrs.get("metrics", {})
+    return Chosen(file, {"sweep": folder.name, "trial": trial.number, **metrics})
+
+
+def _trial(folder: Path, number: int | None) -> FrozenTrial:
+    trials = open_study(folder, SweepSettings()).get_trials(deepcopy=False)
+    if number is None:
+        best = best_trial(trials)
+        if best is None:
+            raise ConfigError(f"{folder}: no trial is complete yet; name one with --trial")
+        return best
+    if number not in range(len(trials)):
+        raise ConfigError(f"{folder}: no trial {number}; it has {len(trials)}, numbered from 0")
+    return trials[number]

@@ -116,6 +116,7 @@ class Train(Settings):
     steps_per_epoch: PositiveInt = 20
     batch_size: PositiveInt = Field(16, description="clips a step")
     spoken: PositiveInt = Field(2, description="clips of each batch that Kokoro speaks for the audio losses")
+    speak_every: PositiveInt = Field(1, description="Kokoro speaks at every Nth step; the others train style alone")
     window_frames: WindowFrames = Field(40, description="Kokoro frames (25 ms) spoken of each clip, or full")
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     gradient_clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of a step's gradient")

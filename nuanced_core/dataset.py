@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,8 +108,8 @@ class Dataset:
         self.models = models
         self.folder = folder
 
-    def clips(self, utterances: Iterable[Utterance], progress: Callable[[], None] = lambda: None) -> list[Clip]:
-        """Utterances as clips, in order; ``progress`` is called after each.
+    def clips(self, utterances: Iterable[Utterance]) -> list[Clip]:
+        """Utterances as clips, in order; those that are missing are rendered and heard.
 
         Raises:
             DiskError: the cache cannot be written.
@@ -118,8 +118,16 @@ class Dataset:
         for utterance in utterances:
             clips.append(self._clip(utterance))
             self._states(clips[-1], (0,))
-            progress()
         return clips
+
+    def missing(self, utterances: Iterable[Utterance]) -> list[Utterance]:
+        """Those utterances of which the cache lacks the sound or Whisper's states."""
+        keys = {self._clip_key(utterance): utterance for utterance in utterances}
+        return [
+            utterance
+            for key, utterance in keys.items()
+            if not (self._path("clips", key).is_file() and self._path("features", self._features_key(key)).is_file())
+        ]
 
     def layers(self, choice: str | Sequence[int], clip: Clip) -> tuple[int, ...]:
         """The layers that ``features.layers`` means, of those that Whisper has.
@@ -127,7 +135,7 @@ class Dataset:
         Raises:
             ConfigError: Whisper has no such layer.
         """
-        with safe_open(self._path("features", self._features_key(clip)), framework="pt") as file:
+        with safe_open(self._path("features", self._features_key(clip.key)), framework="pt") as file:
             count = len(file.keys())
         if choice == "all":
             return tuple(range(count))
@@ -193,9 +201,7 @@ class Dataset:
         return kokoro.speak(text, prosody, styles, [clip.utterance.seed + noise for clip in clips], chosen)
 
     def _clip(self, utterance: Utterance) -> Clip:
-        style = hashlib.sha256(utterance.style.numpy().tobytes()).hexdigest()
-        weights = self.models.kokoro_files.sha256
-        key = content_key(weights, style, utterance.phonemes, utterance.seed, self.models.device.type)
+        key = self._clip_key(utterance)
         found = self._load("clips", key)
         if found is None:
             kokoro = self.models.kokoro
@@ -209,7 +215,7 @@ class Dataset:
 
     def _states(self, clip: Clip, layers: Sequence[int]) -> Tensor:
         """Whisper's states of a clip, (L, T, D) float16."""
-        key = self._features_key(clip)
+        key = self._features_key(clip.key)
         names = [str(layer) for layer in layers]
         found = self._load("features", key, names)
         if found is None:
@@ -217,8 +223,13 @@ class Dataset:
             found = self._save("features", key, {str(i): s.contiguous() for i, s in enumerate(states)})
         return torch.stack([found[name] for name in names])
 
-    def _features_key(self, clip: Clip) -> str:
-        return content_key(clip.key, self.models.whisper_file.sha256)
+    def _clip_key(self, utterance: Utterance) -> str:
+        style = hashlib.sha256(utterance.style.numpy().tobytes()).hexdigest()
+        weights = self.models.kokoro_files.sha256
+        return content_key(weights, style, utterance.phonemes, utterance.seed, self.models.device.type)
+
+    def _features_key(self, clip_key: str) -> str:
+        return content_key(clip_key, self.models.whisper_file.sha256)
 
     def _load(self, kind: str, key: str, names: Sequence[str] | None = None) -> dict[str, Tensor] | None:
         try:

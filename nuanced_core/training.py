@@ -1,7 +1,7 @@
 """One training run: a StyleEncoder learns to make Kokoro speak as a clip was spoken.
 
-A step: features of some clips → styles → style loss; a few of the clips are spoken through Kokoro, a window of
-each → audio loss; the weighted sum's gradient, through frozen Kokoro, moves the encoder. After each epoch the
+A step: features of some clips → styles → style loss; at some steps a few of the clips are spoken through Kokoro, a
+window of each → audio loss; the weighted sum's gradient, through frozen Kokoro, moves the encoder. After each epoch the
 validation voices are scored and a checkpoint is written.
 """
 
@@ -33,6 +33,7 @@ Report = Callable[[int, Mapping[str, float]], None]  # (step, scalars by name)
 Say = Callable[[str], None]
 
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
+TELL_EVERY = 10  # seconds between lines while clips are rendered
 KEPT_TARGETS = 1024  # reference spectra, 0.2 MB each at 40 frames
 
 
@@ -85,20 +86,21 @@ class Run:
         """
         self.encoder.train()
         started = time.perf_counter()
-        totals: dict[str, float] = {}
+        values: dict[str, list[float]] = {}
         steps = self.config.train.steps_per_epoch
         for _ in range(steps):
             for name, value in self._train_step().items():
-                totals[name] = totals.get(name, 0.0) + value / steps
-        totals["train/steps_per_second"] = steps / (time.perf_counter() - started)
+                values.setdefault(name, []).append(value)
+        means = {name: sum(found) / len(found) for name, found in values.items()}
+        means["train/steps_per_second"] = steps / (time.perf_counter() - started)
         self.epoch += 1
         scalars = self._validate()
-        self._report(self.step, {**scalars, "train/steps_per_second": totals["train/steps_per_second"]})
+        self._report(self.step, {**scalars, "train/steps_per_second": means["train/steps_per_second"]})
         if scalars["val/loss"] < self.best_loss:
             self.best_loss = scalars["val/loss"]
             self.save(self.folder / BEST)
         self.save(self.folder / LAST)
-        return {**totals, **scalars}
+        return {**means, **scalars}
 
     def save(self, file: Path) -> None:
         """Write encoder, optimizer and progress to one file, whole or not at all.
@@ -164,7 +166,7 @@ class Run:
         batch = self.dataset.batch(clips, self.layers)
         styles = self.encoder(batch.features, batch.mask, batch.phoneme_counts)
         terms = {"style": style_loss(styles, batch.styles)}
-        if weights.stft:
+        if weights.stft and self.step % settings.speak_every == 0:
             spoken = clips[: settings.spoken]
             choices = [windows(clip.frames, settings.window_frames) for clip in spoken]
             picks = [c[int(torch.randint(len(c), (), generator=draw))] for c in choices]
@@ -229,38 +231,33 @@ def prepare(config: RunConfig, say: Say) -> ModelSet:
     Raises:
         NuancedError: a model file, a voice or a sentence is missing, or the cache cannot be written.
     """
-    models = ModelSet.fetch(config.models, resolve_device(config.train.device), say)
+    models = _models(config.models, str(resolve_device(config.train.device)), say)
     dataset = Dataset(models, cache_dir())
     train_utterances, val_utterances = plan(config.data, models.voices, models.phonemizer)
-    count = len(train_utterances) + len(val_utterances)
-    done = 0
+    missing = dataset.missing([*train_utterances, *val_utterances])
+    if missing:
+        say(f"rendering {len(missing)} clips, once")
     told = time.monotonic()
-
-    def progress() -> None:
-        nonlocal done, told
-        done += 1
-        if time.monotonic() - told > 10 and done < count:
+    for count, utterance in enumerate(missing, 1):
+        dataset.clips([utterance])
+        if time.monotonic() - told > TELL_EVERY:
             told = time.monotonic()
-            say(f"rendered {done} of {count} clips")
-
-    dataset.clips(train_utterances, progress)
-    val_clips = dataset.clips(val_utterances, progress)
+            say(f"rendered {count} of {len(missing)} clips")
+    val_clips = dataset.clips(val_utterances)
     dataset.layers(config.features.layers, val_clips[0])
     mel = MelSTFTLoss().to(models.device)
     Validation(dataset, val_clips, config.objective, mel).baselines(_baseline_pack(config, models))
-    say(f"{len(train_utterances)} training and {len(val_utterances)} validation clips are ready")
     return models
 
 
 def start_run(config: RunConfig, folder: Path, report: Report) -> Run:
     """A run in a folder; models are loaded once per process and kept for the next run."""
-    models = _models(config.models, str(resolve_device(config.train.device)))
+    models = _models(config.models, str(resolve_device(config.train.device)), _silent)
     return Run(config, Dataset(models, cache_dir()), folder, report)
 
 
 def train(config: RunConfig, folder: Path, report: Report, say: Say) -> Run:
-    """Train a run to its end, saying one line an epoch."""
-    prepare(config, say)
+    """Train a run to its end, saying one line an epoch; what ``prepare`` would have rendered is rendered silently."""
     run = start_run(config, folder, report)
     while run.epoch < config.train.epochs:
         scalars = run.run_epoch()
@@ -273,9 +270,18 @@ def train(config: RunConfig, folder: Path, report: Report, say: Say) -> Run:
     return run
 
 
-@lru_cache(maxsize=2)
-def _models(settings: Models, device: str) -> ModelSet:
-    return ModelSet.fetch(settings, device, lambda line: None)
+_loaded: dict[tuple[Models, str], ModelSet] = {}
+
+
+def _models(settings: Models, device: str, say: Say) -> ModelSet:
+    """The models of this process: loading Kokoro takes longer than a short trial should."""
+    if (settings, device) not in _loaded:
+        _loaded[settings, device] = ModelSet.fetch(settings, device, say)
+    return _loaded[settings, device]
+
+
+def _silent(line: str) -> None:
+    """Say nothing: a trial's models were told of when they were prepared."""
 
 
 def _baseline_pack(config: RunConfig, models: ModelSet) -> Tensor:

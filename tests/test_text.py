@@ -1,7 +1,5 @@
 """The built-in sentences, splitting of free text, and phonemizers that never reach for the network."""
 
-
-
 import importlib.util
 import re
 import socket

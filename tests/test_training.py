@@ -132,6 +132,12 @@ def test_without_audio_loss_kokoro_speaks_only_to_validate(lab: Lab) -> None:
     assert not [s for _, s in lab.reported if "loss/stft" in s]
 
 
+def test_kokoro_speaks_at_every_nth_step(lab: Lab) -> None:
+    lab.run("a", "train.speak_every=2", "train.steps_per_epoch=5").run_epoch()
+    assert [step for step, s in lab.reported if "loss/stft" in s] == [1, 3, 5]
+    assert [step for step, s in lab.reported if "loss/style" in s] == [1, 2, 3, 4, 5]
+
+
 def test_the_objective_does_not_depend_on_what_a_trial_may_change(lab: Lab) -> None:
     base = lab.run("a")
     other = lab.run("b", "loss.style=9", "train.window_frames=32", "data.voices=[af_nicole]", "encoder.width=16")

@@ -1,1 +1,1 @@
-"""The search: Ray runs trials of nuanced_core, Optuna decides which, and people see how they go."""
+"""The search: Ray executes StyleEncoder trials, Optuna decides, the study remembers."""

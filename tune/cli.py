@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument(
         "--whisper", action="append", metavar="NAME", help="Whisper model (default: tiny.en); may be repeated"
     )
+    weights.add_argument("--quiet", action="store_true", help="fetch what is missing, but list nothing")
     weights.set_defaults(run=_weights)
 
     doctor = commands.add_parser("doctor", help="what this machine has of what a sweep needs")
@@ -149,7 +150,7 @@ def _weights(arguments: argparse.Namespace) -> int:
     fetch_voices(arguments.source, say=_say)
     for name in arguments.whisper or ["tiny.en"]:
         fetch_whisper(name, arguments.source, say=_say)
-    for file in cached():
+    for file in [] if arguments.quiet else cached():
         print(f"{file.bytes / 2**20:8.1f} MiB  {file.source:8}  {file.sha256[:12]}  {file.name}")
     return 0
 

@@ -210,10 +210,11 @@ config = load_sweep(Path({str(tmp_path / "toy.yaml")!r}), overrides)
 sys.exit(run_sweep(config, name="toy", start=toy.start, prepare=toy.prepare, say=print).exit_code)
 """
     root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "RAY_enable_worker_prestart": "0"}
     driver = subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": root, "RAY_enable_worker_prestart": "0"},
+        env=environment,
         stdout=subprocess.PIPE,
     )
     try:

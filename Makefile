@@ -1,0 +1,40 @@
+# Everything that a fresh machine needs, in order: a virtual environment, pinned dependencies, model files, the job.
+# A step that is done is not repeated: .venv/ready is newer than what it was made from, and files stay in the cache.
+CONFIG ?= configs/quickstart.yaml
+NAME ?= $(basename $(notdir $(CONFIG)))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do command -v $$p >/dev/null && \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: help setup sweep test check clean
+
+help:
+	@echo "make sweep [CONFIG=configs/quickstart.yaml] [NAME=name]   run a sweep"
+	@echo "make test                                                 run the tests"
+	@echo "make check                                                format, lint, types"
+	@echo "make setup                                                environment and model files alone"
+	@echo "make clean                                                remove the environment, not outputs or models"
+
+setup: .venv/ready
+	@$(BIN)/nuanced weights --quiet
+
+.venv/ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found: install one, or name it with PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+sweep: setup
+	$(BIN)/nuanced sweep $(CONFIG) --name $(NAME)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,17 +12,19 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import remove_weight_norm
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from nuanced_core.audio import SAMPLES_PER_FRAME
 from nuanced_core.errors import TextError
-from nuanced_core.kokoro_decoder import decode, lengths_mask, residual_block
+from nuanced_core.kokoro_decoder import Precision, decode, lengths_mask, prepare_decoder, residual_block
 from nuanced_core.stft import RealSTFT
 
 __all__ = [
@@ -39,6 +41,7 @@ STYLE_SIZE = 256
 PACK_ROWS = 510  # styles of a voice: row n - 1 speaks n phonemes
 TIMBRE_SIZE = 128  # the first half of a style speaks to the decoder, the second to the prosody predictor
 CACHED_SENTENCES = 512  # about 0.4 MB each
+CACHED_ALIGNMENTS = 8192  # about 2 kB each
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Prosody:
     """When and how high each sentence is spoken."""
 
     durations: Tensor  # (B, N) frames per token before rounding, differentiable
-    token_frames: Tensor  # (B, N) whole frames per token, as spoken; 0 behind a sentence's end
+    token_frames: Tensor  # (B, N) on the CPU: whole frames per token, as spoken; 0 behind a sentence's end
     f0: Tensor  # (B, 2F) Hz, about 0 where unvoiced, differentiable
     energy: Tensor  # (B, 2F) log norm, differentiable
     frames: tuple[int, ...]  # length of each sentence
@@ -91,6 +94,7 @@ class DifferentiableKokoro:
                 module.train(self.device.type == "cuda")
         # After the weight norms are folded: folding makes new parameters, which would ask for gradients.
         self.model.requires_grad_(False)
+        prepare_decoder(self.model.decoder)
         self.vocabulary: dict[str, int] = self.model.vocab
         self.max_phonemes: int = self.model.context_length - 2
         generator = self.model.decoder.generator
@@ -148,6 +152,8 @@ class DifferentiableKokoro:
         durations = durations.masked_fill(behind, 0.0)
         if token_frames is None:
             token_frames = durations.detach().round().clamp(min=1).long().masked_fill(behind, 0)
+        # On the CPU, where the alignment is laid out: durations that are forced then cost no wait for the GPU.
+        token_frames = token_frames.cpu()
         frames = tuple(token_frames.sum(dim=1).tolist())
         aligned = _align(states.transpose(1, 2), token_frames)  # (B, 640, F)
         shared = _run_lstm(predictor.shared, aligned.transpose(1, 2), frames).transpose(1, 2)
@@ -162,11 +168,15 @@ class DifferentiableKokoro:
         style: Tensor,
         seeds: Sequence[int],
         windows: Sequence[tuple[int, int]] | None = None,
+        *,
+        precision: Precision = "float32",
+        checkpointing: bool = False,
     ) -> Speech:
         """Audio of sentences in a style (B, 256), differentiable to the style.
 
         ``seeds`` are the items' noise: the same seed, style and window give the same samples. ``windows`` are
-        (first frame, frames) of each item to be spoken alone, or None for whole sentences.
+        (first frame, frames) of each item to be spoken alone, or None for whole sentences. ``bf16`` rounds the
+        decoder's convolutions; ``checkpointing`` trades time for memory.
         """
         if windows is None:
             windows = [(0, n) for n in prosody.frames]
@@ -183,6 +193,8 @@ class DifferentiableKokoro:
             style[:, :TIMBRE_SIZE],
             frames,
             seeds,
+            precision,
+            checkpointing,
         )
         return Speech(audio, frames)
 
@@ -212,8 +224,16 @@ class DifferentiableKokoro:
 
 def _align(states: Tensor, token_frames: Tensor) -> Tensor:
     """States per token (B, C, N) repeated for the frames of each token: (B, C, F), 0 behind an item's end."""
-    spoken = [s.repeat_interleave(n, dim=1).T for s, n in zip(states, token_frames, strict=True)]
-    return pad_sequence(spoken, batch_first=True).transpose(1, 2)
+    indices = [_alignment(tuple(row)) for row in token_frames.tolist()]
+    # Behind an item's end stands the number of a token that is 0.
+    index = pad_sequence(indices, batch_first=True, padding_value=states.shape[2]).to(states.device)
+    return F.pad(states, (0, 1)).gather(2, index.unsqueeze(1).expand(-1, states.shape[1], -1))
+
+
+@lru_cache(maxsize=CACHED_ALIGNMENTS)
+def _alignment(token_frames: tuple[int, ...]) -> Tensor:
+    """The token of each frame, (F,)."""
+    return torch.repeat_interleave(torch.tensor(token_frames))
 
 
 def _windows(x: Tensor, cuts: Sequence[slice]) -> Tensor:

@@ -3,29 +3,42 @@
 Every function takes a mask (B, 1, frames), 1 where an item has a frame, or None where all items are equally long.
 Invariant: what a function returns is 0 behind an item's end, as a convolution's own padding would be.
 
+In bf16 the convolutions alone are rounded; norms, Snake, source, phase and the inverse STFT stay in float32.
+
 Dimensions: B batch, C channels, F frames of the layer at hand, S' = 128, the half of the style that the layer hears.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nuanced_core.stft import RealSTFT
 
-__all__ = ["decode", "lengths_mask", "residual_block"]
+__all__ = ["Precision", "decode", "lengths_mask", "prepare_decoder", "residual_block"]
 
+Precision = Literal["float32", "bf16"]
 EPS = 1e-5  # of torch.nn.InstanceNorm1d
+
+
+def prepare_decoder(decoder: Any) -> None:
+    """Note, beside each convolution of the generator's blocks, the weights of its gradient (they never change)."""
+    generator = decoder.generator
+    for block in [*generator.noise_res, *generator.resblocks]:
+        for conv in [*block.convs1, *block.convs2]:
+            transposed = conv.weight.detach().flip(2).transpose(0, 1).contiguous()
+            conv.register_buffer("weight_of_gradient", transposed, persistent=False)
 
 
 def lengths_mask(lengths: Sequence[int], device: torch.device) -> Tensor | None:
     """(B, 1, max(lengths)): 1.0 up to each length; None where all lengths are equal."""
     if len(set(lengths)) == 1:
         return None
-    ends = torch.tensor(lengths, device=device).view(-1, 1, 1)
-    return (torch.arange(max(lengths), device=device) < ends).float()
+    ends = torch.tensor(lengths).view(-1, 1, 1)
+    return (torch.arange(max(lengths)) < ends).to(device, torch.get_default_dtype())
 
 
 def residual_block(block: Any, x: Tensor, style: Tensor, lengths: Sequence[int]) -> tuple[Tensor, list[int]]:
@@ -49,35 +62,45 @@ def decode(
     style: Tensor,
     frames: Sequence[int],
     seeds: Sequence[int],
+    precision: Precision = "float32",
+    checkpointing: bool = False,
 ) -> Tensor:
     """Audio (B, 600 * max(frames)) of aligned text (B, 512, F), F0 in Hz and energy (B, 2F each), timbre (B, 128).
 
     ``frames`` are the items' lengths in Kokoro frames, ``seeds`` their noise. Item by item this is what the
-    package's ``Decoder`` computes after ``torch.manual_seed(seed)``.
+    package's ``Decoder`` computes after ``torch.manual_seed(seed)``. With ``checkpointing`` the generator's blocks
+    are computed again for the gradient instead of kept.
     """
-    mask = lengths_mask(frames, aligned.device)
-    f0_down = _masked(decoder.F0_conv(f0.unsqueeze(1)), mask)
-    energy_down = _masked(decoder.N_conv(energy.unsqueeze(1)), mask)
-    aligned = _masked(aligned, mask)
-    x, lengths = residual_block(decoder.encode, torch.cat([aligned, f0_down, energy_down], dim=1), style, frames)
-    text = _masked(decoder.asr_res(aligned), mask)
-    for block in decoder.decode:
-        # The last block is the only one that upsamples.
-        x, lengths = residual_block(block, torch.cat([x, text, f0_down, energy_down], dim=1), style, lengths)
-    return _generate(decoder.generator, stft, x, f0, style, lengths, seeds)
+    source = _harmonic_source(decoder.generator, f0, frames, seeds)
+    with torch.autocast(aligned.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        mask = lengths_mask(frames, aligned.device)
+        f0_down = _masked(decoder.F0_conv(f0.unsqueeze(1)), mask)
+        energy_down = _masked(decoder.N_conv(energy.unsqueeze(1)), mask)
+        aligned = _masked(aligned, mask)
+        curves = [f0_down, energy_down]
+        x, lengths = residual_block(decoder.encode, torch.cat([aligned, *curves], dim=1), style, frames)
+        text = _masked(decoder.asr_res(aligned), mask)
+        for block in decoder.decode:
+            # The last block is the only one that upsamples.
+            x, lengths = residual_block(block, torch.cat([x, text, *curves], dim=1), style, lengths)
+        x, mask = _generate(decoder.generator, source, x, style, lengths, checkpointing)
+    x = x.to(style.dtype)
+    magnitude, phase = _masked(torch.exp(x[:, : stft.bins]), mask), torch.sin(x[:, stft.bins :])
+    return stft.inverse(magnitude * torch.cos(phase), magnitude * torch.sin(phase), mask)
 
 
 def _generate(
-    generator: Any,
-    stft: RealSTFT,
-    x: Tensor,
-    f0: Tensor,
-    style: Tensor,
-    lengths: list[int],
-    seeds: Sequence[int],
-) -> Tensor:
-    """The package's ``Generator`` on x (B, 512, 2F): harmonic source, two upsamplings, inverse STFT (iSTFTNet)."""
-    source = _harmonic_source(generator, f0, lengths, seeds)
+    generator: Any, source: Tensor, x: Tensor, style: Tensor, lengths: list[int], checkpointing: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The package's ``Generator`` (iSTFTNet) on x (B, 512, 2F), up to its spectrum (B, 22, 120F + 1), and its mask."""
+
+    def run(block: Any, h: Tensor) -> Tensor:
+        if not checkpointing:
+            return _snake_block(block, h, style, mask)
+        again: Tensor = checkpoint(_snake_block, block, h, style, mask, use_reentrant=False, preserve_rng_state=False)
+        return again
+
+    mask = None
     for i in range(generator.num_upsamples):
         last = i == generator.num_upsamples - 1
         rate = generator.ups[i].stride[0]
@@ -88,22 +111,19 @@ def _generate(
         if last:
             x = generator.reflection_pad(x)
         from_source = _masked(generator.noise_convs[i](source), mask)
-        x = _masked(x, mask) + _snake_block(generator.noise_res[i], from_source, style, mask)
+        x = _masked(x, mask) + run(generator.noise_res[i], from_source)
         kernels = range(i * generator.num_kernels, (i + 1) * generator.num_kernels)
-        blocks = [_snake_block(generator.resblocks[j], x, style, mask) for j in kernels]
+        blocks = [run(generator.resblocks[j], x) for j in kernels]
         x = sum(blocks[1:], blocks[0]) / generator.num_kernels
-    x = generator.conv_post(F.leaky_relu(x))
-    magnitude, phase = torch.exp(x[:, : stft.bins]), torch.sin(x[:, stft.bins :])
-    magnitude = _masked(magnitude, mask)
-    return stft.inverse(magnitude * torch.cos(phase), magnitude * torch.sin(phase), mask)
+    return generator.conv_post(F.leaky_relu(x)), mask
 
 
 @torch.no_grad()
-def _harmonic_source(generator: Any, f0: Tensor, lengths: Sequence[int], seeds: Sequence[int]) -> Tensor:
-    """Magnitude and phase (B, 22, 60F' + 1) of the source signal of f0 (B, F'); no gradient, as in the package."""
+def _harmonic_source(generator: Any, f0: Tensor, frames: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Magnitude and phase (B, 22, 120F + 1) of the source signal of f0 (B, 2F); no gradient, as in the package."""
     spectra = []
-    for item, (n, seed) in enumerate(zip(lengths, seeds, strict=True)):
-        up = generator.f0_upsamp(f0[item : item + 1, None, :n]).transpose(1, 2)
+    for item, (n, seed) in enumerate(zip(frames, seeds, strict=True)):
+        up = generator.f0_upsamp(f0[item : item + 1, None, : 2 * n]).transpose(1, 2)
         # The package draws its noise from the global generator: lend it one with this item's seed.
         with torch.random.fork_rng(devices=[f0.device] if f0.is_cuda else []):
             torch.manual_seed(seed)
@@ -118,18 +138,19 @@ def _snake_block(block: Any, x: Tensor, style: Tensor, mask: Tensor | None) -> T
     """An ``AdaINResBlock1`` on x (B, C, F): three times adaptive norm, Snake, convolution, twice each."""
     layers = zip(block.convs1, block.convs2, block.adain1, block.adain2, block.alpha1, block.alpha2, strict=True)
     for conv1, conv2, norm1, norm2, alpha1, alpha2 in layers:
-        h = _masked(conv1(_adain_snake(norm1, x, style, alpha1, mask)), mask)
-        x = x + _masked(conv2(_adain_snake(norm2, h, style, alpha2, mask)), mask)
+        h = _masked(_frozen_conv(conv1, _adain_snake(norm1, x, style, alpha1, mask)), mask)
+        x = x + _masked(_frozen_conv(conv2, _adain_snake(norm2, h, style, alpha2, mask)), mask)
     return x
 
 
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x * mask
+    return x if mask is None else x * mask.to(x.dtype)
 
 
 def _affine(norm: Any, style: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and shift, (B, C, 1) each, of an ``AdaIN1d``: its style's, with the instance norm's own folded in."""
-    gamma, beta = norm.fc(style).unsqueeze(-1).chunk(2, dim=1)
+    with torch.autocast(style.device.type, enabled=False):
+        gamma, beta = norm.fc(style).unsqueeze(-1).chunk(2, dim=1)
     inner = norm.norm
     gamma = 1 + gamma
     return gamma * inner.weight.view(1, -1, 1), gamma * inner.bias.view(1, -1, 1) + beta
@@ -138,6 +159,7 @@ def _affine(norm: Any, style: Tensor) -> tuple[Tensor, Tensor]:
 def _adain(norm: Any, x: Tensor, style: Tensor, mask: Tensor | None) -> Tensor:
     """Adaptive instance norm (Huang and Belongie 2017) over each item's own frames."""
     scale, shift = _affine(norm, style)
+    x = x.to(scale.dtype)
     if mask is None:
         var, mean = torch.var_mean(x, dim=2, correction=0, keepdim=True)
         return (x - mean) * (scale * torch.rsqrt(var + EPS)) + shift
@@ -154,43 +176,72 @@ def _adain_snake(norm: Any, x: Tensor, style: Tensor, alpha: Tensor, mask: Tenso
     return apply(x, scale, shift, alpha, mask)
 
 
+def _frozen_conv(conv: Any, x: Tensor) -> Tensor:
+    apply: Callable[..., Tensor] = _FrozenConv.apply
+    return apply(x, conv.weight, conv.bias, conv.weight_of_gradient, conv.padding[0], conv.dilation[0])
+
+
+class _FrozenConv(torch.autograd.Function):
+    """A convolution of stride 1 that keeps its size and whose weights never learn: its input need not be kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, transposed: Tensor, padding: int, dilation: int
+    ) -> Tensor:
+        ctx.transposed, ctx.padding, ctx.dilation = transposed, padding, dilation
+        return F.conv1d(x, weight, bias, padding=padding, dilation=dilation)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        grad = grads[0]
+        weight = ctx.transposed.to(grad.dtype)
+        return F.conv1d(grad, weight, padding=ctx.padding, dilation=ctx.dilation), None, None, None, None, None
+
+
 class _AdaINSnake(torch.autograd.Function):
     """Adaptive instance norm, then Snake (y + sin²(αy) / α, Ziyin et al. 2020), as one step that keeps only its input.
 
     These two run 48 times a render on its largest tensors. Written as plain operations they keep six tensors of
-    that size each for the backward pass; here y is computed again from x instead.
+    that size each for the backward pass; here all is computed again from x. With z = 2αy, Snake is
+    (z - cos z + 1) / 2α and its slope 1 + sin z.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
+        wide = x.to(gamma.dtype)
         if mask is None:
-            count: Tensor | float = float(x.shape[2])
-            var, mean = torch.var_mean(x, dim=2, correction=0, keepdim=True)
+            var, mean = torch.var_mean(wide, dim=2, correction=0, keepdim=True)
         else:
             count = mask.sum(dim=2, keepdim=True)
-            mean = x.sum(dim=2, keepdim=True) / count
-            var = ((x - mean) * mask).square_().sum(dim=2, keepdim=True) / count
+            mean = wide.sum(dim=2, keepdim=True) / count
+            var = ((wide - mean) * mask).square_().sum(dim=2, keepdim=True) / count
         rstd = torch.rsqrt(var + EPS)
-        scale = gamma * rstd
-        y = torch.addcmul(beta - mean * scale, x, scale)
-        wave = torch.sin(y * alpha).square_()
-        out = wave.div_(alpha).add_(y)
         ctx.save_for_backward(x, gamma, beta, alpha, mask, mean, rstd)
-        ctx.count = count
-        return out if mask is None else out.mul_(mask)
+        z = _turns(wide, gamma, beta, alpha, mean, rstd)
+        half = 0.5 / alpha
+        out = torch.addcmul(half, z.sub_(torch.cos(z)), half)
+        return (out if mask is None else out.mul_(mask)).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
         x, gamma, beta, alpha, mask, mean, rstd = ctx.saved_tensors
-        scale = gamma * rstd
-        y = torch.addcmul(beta - mean * scale, x, scale)
-        # d/dy (y + sin²(αy) / α) = 1 + sin(2αy)
-        dy = y.mul_(2 * alpha).sin_().add_(1).mul_(grads[0])
+        wide = x.to(gamma.dtype)
+        dy = _turns(wide, gamma, beta, alpha, mean, rstd).sin_().add_(1).mul_(grads[0])
         if mask is not None:
             dy.mul_(mask)
         d_beta = dy.sum(dim=2, keepdim=True)
-        d_gamma = ((dy * x).sum(dim=2, keepdim=True) - mean * d_beta) * rstd
-        slope = -scale * rstd * d_gamma / ctx.count
-        offset = -scale * d_beta / ctx.count - mean * slope
-        dx = dy.mul_(scale).add_(torch.addcmul(offset, x, slope))
-        return dx if mask is None else dx.mul_(mask), d_gamma, d_beta, None, None
+        d_gamma = (torch.einsum("bct,bct->bc", dy, wide).unsqueeze(2) - mean * d_beta) * rstd
+        if not ctx.needs_input_grad[0]:
+            return None, d_gamma, d_beta, None, None
+        count = float(x.shape[2]) if mask is None else mask.sum(dim=2, keepdim=True)
+        scale = gamma * rstd
+        slope = -scale * rstd * d_gamma / count
+        offset = -scale * d_beta / count - mean * slope
+        dx = dy.mul_(scale).add_(torch.addcmul(offset, wide, slope))
+        return (dx if mask is None else dx.mul_(mask)).to(x.dtype), d_gamma, d_beta, None, None
+
+
+def _turns(x: Tensor, gamma: Tensor, beta: Tensor, alpha: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """z = 2α times the normalised x."""
+    scale = 2 * alpha * gamma * rstd
+    return torch.addcmul(2 * alpha * beta - mean * scale, x, scale)

@@ -77,5 +77,6 @@ class MelSTFTLoss(nn.Module):
 
 def style_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Style similarity of (B, 256) each: mean over the batch of ``1 - cosine + mean squared error``."""
-    cosine = F.cosine_similarity(predicted, target, dim=1)
+    # Rounding can put the cosine of equal vectors above 1.
+    cosine = F.cosine_similarity(predicted, target, dim=1).clamp(max=1.0)
     return (1 - cosine).mean() + F.mse_loss(predicted, target)

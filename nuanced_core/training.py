@@ -95,7 +95,8 @@ class Run:
         means["train/steps_per_second"] = steps / (time.perf_counter() - started)
         self.epoch += 1
         scalars = self._validate()
-        self._report(self.step, {**scalars, "train/steps_per_second": means["train/steps_per_second"]})
+        told = {name: value for name, value in scalars.items() if name.startswith("val/")}
+        self._report(self.step, {**told, "train/steps_per_second": means["train/steps_per_second"]})
         if scalars["val/loss"] < self.best_loss:
             self.best_loss = scalars["val/loss"]
             self.save(self.folder / BEST)

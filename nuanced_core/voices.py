@@ -64,14 +64,14 @@ class VoiceBank:
         """All voices at hand, sorted."""
         return tuple(self._paths)
 
-    def pack(self, name: str) -> Tensor:
-        """A voice's pack (510, 256).
+    def pack(self, name: str, setting: str = "voice") -> Tensor:
+        """A voice's pack (510, 256); ``setting`` is where the name stands, for the error.
 
         Raises:
             VoiceError: there is no such voice.
         """
         if name not in self._paths:
-            raise VoiceError(f"voice {name!r}: unknown; {nearest(name, self.names)}")
+            raise VoiceError(f"{setting}: {name!r} is no voice; {nearest(name, self.names)}")
         if name not in self._packs:
             self._packs[name] = read_pack(self._paths[name])
         return self._packs[name]
@@ -94,7 +94,7 @@ class VoiceBank:
             ConfigError: a listed voice is a validation or a test voice, or none is left.
         """
         for name in val_voices:
-            self.pack(name)
+            self.pack(name, "data.val_voices")
             if name in TEST_VOICES:
                 raise ConfigError(
                     f"data.val_voices: {name} is a test voice, which only 'nuanced evaluate' may hear; take another"
@@ -114,7 +114,7 @@ class VoiceBank:
                 )
             return chosen
         for name in voices:
-            self.pack(name)
+            self.pack(name, "data.voices")
         for kind, others in (("validation voice", val_voices), ("test voice", TEST_VOICES)):
             both = sorted(set(voices) & set(others))
             if both:

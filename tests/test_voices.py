@@ -32,7 +32,7 @@ def test_named_sets_leave_out_validation_and_test_voices(fakes: SimpleNamespace)
 @pytest.mark.parametrize(
     ("voices", "error", "told"),
     [
-        (("af_hart",), VoiceError, "voice 'af_hart': unknown; did you mean af_heart?"),
+        (("af_hart",), VoiceError, "data.voices: 'af_hart' is no voice; did you mean af_heart?"),
         ("britsh", VoiceError, "'britsh' is no set of voices; did you mean british?"),
         (("af_heart", "af_sky"), ConfigError, "af_sky is a validation voice too"),
         ((), ConfigError, "list is empty"),

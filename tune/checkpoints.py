@@ -37,7 +37,8 @@ def best_checkpoint(folder: Path, number: int | None = None) -> Chosen:
     file = folder / "trials" / str(trial.number) / BEST
     if not file.is_file():
         raise ConfigError(f"{file}: no such checkpoint; choose another trial with --trial")
-    metrics = trial.user_attrs.get("metrics", {})
+    held_out = ("val/", "baseline/", "oracle/")
+    metrics = {name: v for name, v in trial.user_attrs.get("metrics", {}).items() if name.startswith(held_out)}
     return Chosen(file, {"sweep": folder.name, "trial": trial.number, **metrics})
 
 

@@ -118,6 +118,8 @@ class Train(Settings):
     spoken: PositiveInt = Field(2, description="clips of each batch that Kokoro speaks for the audio losses")
     speak_every: PositiveInt = Field(1, description="Kokoro speaks at every Nth step; the others train style alone")
     window_frames: WindowFrames = Field(40, description="Kokoro frames (25 ms) spoken of each clip, or full")
+    precision: Literal["float32", "bf16"] = Field("float32", description="of Kokoro's convolutions in training")
+    checkpointing: bool = Field(False, description="compute Kokoro's blocks twice rather than keep them: less memory")
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     gradient_clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of a step's gradient")
     seed: int = Field(0, description="initial weights and order of clips")

@@ -24,6 +24,7 @@ from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, res
 from nuanced_core.config import Data, WindowFrames
 from nuanced_core.errors import ConfigError, DiskError, TextError
 from nuanced_core.kokoro import Speech
+from nuanced_core.kokoro_decoder import Precision
 from nuanced_core.model_set import ModelSet
 from nuanced_core.style_encoder import FeatureStatistics
 from nuanced_core.text import Phonemizer, load_sentences
@@ -189,16 +190,26 @@ class Dataset:
             found = self._save("windows", key, {"audio": audio})
         return found["audio"]
 
-    def speak(self, clips: Sequence[Clip], styles: Tensor, chosen: Sequence[tuple[int, int]], noise: int = 0) -> Speech:
+    def speak(
+        self,
+        clips: Sequence[Clip],
+        styles: Tensor,
+        chosen: Sequence[tuple[int, int]],
+        noise: int = 0,
+        *,
+        precision: Precision = "float32",
+        checkpointing: bool = False,
+    ) -> Speech:
         """Windows of clips in other styles (B, 256), with the clips' durations; ``noise`` is added to their seeds.
 
-        Differentiable to the styles.
+        Differentiable to the styles; ``precision`` and ``checkpointing`` as in ``DifferentiableKokoro.speak``.
         """
-        kokoro, device = self.models.kokoro, self.models.device
+        kokoro = self.models.kokoro
         text = kokoro.encode_text([clip.utterance.phonemes for clip in clips])
-        token_frames = pad_sequence([clip.token_frames for clip in clips], batch_first=True).to(device)
+        token_frames = pad_sequence([clip.token_frames for clip in clips], batch_first=True)
         prosody = kokoro.prosody(text, styles, token_frames)
-        return kokoro.speak(text, prosody, styles, [clip.utterance.seed + noise for clip in clips], chosen)
+        seeds = [clip.utterance.seed + noise for clip in clips]
+        return kokoro.speak(text, prosody, styles, seeds, chosen, precision=precision, checkpointing=checkpointing)
 
     def _clip(self, utterance: Utterance) -> Clip:
         key = self._clip_key(utterance)
@@ -210,7 +221,7 @@ class Dataset:
                 text = kokoro.encode_text([utterance.phonemes])
                 prosody = kokoro.prosody(text, style_batch)
                 audio = kokoro.speak(text, prosody, style_batch, [utterance.seed]).item(0).cpu()
-            found = self._save("clips", key, {"audio": audio, "token_frames": prosody.token_frames[0].cpu()})
+            found = self._save("clips", key, {"audio": audio, "token_frames": prosody.token_frames[0]})
         return Clip(utterance, key, found["audio"], found["token_frames"])
 
     def _states(self, clip: Clip, layers: Sequence[int]) -> Tensor:

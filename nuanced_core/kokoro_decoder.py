@@ -121,7 +121,7 @@ def _generate(
 @torch.no_grad()
 def _harmonic_source(generator: Any, f0: Tensor, frames: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """Magnitude and phase (B, 22, 120F + 1) of the source signal of f0 (B, 2F); no gradient, as in the package."""
-    spectra = []
+    f0, spectra = f0.detach(), []
     for item, (n, seed) in enumerate(zip(frames, seeds, strict=True)):
         up = generator.f0_upsamp(f0[item : item + 1, None, : 2 * n]).transpose(1, 2)
         # The package draws its noise from the global generator: lend it one with this item's seed.

@@ -9,20 +9,23 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nuanced_core.audio import write_audio
+from nuanced_core.audio import FRAMES_PER_SECOND, write_audio
 from nuanced_core.config import Models, RunConfig
-from nuanced_core.dataset import Clip, Dataset, content_key, plan, windows
+from nuanced_core.dataset import Batch, Clip, Dataset, content_key, plan, windows
 from nuanced_core.errors import DiskError, TrainingError, WeightsError
 from nuanced_core.evaluation import Validation, skill
 from nuanced_core.losses import MelSTFTLoss, style_loss
+from nuanced_core.memory import peak_memory
 from nuanced_core.model_set import ModelSet, resolve_device
 from nuanced_core.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.weights import cache_dir
@@ -34,7 +37,16 @@ Say = Callable[[str], None]
 
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
 TELL_EVERY = 10  # seconds between lines while clips are rendered
+PER_EPOCH = ("val/loss", "val/stft", "val/style", "val/skill", "train/steps_per_second", "train/peak_memory_gb")
 KEPT_TARGETS = 1024  # reference spectra, 0.2 MB each at 40 frames
+
+
+class _Drawn(NamedTuple):
+    """What a step hears, and the generator of what else is random in it."""
+
+    generator: torch.Generator
+    clips: list[Clip]
+    batch: Batch
 
 
 class Run:
@@ -73,6 +85,8 @@ class Run:
         self.step = 0  # steps finished
         self.best_loss = math.inf
         self._targets = lru_cache(KEPT_TARGETS)(self._target)
+        self._reader = ThreadPoolExecutor(max_workers=1)
+        self._next: tuple[int, Future[_Drawn]] | None = None
         _make_folder(folder / LAST.parent)
         if (folder / LAST).is_file():
             self.load(folder / LAST)
@@ -89,14 +103,15 @@ class Run:
         values: dict[str, list[float]] = {}
         steps = self.config.train.steps_per_epoch
         for _ in range(steps):
-            for name, value in self._train_step().items():
+            for name, value in self.train_step().items():
                 values.setdefault(name, []).append(value)
         means = {name: sum(found) / len(found) for name, found in values.items()}
         means["train/steps_per_second"] = steps / (time.perf_counter() - started)
+        means["train/peak_memory_gb"] = peak_memory(self.device) / 1e9
         self.epoch += 1
         scalars = self._validate()
-        told = {name: value for name, value in scalars.items() if name.startswith("val/")}
-        self._report(self.step, {**told, "train/steps_per_second": means["train/steps_per_second"]})
+        once = {name: value for name, value in {**means, **scalars}.items() if name in PER_EPOCH}
+        self._report(self.step, once)
         if scalars["val/loss"] < self.best_loss:
             self.best_loss = scalars["val/loss"]
             self.save(self.folder / BEST)
@@ -156,21 +171,26 @@ class Run:
 
     def close(self) -> None:
         """Let go of what the run keeps in memory."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
         self._targets.cache_clear()
 
-    def _train_step(self) -> dict[str, float]:
+    def train_step(self) -> dict[str, float]:
+        """Take one step; returns its scalars.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
         settings, weights = self.config.train, self.config.loss
-        draw = torch.Generator().manual_seed(int(content_key(settings.seed, self.step)[:15], 16))
+        draw, clips, batch = self._drawn()
         torch.manual_seed(draw.initial_seed())  # of dropout
-        order = torch.randperm(len(self.clips), generator=draw)[: settings.batch_size].tolist()
-        clips = [self.clips[i] for i in order]
-        batch = self.dataset.batch(clips, self.layers)
         styles = self.encoder(batch.features, batch.mask, batch.phoneme_counts)
+        spoken_frames = 0
         terms = {"style": style_loss(styles, batch.styles)}
         if weights.stft and self.step % settings.speak_every == 0:
             spoken = clips[: settings.spoken]
             choices = [windows(clip.frames, settings.window_frames) for clip in spoken]
             picks = [c[int(torch.randint(len(c), (), generator=draw))] for c in choices]
+            spoken_frames = sum(frames for _, frames in picks)
             terms["stft"] = self._stft_loss(spoken, picks, styles[: len(spoken)])
         total = sum(
             (getattr(weights, name) * term for name, term in terms.items()),
@@ -182,7 +202,7 @@ class Run:
         # One transfer to the host a step, and the check of it before the weights are touched.
         names = ["loss/total", *(f"loss/{name}" for name in terms), "train/gradient_norm"]
         values = torch.stack([total.detach(), *(t.detach() for t in terms.values()), norm]).tolist()
-        scalars = dict(zip(names, values, strict=True))
+        scalars = {**dict(zip(names, values, strict=True)), "train/speech_seconds": spoken_frames / FRAMES_PER_SECOND}
         for name, value in scalars.items():
             if not math.isfinite(value):
                 raise TrainingError(f"step {self.step}: {name} is {value}; lower train.learning_rate")
@@ -191,8 +211,25 @@ class Run:
         self._report(self.step, {**scalars, "train/learning_rate": settings.learning_rate})
         return scalars
 
+    def _drawn(self) -> "_Drawn":
+        """What this step hears; the next step's is read from the cache meanwhile."""
+        waiting = self._next
+        ready = waiting[1].result() if waiting and waiting[0] == self.step else self._draw(self.step)
+        self._next = self.step + 1, self._reader.submit(self._draw, self.step + 1)
+        return ready
+
+    def _draw(self, step: int) -> "_Drawn":
+        settings = self.config.train
+        draw = torch.Generator().manual_seed(int(content_key(settings.seed, step)[:15], 16))
+        order = torch.randperm(len(self.clips), generator=draw)[: settings.batch_size].tolist()
+        clips = [self.clips[i] for i in order]
+        return _Drawn(draw, clips, self.dataset.batch(clips, self.layers))
+
     def _stft_loss(self, clips: Sequence[Clip], picks: Sequence[tuple[int, int]], styles: Tensor) -> Tensor:
-        speech = self.dataset.speak(clips, styles, picks)
+        settings = self.config.train
+        speech = self.dataset.speak(
+            clips, styles, picks, precision=settings.precision, checkpointing=settings.checkpointing
+        )
         losses = [
             self.mel(self.mel.spectra(speech.item(i)[None]), self._targets(clip.key, pick, clip))
             for i, (clip, pick) in enumerate(zip(clips, picks, strict=True))

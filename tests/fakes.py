@@ -36,7 +36,7 @@ class FakeKokoro:
         f0 = (style[:, 128:129] + 2).expand(-1, 2 * max(frames)) * 50
         return Prosody(token_frames.float(), token_frames, f0, f0, frames)
 
-    def speak(self, text, prosody, style, seeds, windows=None) -> Speech:  # type: ignore[no-untyped-def]
+    def speak(self, text, prosody, style, seeds, windows=None, **_) -> Speech:  # type: ignore[no-untyped-def]
         self.spoken += len(seeds)
         windows = windows or [(0, n) for n in prosody.frames]
         items = []

@@ -44,7 +44,7 @@ def test_an_epoch_reports_and_leaves_checkpoints_and_sound(lab: Lab) -> None:
     last_step, epoch = lab.reported[-1]
     assert last_step == 3
     wanted = {"val/loss", "val/stft", "val/style", "val/skill"}
-    assert set(epoch) == {*wanted, "train/steps_per_second"}
+    assert set(epoch) == {*wanted, "train/steps_per_second", "train/peak_memory_gb"}
     assert {*wanted, "baseline/loss", "oracle/loss", "loss/total"} <= set(scalars)
     assert epoch["val/loss"] == pytest.approx(epoch["val/stft"] + epoch["val/style"])
     assert epoch["train/steps_per_second"] > 0
@@ -73,7 +73,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(lab: Lab) -> None:
     assert (resumed.epoch, resumed.step) == (1, 3)
     found = resumed.run_epoch()
     for name, value in expected.items():
-        if name != "train/steps_per_second":
+        if name not in ("train/steps_per_second", "train/peak_memory_gb"):
             assert found[name] == pytest.approx(value, rel=1e-6), name
     assert resumed.best_loss == whole.best_loss
 

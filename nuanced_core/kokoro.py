@@ -52,6 +52,13 @@ class TextStates:
     acoustic: Tensor  # (B, 512, N), of the text encoder
     lengths: tuple[int, ...]  # tokens of each sentence
 
+    def items(self) -> "list[TextStates]":
+        """Each sentence alone, without padding."""
+        return [
+            TextStates(self.prosody[i : i + 1, :, :n], self.acoustic[i : i + 1, :, :n], (n,))
+            for i, n in enumerate(self.lengths)
+        ]
+
 
 @dataclass(frozen=True)
 class Prosody:
@@ -95,6 +102,8 @@ class DifferentiableKokoro:
         # After the weight norms are folded: folding makes new parameters, which would ask for gradients.
         self.model.requires_grad_(False)
         prepare_decoder(self.model.decoder)
+        # Of the LSTMs: packed batches leave oneDNN's fast path on the CPU, where a batch gains nothing else either.
+        self.item_by_item = self.device.type == "cpu"
         self.vocabulary: dict[str, int] = self.model.vocab
         self.max_phonemes: int = self.model.context_length - 2
         generator = self.model.decoder.generator
@@ -142,6 +151,15 @@ class DifferentiableKokoro:
 
         ``token_frames`` (B, N) forces the alignment; without it the predicted durations, rounded, are used.
         """
+        if self.item_by_item and len(text.lengths) > 1:
+            return _stacked(
+                [
+                    self.prosody(
+                        one, style[i : i + 1], None if token_frames is None else token_frames[i : i + 1, :n], speed
+                    )
+                    for i, (one, n) in enumerate(zip(text.items(), text.lengths, strict=True))
+                ]
+            )
         half = style[:, TIMBRE_SIZE:]
         lengths = torch.tensor(text.lengths)
         behind = (torch.arange(int(lengths.max())) >= lengths[:, None]).to(self.device)
@@ -239,6 +257,21 @@ def _alignment(token_frames: tuple[int, ...]) -> Tensor:
 def _windows(x: Tensor, cuts: Sequence[slice]) -> Tensor:
     """One slice of time of each item of x (B, C, T), padded with 0 to the longest."""
     return pad_sequence([item[:, cut].T for item, cut in zip(x, cuts, strict=True)], batch_first=True).transpose(1, 2)
+
+
+def _stacked(items: Sequence[Prosody]) -> Prosody:
+    """Sentences that were computed alone, as a batch."""
+
+    def padded(rows: list[Tensor]) -> Tensor:
+        return pad_sequence([row[0] for row in rows], batch_first=True)
+
+    return Prosody(
+        padded([item.durations for item in items]),
+        padded([item.token_frames for item in items]),
+        padded([item.f0 for item in items]),
+        padded([item.energy for item in items]),
+        tuple(item.frames[0] for item in items),
+    )
 
 
 def _run_lstm(lstm: nn.LSTM, x: Tensor, lengths: Sequence[int]) -> Tensor:

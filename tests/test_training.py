@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,6 +132,16 @@ def test_without_audio_loss_kokoro_speaks_only_to_validate(lab: Lab) -> None:
     run.run_epoch()
     assert lab.fakes.kokoro.spoken - before == len(run.validation.clips) + 1
     assert not [s for _, s in lab.reported if "loss/stft" in s]
+
+
+def test_reading_ahead_changes_nothing(lab: Lab) -> None:
+    plain, ahead = lab.run("a"), lab.run("b")
+    ahead._reader = ThreadPoolExecutor(1)
+    expected, found = plain.run_epoch(), ahead.run_epoch()
+    assert ahead._next is not None and ahead._next[0] == 3
+    names = [name for name in expected if name.startswith(("loss/", "val/"))]
+    assert names and [found[name] for name in names] == [expected[name] for name in names]
+    ahead.close()
 
 
 def test_kokoro_speaks_at_every_nth_step(lab: Lab) -> None:

@@ -6,12 +6,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do command 
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: help setup sweep test check clean
+.PHONY: help setup sweep test check bench clean
 
 help:
 	@echo "make sweep [CONFIG=configs/quickstart.yaml] [NAME=name]   run a sweep"
 	@echo "make test                                                 run the tests"
 	@echo "make check                                                format, lint, types"
+	@echo "make bench                                                what a training step costs, beside the original's"
 	@echo "make setup                                                environment and model files alone"
 	@echo "make clean                                                remove the environment, not outputs or models"
 
@@ -34,6 +35,9 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks.step
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info build

@@ -110,7 +110,8 @@ class Run:
         means["train/steps_per_second"] = steps / (time.perf_counter() - started)
         means["train/peak_memory_gb"] = peak_memory(self.device) / 1e9
         self.epoch += 1
-        scalars = self._validate()
+        scalars = self.validate()
+        self._write_sound()
         once = {name: value for name, value in {**means, **scalars}.items() if name in PER_EPOCH}
         self._report(self.step, once)
         if scalars["val/loss"] < self.best_loss:
@@ -246,21 +247,27 @@ class Run:
         return spectra
 
     @torch.no_grad()
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
+        """Score the validation voices as the encoder is now: ``val/…`` beside ``baseline/…`` and ``oracle/…``.
+
+        Raises:
+            TrainingError: a score is not finite.
+        """
         self.encoder.eval()
         batch = self._val_batch
         styles = self.encoder(batch.features, batch.mask, batch.phoneme_counts)
         scores = self.validation.scores(styles)
         if not math.isfinite(scores.loss):
             raise TrainingError(f"step {self.step}: val/loss is {scores.loss}; lower train.learning_rate")
-        self._write_sound(styles)
         found = {"val": scores, "baseline": self.baselines.mean, "oracle": self.baselines.oracle}
         scalars = {f"{row}/{name}": getattr(s, name) for row, s in found.items() for name in ("loss", "stft", "style")}
         return {**scalars, "val/skill": skill(scores.loss, self.baselines)}
 
-    def _write_sound(self, styles: Tensor) -> None:
+    @torch.no_grad()
+    def _write_sound(self) -> None:
         """The shortest validation sentence, whole, as predicted and as the reference."""
-        clips = self.validation.clips
+        clips, batch = self.validation.clips, self._val_batch
+        styles = self.encoder(batch.features, batch.mask, batch.phoneme_counts)
         index = min(range(len(clips)), key=lambda i: clips[i].frames)
         speech = self.dataset.speak([clips[index]], styles[index : index + 1], [(0, clips[index].frames)])
         write_audio(self.folder / f"epoch_{self.epoch}_predicted.wav", speech.item(0))

@@ -1,8 +1,9 @@
 """DifferentiableKokoro beside the package's own KModel, on the real weights."""
 
+import base64
 import hashlib
+import importlib.metadata
 import json
-from pathlib import Path
 from typing import Any
 
 import kokoro.model
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from nuanced_core.errors import TextError
 from nuanced_core.kokoro import DifferentiableKokoro
-from nuanced_core.kokoro_decoder import _AdaINSnake, decode
+from nuanced_core.kokoro_decoder import _AdaINSnake, _FrozenConv, decode
 from nuanced_core.losses import MelSTFTLoss
 from nuanced_core.model_set import ModelSet
 
@@ -66,9 +67,13 @@ def test_decoder_equals_kmodels_for_the_same_f0(models: ModelSet, plain: Any, sp
     assert (audio - expected).abs().max() < 1e-4
 
 
-def test_batch_equals_single_calls_with_gradients(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
+@pytest.mark.parametrize("item_by_item", [True, False])
+def test_batch_equals_single_calls_with_gradients(
+    models: ModelSet, spoken: tuple[list[str], Tensor], item_by_item: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     phonemes, styles = spoken
     ours = models.kokoro
+    monkeypatch.setattr(ours, "item_by_item", item_by_item)
     mel = MelSTFTLoss()
     seeds = [s for _, _, s in SENTENCES]
     windows = [(3, 24), (5, 16)]
@@ -91,6 +96,55 @@ def test_batch_equals_single_calls_with_gradients(models: ModelSet, spoken: tupl
         assert (together[1][i, f0.shape[1] :] == 0).all()
         assert (together[3][i : i + 1, : audio.shape[1]] - audio).abs().max() < 0.03 * audio.abs().max()
         assert torch.nn.functional.cosine_similarity(together[0][i], gradient[0], dim=0) > 0.999
+
+
+def test_a_batch_of_whole_sentences_equals_single_calls(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
+    phonemes, styles = spoken
+    ours = models.kokoro
+    with torch.no_grad():
+        text = ours.encode_text(phonemes)
+        prosody = ours.prosody(text, styles)
+        assert prosody.frames[0] != prosody.frames[1]
+        speech = ours.speak(text, prosody, styles, [5, 6])
+        for i, one in enumerate(text.items()):
+            alone = ours.speak(one, ours.prosody(one, styles[i : i + 1]), styles[i : i + 1], [5 + i]).item(0)
+            assert (speech.item(i) - alone).abs().max() < 0.03 * alone.abs().max()
+            assert (speech.audio[i, len(alone) :] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def gradient(models: ModelSet, spoken: tuple[list[str], Tensor]) -> Any:
+    """The gradient of an audio loss to the style, with the options of ``speak``."""
+    phonemes, styles = spoken
+    ours = models.kokoro
+    text = ours.encode_text(phonemes[:1])
+    mel = MelSTFTLoss()
+    with torch.no_grad():
+        other = models.voices.style("af_nicole", len(phonemes[0]))[None]
+        prosody = ours.prosody(text, other)
+        reference = mel.spectra(ours.speak(text, prosody, other, [1], [(4, 24)]).audio)
+
+    def compute(**options: Any) -> Tensor:
+        style = styles[:1].clone().requires_grad_()
+        speech = ours.speak(text, ours.prosody(text, style, prosody.token_frames), style, [1], [(4, 24)], **options)
+        (found,) = torch.autograd.grad(mel(mel.spectra(speech.audio), reference), style)
+        return found[0]
+
+    return compute
+
+
+def test_the_gradient_is_the_same_each_time(gradient: Any) -> None:
+    assert torch.equal(gradient(), gradient())
+
+
+def test_checkpointing_changes_no_gradient(gradient: Any) -> None:
+    torch.testing.assert_close(gradient(checkpointing=True), gradient())
+
+
+def test_bf16_keeps_the_gradients_direction(gradient: Any) -> None:
+    exact, rounded = gradient(), gradient(precision="bf16")
+    assert not torch.equal(exact, rounded)
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) >= 0.99
 
 
 def test_style_gradient_agrees_with_finite_differences(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
@@ -157,10 +211,21 @@ def test_frozen_for_good(models: ModelSet, spoken: tuple[list[str], Tensor]) -> 
 
 
 def test_the_package_is_untouched(models: ModelSet, plain: Any, spoken: tuple[list[str], Tensor]) -> None:
-    assert models.kokoro.model is not plain
-    assert any(name.endswith("weight_g") for name in plain.state_dict())
-    assert Path(kokoro.model.__file__).read_text(encoding="utf-8").count("def forward_with_tokens") == 1
-    assert kokoro.model.KModel.forward_with_tokens.__module__ == "kokoro.model"
+    """On disk every file has the hash that its wheel recorded; in memory a KModel beside ours is as before."""
+    files = [f for f in importlib.metadata.files("kokoro") or [] if f.suffix == ".py" and f.hash is not None]
+    assert len(files) > 4
+    for file in files:
+        digest = hashlib.sha256(file.read_binary()).digest()
+        assert base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == file.hash.value, file
+    phonemes, styles = spoken
+    state = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    torch.manual_seed(0)
+    before = plain(phonemes[0], styles[:1])
+    DifferentiableKokoro.load(models.kokoro_files.config, models.kokoro_files.model)
+    torch.manual_seed(0)
+    assert torch.equal(plain(phonemes[0], styles[:1]), before)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in plain.state_dict().items())
+    assert any(name.endswith("weight_g") for name in state)
 
 
 def test_same_seed_same_samples_other_seed_other_samples(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
@@ -212,6 +277,21 @@ def test_adain_snake_has_the_gradient_of_its_formula(masked: bool) -> None:
     y = torch.nn.functional.instance_norm(item) * gamma[1:] + beta[1:]
     expected = y + torch.sin(alpha * y).square() / alpha
     torch.testing.assert_close(masked_step(*inputs)[1:, :, : item.shape[2]], expected)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (7, 3), (11, 5)])
+def test_a_frozen_convolution_has_the_gradient_of_a_convolution(kernel: int, dilation: int) -> None:
+    conv = torch.nn.Conv1d(4, 4, kernel, padding=dilation * (kernel - 1) // 2, dilation=dilation)
+    x = torch.randn(2, 4, 80, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    of_gradient = conv.weight.detach().flip(2).transpose(0, 1).contiguous()
+    frozen = _FrozenConv.apply(x, conv.weight.detach(), conv.bias.detach(), of_gradient, conv.padding[0], dilation)
+    plain = conv(x)
+    torch.testing.assert_close(frozen, plain)
+    weights = torch.randn(plain.shape, generator=torch.Generator().manual_seed(1))
+    for found, expected in zip(
+        torch.autograd.grad((frozen * weights).sum(), x), torch.autograd.grad((plain * weights).sum(), x), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
 
 
 def test_loading_does_not_depend_on_the_network(models: ModelSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,3 +56,16 @@ def test_round_trip_and_gradient() -> None:
     weights = torch.randn(1, 600, generator=torch.Generator().manual_seed(5))
     (gradient,) = torch.autograd.grad((again * weights).sum(), audio)
     torch.testing.assert_close(gradient, weights, atol=1e-5, rtol=1e-5)
+
+
+def test_runs_where_complex_tensors_do_not() -> None:
+    stft = RealSTFT(20, 5)
+    audio = torch.randn(1, 600, generator=torch.Generator().manual_seed(6))
+    expected = stft.inverse(*stft(audio))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = stft.inverse(*stft(audio))
+    assert (rounded.float() - expected).abs().max() < 0.05 * expected.abs().max()
+    traced = torch.compile(lambda x: stft.inverse(*stft(x)), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(traced(audio), expected)
+    exported = torch.export.export(stft, (audio,)).module()
+    torch.testing.assert_close(exported(audio), stft(audio))

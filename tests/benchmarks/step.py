@@ -3,9 +3,10 @@
     python -m tests.benchmarks.step [--json] [--rounds 3]
 
 All steps take turns in one process, on the same sentences and voices with the real models. ``speech_s_per_s`` is
-seconds of speech that the audio loss supervised per second, ``ratio`` that over the original's, ``floor_fraction``
-the time of the step's FLOPs at this machine's matrix-multiply rate over the step's time, ``peak_mb`` the largest
-resident memory of the process while the step ran (all models of all steps are loaded).
+seconds of speech that the audio loss heard per second, ``ratio`` that over the original's; ``sentence_s_per_s`` and
+``sentence_ratio`` count the whole of each sentence of which a window was heard. ``floor_fraction`` is the time of the
+step's FLOPs at this machine's matrix-multiply rate over the step's time, ``peak_mb`` the largest resident memory of
+the process while the step ran (all models of all steps are loaded; ``memory.py`` measures a trial alone).
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nuanced_core.audio import FRAMES_PER_SECOND
 from nuanced_core.config import RunConfig, validate
 from nuanced_core.dataset import Dataset, windows
 from nuanced_core.model_set import ModelSet
@@ -51,7 +53,8 @@ OURS = {
 class Measured:
     """One kind of step: how to take one, and what it took."""
 
-    step: Callable[[], float]  # returns the seconds of speech that it supervised
+    step: Callable[[], float]  # returns the seconds of speech that the audio loss heard
+    sentence_seconds: float  # of the sentences of a step, on average
     seconds: list[float] = field(default_factory=list)  # per step
     speech: list[float] = field(default_factory=list)  # supervised per second
     peak_mb: float = 0.0
@@ -96,7 +99,7 @@ def main() -> None:
         return
     print(f"matrix-multiply rate {statistics.median(rates) / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
     for name, row in {"": {key: key for key in table["naive"]}, **table}.items():
-        print("  ".join([f"{name:14}", *(f"{v:>14.3g}" if isinstance(v, float) else f"{v:>14}" for v in row.values())]))
+        print("  ".join([f"{name:14}", *(f"{v:>16.3g}" if isinstance(v, float) else f"{v:>16}" for v in row.values())]))
 
 
 def _measured(models: ModelSet, folder: Path) -> dict[str, Measured]:
@@ -122,7 +125,11 @@ def _measured(models: ModelSet, folder: Path) -> dict[str, Measured]:
         for clip in run.clips:
             for window in windows(clip.frames, run.config.train.window_frames):
                 dataset.reference(clip, window)  # once for all steps, and kept in the cache
-    return {"naive": Measured(naive_step), **{name: Measured(our_step(run)) for name, run in runs.items()}}
+    mean_seconds = sum(clip.frames for clip in clips) / len(clips) / FRAMES_PER_SECOND
+    found = {"naive": Measured(naive_step, mean_seconds)}
+    for name, run in runs.items():
+        found[name] = Measured(our_step(run), run.config.train.spoken * mean_seconds)
+    return found
 
 
 def _row(one: Measured, naive: Measured, rate: float) -> dict[str, float]:
@@ -131,6 +138,8 @@ def _row(one: Measured, naive: Measured, rate: float) -> dict[str, float]:
         "steps_per_s": 1 / seconds,
         "speech_s_per_s": statistics.median(one.speech),
         "ratio": statistics.median(a / b for a, b in zip(one.speech, naive.speech, strict=True)),
+        "sentence_s_per_s": one.sentence_seconds / seconds,
+        "sentence_ratio": one.sentence_seconds / seconds * statistics.median(naive.seconds) / naive.sentence_seconds,
         "floor_fraction": one.flops / rate / seconds,
         "peak_mb": one.peak_mb,
     }

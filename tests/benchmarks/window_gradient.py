@@ -4,10 +4,10 @@
 
 For pairs of a sentence in one voice and a predicted style (another voice's), the gradient of the audio loss to the
 style is computed on the whole sentence and on windows. Rows: window frames, context frames on either side (spoken,
-but outside of the loss), windows a step, and whose statistics the instance norms use: the window's ``own``, or those of
-the whole ``sentence`` as the reference spoke it, held still. ``cosine`` is the mean over windows of the cosine with the whole gradient,
-``bias`` the cosine of the mean over all windows of a sentence, ``spread`` the standard deviation of a window's
-gradient around that mean over the mean's norm, ``frames`` what is spoken per step.
+but outside of the loss), windows a step, and whose statistics the instance norms use: the window's ``own``, or those
+of the whole ``sentence`` as the reference spoke it, held still. ``cosine`` is the mean over windows of the cosine with
+the whole gradient, ``bias`` the cosine of the mean over all windows of a sentence, ``spread`` the standard deviation
+of a window's gradient around that mean over the mean's norm, ``frames`` what is spoken per step.
 """
 
 import argparse

@@ -3,7 +3,8 @@
 Every function takes a mask (B, 1, frames), 1 where an item has a frame, or None where all items are equally long.
 Invariant: what a function returns is 0 behind an item's end, as a convolution's own padding would be.
 
-In bf16 the convolutions alone are rounded; norms, Snake, source, phase and the inverse STFT stay in float32.
+In bf16 the convolutions of the generator's blocks, nine tenths of the work, are rounded; the residual stream, norms,
+Snake, source, phase and the inverse STFT stay in float32.
 
 Dimensions: B batch, C channels, F frames of the layer at hand, S' = 128, the half of the style that the layer hears.
 """
@@ -25,12 +26,17 @@ EPS = 1e-5  # of torch.nn.InstanceNorm1d
 
 
 def prepare_decoder(decoder: Any) -> None:
-    """Note, beside each convolution of the generator's blocks, the weights of its gradient (they never change)."""
+    """Note, beside each convolution of the generator's blocks, the weights of its gradient, and all of it in bf16.
+
+    They never change, so nothing of that needs to be done at a step.
+    """
     generator = decoder.generator
     for block in [*generator.noise_res, *generator.resblocks]:
         for conv in [*block.convs1, *block.convs2]:
-            transposed = conv.weight.detach().flip(2).transpose(0, 1).contiguous()
-            conv.register_buffer("weight_of_gradient", transposed, persistent=False)
+            of_gradient = conv.weight.detach().flip(2).transpose(0, 1).contiguous()
+            exact = (conv.weight.detach(), conv.bias.detach(), of_gradient)
+            conv.frozen = {tensor.dtype: exact for tensor in exact[:1]}
+            conv.frozen[torch.bfloat16] = tuple(tensor.bfloat16() for tensor in exact)
 
 
 def lengths_mask(lengths: Sequence[int], device: torch.device) -> Tensor | None:
@@ -72,33 +78,39 @@ def decode(
     are computed again for the gradient instead of kept.
     """
     source = _harmonic_source(decoder.generator, f0, frames, seeds)
-    with torch.autocast(aligned.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        mask = lengths_mask(frames, aligned.device)
-        f0_down = _masked(decoder.F0_conv(f0.unsqueeze(1)), mask)
-        energy_down = _masked(decoder.N_conv(energy.unsqueeze(1)), mask)
-        aligned = _masked(aligned, mask)
-        curves = [f0_down, energy_down]
-        x, lengths = residual_block(decoder.encode, torch.cat([aligned, *curves], dim=1), style, frames)
-        text = _masked(decoder.asr_res(aligned), mask)
-        for block in decoder.decode:
-            # The last block is the only one that upsamples.
-            x, lengths = residual_block(block, torch.cat([x, text, *curves], dim=1), style, lengths)
-        x, mask = _generate(decoder.generator, source, x, style, lengths, checkpointing)
-    x = x.to(style.dtype)
+    mask = lengths_mask(frames, aligned.device)
+    curves = [_masked(decoder.F0_conv(f0.unsqueeze(1)), mask), _masked(decoder.N_conv(energy.unsqueeze(1)), mask)]
+    aligned = _masked(aligned, mask)
+    x, lengths = residual_block(decoder.encode, torch.cat([aligned, *curves], dim=1), style, frames)
+    text = _masked(decoder.asr_res(aligned), mask)
+    for block in decoder.decode:
+        # The last block is the only one that upsamples.
+        x, lengths = residual_block(block, torch.cat([x, text, *curves], dim=1), style, lengths)
+    x, mask = _generate(decoder.generator, source, x, style, lengths, precision, checkpointing)
     magnitude, phase = _masked(torch.exp(x[:, : stft.bins]), mask), torch.sin(x[:, stft.bins :])
     return stft.inverse(magnitude * torch.cos(phase), magnitude * torch.sin(phase), mask)
 
 
 def _generate(
-    generator: Any, source: Tensor, x: Tensor, style: Tensor, lengths: list[int], checkpointing: bool
+    generator: Any,
+    source: Tensor,
+    x: Tensor,
+    style: Tensor,
+    lengths: list[int],
+    precision: Precision,
+    checkpointing: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """The package's ``Generator`` (iSTFTNet) on x (B, 512, 2F), up to its spectrum (B, 22, 120F + 1), and its mask."""
 
     def run(block: Any, h: Tensor) -> Tensor:
         if not checkpointing:
-            return _snake_block(block, h, style, mask)
-        again: Tensor = checkpoint(_snake_block, block, h, style, mask, use_reentrant=False, preserve_rng_state=False)
+            return _snake_block(block, h, style, mask, dtype)
+        again: Tensor = checkpoint(
+            _snake_block, block, h, style, mask, dtype, use_reentrant=False, preserve_rng_state=False
+        )
         return again
+
+    dtype = torch.bfloat16 if precision == "bf16" else x.dtype
 
     mask = None
     for i in range(generator.num_upsamples):
@@ -134,12 +146,12 @@ def _harmonic_source(generator: Any, f0: Tensor, frames: Sequence[int], seeds: S
     return nn.utils.rnn.pad_sequence(spectra, batch_first=True).transpose(1, 2)
 
 
-def _snake_block(block: Any, x: Tensor, style: Tensor, mask: Tensor | None) -> Tensor:
-    """An ``AdaINResBlock1`` on x (B, C, F): three times adaptive norm, Snake, convolution, twice each."""
+def _snake_block(block: Any, x: Tensor, style: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """An ``AdaINResBlock1`` on x (B, C, F): three times adaptive norm, Snake, convolution in ``dtype``, twice each."""
     layers = zip(block.convs1, block.convs2, block.adain1, block.adain2, block.alpha1, block.alpha2, strict=True)
     for conv1, conv2, norm1, norm2, alpha1, alpha2 in layers:
-        h = _masked(_frozen_conv(conv1, _adain_snake(norm1, x, style, alpha1, mask)), mask)
-        x = x + _masked(_frozen_conv(conv2, _adain_snake(norm2, h, style, alpha2, mask)), mask)
+        h = _masked(_frozen_conv(conv1, _adain_snake(norm1, x, style, alpha1, mask, dtype)), mask)
+        x = x + _masked(_frozen_conv(conv2, _adain_snake(norm2, h, style, alpha2, mask, dtype)), mask)
     return x
 
 
@@ -149,8 +161,7 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def _affine(norm: Any, style: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and shift, (B, C, 1) each, of an ``AdaIN1d``: its style's, with the instance norm's own folded in."""
-    with torch.autocast(style.device.type, enabled=False):
-        gamma, beta = norm.fc(style).unsqueeze(-1).chunk(2, dim=1)
+    gamma, beta = norm.fc(style).unsqueeze(-1).chunk(2, dim=1)
     inner = norm.norm
     gamma = 1 + gamma
     return gamma * inner.weight.view(1, -1, 1), gamma * inner.bias.view(1, -1, 1) + beta
@@ -159,7 +170,6 @@ def _affine(norm: Any, style: Tensor) -> tuple[Tensor, Tensor]:
 def _adain(norm: Any, x: Tensor, style: Tensor, mask: Tensor | None) -> Tensor:
     """Adaptive instance norm (Huang and Belongie 2017) over each item's own frames."""
     scale, shift = _affine(norm, style)
-    x = x.to(scale.dtype)
     if mask is None:
         var, mean = torch.var_mean(x, dim=2, correction=0, keepdim=True)
         return (x - mean) * (scale * torch.rsqrt(var + EPS)) + shift
@@ -170,15 +180,15 @@ def _adain(norm: Any, x: Tensor, style: Tensor, mask: Tensor | None) -> Tensor:
     return (centred * (scale * torch.rsqrt(var + EPS)) + shift) * mask
 
 
-def _adain_snake(norm: Any, x: Tensor, style: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
+def _adain_snake(norm: Any, x: Tensor, style: Tensor, alpha: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     scale, shift = _affine(norm, style)
     apply: Callable[..., Tensor] = _AdaINSnake.apply
-    return apply(x, scale, shift, alpha, mask)
+    return apply(x, scale, shift, alpha, mask, dtype)
 
 
 def _frozen_conv(conv: Any, x: Tensor) -> Tensor:
     apply: Callable[..., Tensor] = _FrozenConv.apply
-    return apply(x, conv.weight, conv.bias, conv.weight_of_gradient, conv.padding[0], conv.dilation[0])
+    return apply(x, *conv.frozen[x.dtype], conv.padding[0], conv.dilation[0])
 
 
 class _FrozenConv(torch.autograd.Function):
@@ -186,28 +196,41 @@ class _FrozenConv(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, transposed: Tensor, padding: int, dilation: int
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, of_gradient: Tensor, padding: int, dilation: int
     ) -> Tensor:
-        ctx.transposed, ctx.padding, ctx.dilation = transposed, padding, dilation
+        ctx.of_gradient, ctx.padding, ctx.dilation = of_gradient, padding, dilation
         return F.conv1d(x, weight, bias, padding=padding, dilation=dilation)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        grad = grads[0]
-        weight = ctx.transposed.to(grad.dtype)
-        return F.conv1d(grad, weight, padding=ctx.padding, dilation=ctx.dilation), None, None, None, None, None
+        return (
+            F.conv1d(grads[0], ctx.of_gradient, padding=ctx.padding, dilation=ctx.dilation),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class _AdaINSnake(torch.autograd.Function):
     """Adaptive instance norm, then Snake (y + sin²(αy) / α, Ziyin et al. 2020), as one step that keeps only its input.
 
     These two run 48 times a render on its largest tensors. Written as plain operations they keep six tensors of
-    that size each for the backward pass; here all is computed again from x. With z = 2αy, Snake is
-    (z - cos z + 1) / 2α and its slope 1 + sin z.
+    that size each for the backward pass; here all is computed again from x. The result is of ``dtype``. With z = 2αy,
+    Snake is (z - cos z + 1) / 2α and its slope 1 + sin z.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        alpha: Tensor,
+        mask: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
         wide = x.to(gamma.dtype)
         count = float(x.shape[2]) if mask is None else mask.sum(dim=2, keepdim=True)
         mean = wide.sum(dim=2, keepdim=True) / count
@@ -220,10 +243,10 @@ class _AdaINSnake(torch.autograd.Function):
         z = torch.addcmul(2 * alpha * beta, centred, 2 * alpha * gamma * rstd, out=centred)
         half = 0.5 / alpha
         out = torch.addcmul(half, z.sub_(torch.cos(z)), half, out=z)
-        return (out if mask is None else out.mul_(mask)).to(x.dtype)
+        return (out if mask is None else out.mul_(mask)).to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
         x, gamma, beta, alpha, mask, mean, rstd = ctx.saved_tensors
         wide = x.to(gamma.dtype)
         scale = 2 * alpha * gamma * rstd
@@ -233,13 +256,13 @@ class _AdaINSnake(torch.autograd.Function):
         d_beta = dy.sum(dim=2, keepdim=True)
         d_gamma = (_dot(dy, wide) - mean * d_beta) * rstd
         if not ctx.needs_input_grad[0]:
-            return None, d_gamma, d_beta, None, None
+            return None, d_gamma, d_beta, None, None, None
         count = float(x.shape[2]) if mask is None else mask.sum(dim=2, keepdim=True)
         scale = gamma * rstd
         slope = -scale * rstd * d_gamma / count
         offset = -scale * d_beta / count - mean * slope
         dx = dy.mul_(scale).add_(torch.addcmul(offset, wide, slope))
-        return (dx if mask is None else dx.mul_(mask)).to(x.dtype), d_gamma, d_beta, None, None
+        return (dx if mask is None else dx.mul_(mask)).to(x.dtype), d_gamma, d_beta, None, None, None
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

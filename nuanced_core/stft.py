@@ -69,4 +69,8 @@ class RealSTFT(nn.Module):
         half = self.n_fft // 2
         # Behind the end of a shorter item there is no window at all; its audio there is 0, not 0 / 0.
         audio = audio / envelope.clamp(min=1e-11)
-        return audio[:, 0, half : audio.shape[-1] - half]
+        audio = audio[:, 0, half : audio.shape[-1] - half]
+        if frame_mask is None:
+            return audio
+        ends = (frame_mask.sum(dim=2) - 1) * self.hop
+        return audio * (torch.arange(audio.shape[1], device=audio.device) < ends)

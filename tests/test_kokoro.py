@@ -269,7 +269,7 @@ def test_adain_snake_has_the_gradient_of_its_formula(masked: bool) -> None:
 
     def masked_step(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         x = x if mask is None else x * mask
-        result: Tensor = _AdaINSnake.apply(x, gamma, beta, alpha, mask)
+        result: Tensor = _AdaINSnake.apply(x, gamma, beta, alpha, mask, torch.float64)
         return result
 
     assert torch.autograd.gradcheck(masked_step, inputs)

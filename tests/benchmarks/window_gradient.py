@@ -97,7 +97,9 @@ class _Statistics:
             var, mean = look_up(norm, x)
             return (x - mean) * (scale * torch.rsqrt(var + kokoro_decoder.EPS)) + shift
 
-        def adain_snake(norm: Any, x: Tensor, style: Tensor, alpha: Tensor, mask: Tensor | None) -> Tensor:
+        def adain_snake(
+            norm: Any, x: Tensor, style: Tensor, alpha: Tensor, mask: Tensor | None, _: torch.dtype
+        ) -> Tensor:
             y = adain(norm, x, style, mask)
             return y + torch.sin(alpha * y).square() / alpha
 

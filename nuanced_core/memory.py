@@ -1,11 +1,22 @@
-"""How much memory a step takes: measured where it runs, and foretold for planning."""
+"""How much memory a training step takes: measured where it runs, and foretold for planning."""
 
+import os
 import resource
 import sys
 
 import torch
 
-__all__ = ["peak_memory"]
+from nuanced_core.audio import FRAMES_PER_SECOND
+from nuanced_core.config import RunConfig
+
+__all__ = ["foretold_memory", "installed_memory", "peak_memory"]
+
+# Fitted to `python -m tests.benchmarks.memory` (docs/LOG.md), rounded up.
+BASE = 1.65e9  # bytes: Python, torch, Kokoro and the weights of its gradients
+PER_CLIP = 0.13e9  # bytes per clip spoken in a step: prosody of its whole sentence
+PER_SECOND = 0.16e9  # bytes per second of speech in a step
+PER_SECOND_CHECKPOINTING = 0.08e9
+SECONDS_PER_PHONEME = 0.09  # of a slow voice
 
 
 def peak_memory(device: torch.device) -> int:
@@ -14,3 +25,24 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def foretold_memory(config: RunConfig) -> int:
+    """Bytes that a trial will take at most: Kokoro, and what a step's audio loss keeps of each second spoken.
+
+    It was fitted on the CPU; on a GPU it was never compared.
+    """
+    train = config.train
+    if train.window_frames == "full":
+        seconds = config.data.max_phonemes * SECONDS_PER_PHONEME
+    else:
+        seconds = train.window_frames / FRAMES_PER_SECOND
+    per_second = PER_SECOND_CHECKPOINTING if train.checkpointing else PER_SECOND
+    return int(BASE + train.spoken * (PER_CLIP + seconds * per_second))
+
+
+def installed_memory(device: torch.device) -> int:
+    """Bytes of memory that this machine, or its GPU, has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -147,6 +147,29 @@ def test_bf16_keeps_the_gradients_direction(gradient: Any) -> None:
     assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) >= 0.99
 
 
+def test_a_window_is_spoken_as_the_whole_where_it_is_the_whole(
+    models: ModelSet, spoken: tuple[list[str], Tensor]
+) -> None:
+    phonemes, styles = spoken
+    ours = models.kokoro
+    mel = MelSTFTLoss()
+    with torch.no_grad():
+        text = ours.encode_text(phonemes[:1])
+        prosody = ours.prosody(text, styles[:1])
+        whole = ours.speak(text, prosody, styles[:1], [0]).audio
+        frames = prosody.frames[0]
+        assert torch.equal(ours.speak(text, prosody, styles[:1], [0], [(0, frames)]).audio, whole)
+        first, count = 8, frames - 16
+        window = ours.speak(text, prosody, styles[:1], [0], [(first, count)]).audio
+        # Norms over fewer frames and other noise: near the whole, not the same; another voice is much farther.
+        cut = mel.spectra(whole[:, first * 600 : (first + count) * 600])
+        other = models.voices.style("af_nicole", len(phonemes[0]))[None]
+        near = mel(mel.spectra(window), cut)
+        far = mel(mel.spectra(ours.speak(text, prosody, other, [0], [(first, count)]).audio), cut)
+    assert window.shape == (1, count * 600)
+    assert 0 < near < 0.6 * far
+
+
 def test_style_gradient_agrees_with_finite_differences(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
     phonemes, styles = spoken
     ours = models.kokoro

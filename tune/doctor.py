@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nuanced_core.config import RunConfig
 from nuanced_core.errors import NuancedError
+from nuanced_core.memory import foretold_memory, installed_memory
 from nuanced_core.text import make_phonemizer
 from nuanced_core.weights import cache_dir, cached
 from tune.cluster import check_fit, local_resources
@@ -40,6 +41,7 @@ def examine(config: SweepConfig | None = None) -> list[Finding]:
         _python(),
         *_packages(),
         _machine(sweep),
+        _memory(run, sweep),
         *_model_files(sorted(whispers)),
         _phonemizer(),
         *_disk(sweep),
@@ -71,6 +73,18 @@ def _machine(sweep: SweepSettings) -> Finding:
     names = {torch.cuda.get_device_name(n) for n in range(resources.gpus)}
     value = f"{resources.cpus} CPU cores, {resources.gpus} GPUs {', '.join(sorted(names))}".strip()
     return Finding("machine", value, _problem(lambda: check_fit(sweep, resources)))
+
+
+def _memory(run: RunConfig, sweep: SweepSettings) -> Finding:
+    import torch
+
+    device = torch.device("cuda" if sweep.gpus_per_trial else "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return Finding("memory", "no GPU to look at")
+    there, needed = installed_memory(device), foretold_memory(run)
+    fit = int(there // needed)
+    value = f"{there / 1e9:.0f} GB ({device.type}), about {needed / 1e9:.1f} GB a trial: {fit} trials fit at a time"
+    return Finding("memory", value, None if fit else "not one trial fits; lower train.spoken or train.window_frames")
 
 
 def _model_files(whispers: list[str]) -> Iterator[Finding]:

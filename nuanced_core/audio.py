@@ -11,7 +11,6 @@ from torch import Tensor
 from nuanced_core.errors import AudioError, DiskError
 
 __all__ = [
-    "FEATURE_RATE",
     "FRAMES_PER_SECOND",
     "KOKORO_RATE",
     "SAMPLES_PER_FEATURE_FRAME",
@@ -27,7 +26,6 @@ SAMPLES_PER_FRAME = 600  # of 24 kHz: one Kokoro frame is 25 ms
 FRAMES_PER_SECOND = KOKORO_RATE // SAMPLES_PER_FRAME  # 40
 WHISPER_RATE = 16_000  # Hz
 SAMPLES_PER_FEATURE_FRAME = 320  # of 16 kHz: one feature frame of Whisper's encoder is 20 ms
-FEATURE_RATE = WHISPER_RATE // SAMPLES_PER_FEATURE_FRAME  # 50 feature frames a second
 
 SHORTEST = 0.1  # seconds of sound that can say anything
 QUIETEST = 1e-4  # largest absolute sample (-80 dBFS) below which a clip is called silent

@@ -33,7 +33,9 @@ __all__ = [
 PositiveInt = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 WindowFrames = Annotated[int, Field(ge=16)] | Literal["full"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 S = TypeVar("S", bound="Settings")
+W = TypeVar("W", "Loss", "Objective")
 
 
 class Settings(BaseModel):
@@ -67,7 +69,7 @@ class Data(Settings):
     max_phonemes: Annotated[int, Field(ge=4, le=510)] = Field(
         510, description="longer sentences are left out, in phonemes"
     )
-    seed: int = Field(0, description="which sentences each voice speaks, and Kokoro's noise")
+    seed: Seed = Field(0, description="which sentences each voice speaks, and Kokoro's noise")
 
 
 class Features(Settings):
@@ -88,6 +90,12 @@ class Encoder(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
+def _with_some_weight(weights: W) -> W:
+    if weights.stft == 0 and weights.style == 0:
+        raise ValueError("all weights are 0, so there is nothing to learn; raise one of them")
+    return weights
+
+
 class Loss(Settings):
     """What a trial minimises: weights of the terms of its training loss."""
 
@@ -96,9 +104,7 @@ class Loss(Settings):
 
     @model_validator(mode="after")
     def _some_weight(self) -> "Loss":
-        if self.stft == 0 and self.style == 0:
-            raise ValueError("all weights are 0, so there is nothing to learn; raise one of them")
-        return self
+        return _with_some_weight(self)
 
 
 class Objective(Settings):
@@ -107,6 +113,10 @@ class Objective(Settings):
     stft: Weight = 1.0
     style: Weight = 1.0
     window_frames: WindowFrames = Field(80, description="frames of each validation sentence that are spoken")
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "Objective":
+        return _with_some_weight(self)
 
 
 class Train(Settings):
@@ -122,7 +132,7 @@ class Train(Settings):
     checkpointing: bool = Field(False, description="compute Kokoro's blocks twice rather than keep them: less memory")
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     gradient_clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of a step's gradient")
-    seed: int = Field(0, description="initial weights and order of clips")
+    seed: Seed = Field(0, description="initial weights and order of clips")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 

@@ -1,15 +1,15 @@
 """Utterances spoken once by Kokoro and heard once by Whisper, kept in a cache that all trials share.
 
 A cache entry's name is the hash of all that it depends on (weights, style, phonemes, noise seed, device), so a
-changed setting renders only what it changes, and nothing in the cache is ever out of date.
+changed setting renders only what it changes. What the hash cannot see, a change of our own code, raises ``FORMAT``.
 
 Dimensions: B batch, L layers, T feature frames, D Whisper channels, N tokens, S = 256 style.
 """
 
 import hashlib
 import json
-import os
 import random
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,7 +254,7 @@ class Dataset:
 
     def _save(self, kind: str, key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         path = self._path(kind, key)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
@@ -284,7 +284,10 @@ def _sentences(
         texts = load_sentences(source)
     except TextError as error:
         raise TextError(f"{setting}: {error}") from None
-    phonemes = {text: phonemizer(text) for text in texts}
+    try:
+        phonemes = {text: phonemizer(text) for text in texts}
+    except TextError as error:
+        raise TextError(f"{setting}: {error}") from None
     kept = {text: p for text, p in phonemes.items() if len(p) <= max_phonemes}
     if not kept:
         shortest = min(len(p) for p in phonemes.values())

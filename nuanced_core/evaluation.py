@@ -4,7 +4,7 @@ Dimensions: V validation clips, S = 256 style.
 """
 
 import json
-import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -79,7 +79,8 @@ class Validation:
     def baselines(self, mean_pack: Tensor) -> Baselines:
         """Scores of a mean voice's pack (510, 256) and of the oracle; computed once and kept in the cache."""
         style_hash = content_key(mean_pack.flatten().tolist())
-        key = content_key([c.key for c in self.clips], self._windows, self.objective.model_dump(), style_hash)
+        loss = [self.objective.model_dump(), self.mel.resolutions]
+        key = content_key([c.key for c in self.clips], self._windows, loss, style_hash)
         file = self.dataset.folder / "baselines" / f"{key}.json"
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
@@ -91,7 +92,7 @@ class Validation:
         mean = mean_pack[torch.tensor(counts) - 1].to(device)
         true = torch.stack([clip.utterance.style for clip in self.clips]).to(device)
         found = Baselines(self.scores(mean), self.scores(true, noise=1))
-        part = file.with_name(f"{file.name}.{os.getpid()}.part")
+        part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(asdict(found)), encoding="utf-8")

@@ -1,15 +1,17 @@
 """How much memory a training step takes: measured where it runs, and foretold for planning."""
 
 import os
+import platform
 import resource
-import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 from nuanced_core.audio import FRAMES_PER_SECOND
 from nuanced_core.config import RunConfig
 
-__all__ = ["foretold_memory", "installed_memory", "peak_memory"]
+__all__ = ["foretold_memory", "installed_memory", "peak_memory", "reset_peak_memory"]
 
 # Fitted to `python -m tests.benchmarks.memory` (docs/LOG.md), rounded up.
 BASE = 1.65e9  # bytes: Python, torch, Kokoro and the weights of its gradients
@@ -20,11 +22,22 @@ SECONDS_PER_PHONEME = 0.09  # of a slow voice
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at most in use so far: of this process on the CPU, of its tensors on a GPU."""
+    """Bytes at most in use since ``reset_peak_memory``: of this process on the CPU, of its tensors on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+    if platform.system() == "Linux":
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of macOS, in bytes, since the process began
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let ``peak_memory`` begin anew; without a way to, it goes on since the process began."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def foretold_memory(config: RunConfig) -> int:

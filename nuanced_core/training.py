@@ -8,9 +8,9 @@ validation voices are scored and a checkpoint is written.
 import json
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from nuanced_core.dataset import Batch, Clip, Dataset, content_key, plan, window
 from nuanced_core.errors import DiskError, TrainingError, WeightsError
 from nuanced_core.evaluation import Validation, skill
 from nuanced_core.losses import MelSTFTLoss, style_loss
-from nuanced_core.memory import peak_memory
+from nuanced_core.memory import peak_memory, reset_peak_memory
 from nuanced_core.model_set import ModelSet, resolve_device
 from nuanced_core.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.weights import cache_dir
@@ -84,7 +84,7 @@ class Run:
         self.epoch = 0  # epochs finished
         self.step = 0  # steps finished
         self.best_loss = math.inf
-        self._targets = lru_cache(KEPT_TARGETS)(self._target)
+        self._targets: OrderedDict[tuple[str, tuple[int, int]], list[Tensor]] = OrderedDict()
         # On the CPU a second thread would only take cores from the first one (measured: 10 % slower steps).
         self._reader = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
         self._next: tuple[int, Future[_Drawn]] | None = None
@@ -100,6 +100,7 @@ class Run:
             DiskError: the folder cannot be written.
         """
         self.encoder.train()
+        reset_peak_memory(self.device)
         started = time.perf_counter()
         values: dict[str, list[float]] = {}
         steps = self.config.train.steps_per_epoch
@@ -175,7 +176,8 @@ class Run:
         """Let go of what the run keeps in memory."""
         if self._reader is not None:
             self._reader.shutdown(wait=True, cancel_futures=True)
-        self._targets.cache_clear()
+        self._next = None
+        self._targets.clear()
 
     def train_step(self) -> dict[str, float]:
         """Take one step; returns its scalars.
@@ -236,15 +238,19 @@ class Run:
             clips, styles, picks, precision=settings.precision, checkpointing=settings.checkpointing
         )
         losses = [
-            self.mel(self.mel.spectra(speech.item(i)[None]), self._targets(clip.key, pick, clip))
+            self.mel(self.mel.spectra(speech.item(i)[None]), self._target(clip, pick))
             for i, (clip, pick) in enumerate(zip(clips, picks, strict=True))
         ]
         return torch.stack(losses).mean()
 
-    def _target(self, key: str, window: tuple[int, int], clip: Clip) -> list[Tensor]:
-        reference: Tensor = self.dataset.reference(clip, window).to(self.device)
-        spectra: list[Tensor] = self.mel.spectra(reference[None])
-        return spectra
+    def _target(self, clip: Clip, window: tuple[int, int]) -> list[Tensor]:
+        """The reference's spectra, computed once as long as there is room."""
+        if (clip.key, window) not in self._targets:
+            reference = self.dataset.reference(clip, window).to(self.device)
+            self._targets[clip.key, window] = self.mel.spectra(reference[None])
+            if len(self._targets) > KEPT_TARGETS:
+                self._targets.popitem(last=False)
+        return self._targets[clip.key, window]
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -275,7 +281,9 @@ class Run:
 
 
 def prepare(config: RunConfig, say: Say) -> ModelSet:
-    """Fetch the models, render all that a run will hear, and compute its baselines; what is cached is not repeated.
+    """Fetch the models, render all clips of a run, and compute its baselines; what is cached is not repeated.
+
+    Windows are rendered when a step first hears them: short runs hear few of them.
 
     Raises:
         NuancedError: a model file, a voice or a sentence is missing, or the cache cannot be written.

@@ -17,7 +17,9 @@ from nuanced_core.kokoro import PACK_ROWS, STYLE_SIZE
 
 __all__ = ["TEST_VOICES", "VOICE_SETS", "VoiceBank", "read_pack"]
 
-# Touched by `nuanced evaluate` alone: no sweep trains on them or chooses by them.
+STOCK_VOICES = 54  # of Kokoro-82M v1.0
+
+# Kept for a final evaluation: no sweep trains on them or chooses by them.
 TEST_VOICES = (
     "af_river", "am_onyx", "bf_lily", "bm_fable", "em_santa", "hm_omega", "jf_nezumi", "pf_dora", "zm_yunxia",
 )  # fmt: skip
@@ -71,7 +73,9 @@ class VoiceBank:
             VoiceError: there is no such voice.
         """
         if name not in self._paths:
-            raise VoiceError(f"{setting}: {name!r} is no voice; {nearest(name, self.names)}")
+            few = f"; only {len(self.names)} are at hand: install npm and run 'nuanced weights'"
+            hint = few if len(self.names) < STOCK_VOICES else ""
+            raise VoiceError(f"{setting}: {name!r} is no voice; {nearest(name, self.names)}{hint}")
         if name not in self._packs:
             self._packs[name] = read_pack(self._paths[name])
         return self._packs[name]
@@ -96,9 +100,7 @@ class VoiceBank:
         for name in val_voices:
             self.pack(name, "data.val_voices")
             if name in TEST_VOICES:
-                raise ConfigError(
-                    f"data.val_voices: {name} is a test voice, which only 'nuanced evaluate' may hear; take another"
-                )
+                raise ConfigError(f"data.val_voices: {name} is a test voice, kept for a final evaluation; take another")
         if isinstance(voices, str):
             if voices not in VOICE_SETS:
                 raise VoiceError(f"data.voices: {voices!r} is no set of voices; {nearest(voices, [*VOICE_SETS])}")

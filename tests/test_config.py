@@ -21,6 +21,8 @@ from nuanced_core.errors import ConfigError
         ({"data": {"voices": ["a", 3]}}, 'data.voices: ["a", 3]: input should be a valid string'),
         ({"data": 3}, "data: 3: input should be an object"),
         ({"loss": {"stft": 0, "style": 0}}, "all weights are 0, so there is nothing to learn"),
+        ({"objective": {"stft": 0, "style": 0}}, "all weights are 0"),
+        ({"train": {"seed": 10**30}}, "train.seed"),
         ({"encoder": {"pooling": "men"}}, "encoder.pooling: \"men\": input should be 'mean'"),
     ],
 )

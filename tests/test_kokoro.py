@@ -112,6 +112,44 @@ def test_a_batch_of_whole_sentences_equals_single_calls(models: ModelSet, spoken
             assert (speech.audio[i, len(alone) :] == 0).all()
 
 
+def test_a_padded_batch_decodes_as_its_items_do(models: ModelSet, spoken: tuple[list[str], Tensor]) -> None:
+    """With F0 held still, samples and gradients agree closely, however different the lengths."""
+    phonemes, styles = spoken
+    ours = models.kokoro
+    with torch.no_grad():
+        text = ours.encode_text(phonemes)
+        prosody = ours.prosody(text, styles)
+    lengths = [30, 9]
+    rows = [t.repeat_interleave(n, dim=1)[:, 5:35] for t, n in zip(text.acoustic, prosody.token_frames, strict=True)]
+    aligned = torch.stack(rows)
+    curves = [curve[:, 10:70] for curve in (prosody.f0, prosody.energy)]
+    weights = torch.randn(2, 30 * 600, generator=torch.Generator().manual_seed(0))
+
+    def decoded(items: list[int]) -> tuple[Tensor, Tensor]:
+        longest = max(lengths[i] for i in items)
+        timbre = styles[items, :128].clone().requires_grad_()
+        padded = [
+            torch.stack([x[i].clone().index_fill(-1, torch.arange(lengths[i] * r, x.shape[-1]), 0.0) for i in items])
+            for x, r in ((aligned, 1), (curves[0], 2), (curves[1], 2))
+        ]
+        audio = decode(
+            ours.model.decoder,
+            ours.stft,
+            *(x[..., : longest * r] for x, r in zip(padded, (1, 2, 2), strict=True)),
+            timbre,
+            [lengths[i] for i in items],
+            [7 + i for i in items],
+        )
+        loss = sum((audio[n, : lengths[i] * 600] * weights[i, : lengths[i] * 600]).sum() for n, i in enumerate(items))
+        return audio.detach(), torch.autograd.grad(loss, timbre)[0]
+
+    audio, gradients = decoded([0, 1])
+    for i in (0, 1):
+        alone, gradient = decoded([i])
+        assert (audio[i, : lengths[i] * 600] - alone[0]).abs().max() < 1e-4
+        torch.testing.assert_close(gradients[i], gradient[0], rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
+
+
 @pytest.fixture(scope="module")
 def gradient(models: ModelSet, spoken: tuple[list[str], Tensor]) -> Any:
     """The gradient of an audio loss to the style, with the options of ``speak``."""

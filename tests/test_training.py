@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,6 +134,19 @@ def test_without_audio_loss_kokoro_speaks_only_to_validate(lab: Lab) -> None:
     run.run_epoch()
     assert lab.fakes.kokoro.spoken - before == len(run.validation.clips) + 1
     assert not [s for _, s in lab.reported if "loss/stft" in s]
+
+
+def test_a_closed_run_leaves_nothing_behind(lab: Lab) -> None:
+    run = lab.run("a")
+    run.train_step()
+    gone = weakref.ref(run)
+    gc.disable()
+    try:
+        run.close()
+        del run
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_reading_ahead_changes_nothing(lab: Lab) -> None:

@@ -32,7 +32,11 @@ def test_named_sets_leave_out_validation_and_test_voices(fakes: SimpleNamespace)
 @pytest.mark.parametrize(
     ("voices", "error", "told"),
     [
-        (("af_hart",), VoiceError, "data.voices: 'af_hart' is no voice; did you mean af_heart?"),
+        (
+            ("af_hart",),
+            VoiceError,
+            "data.voices: 'af_hart' is no voice; did you mean af_heart?; only 8 are at hand: install npm",
+        ),
         ("britsh", VoiceError, "'britsh' is no set of voices; did you mean british?"),
         (("af_heart", "af_sky"), ConfigError, "af_sky is a validation voice too"),
         ((), ConfigError, "list is empty"),
@@ -58,7 +62,7 @@ def test_the_real_voices(models: ModelSet) -> None:
     assert set(TEST_VOICES) <= set(bank.names)
     sizes = {name: len(bank.training_voices(name, VAL)) for name in VOICE_SETS}
     assert sizes == {"original": 5, "american": 17, "british": 5, "english": 22, "all": 43}
-    with pytest.raises(ConfigError, match="only 'nuanced evaluate'"):
+    with pytest.raises(ConfigError, match="kept for a final evaluation"):
         bank.training_voices("original", ("hm_omega",))
     with pytest.raises(ConfigError, match="hm_omega is a test voice too"):
         bank.training_voices(("hm_omega",), VAL)

@@ -85,6 +85,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     run_data, search_data, sweep_data = _read(path, overrides)
     run = validate(RunConfig, run_data, str(path))
     sweep = validate(_SweepSection, {"sweep": sweep_data}, str(path)).sweep
+    run = _on_its_device(run, sweep, str(path))
     search = Space.parse(search_data, run, str(path))
     _refuse_fixed_and_searched(search, overrides)
     return SweepConfig(run, search, sweep)
@@ -110,6 +111,17 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Any, An
     run = {name: value for name, value in data.items() if name not in _SWEEP_SECTIONS}
     sweep = data.get("sweep")
     return run, data.get("search"), {} if sweep is None else sweep
+
+
+def _on_its_device(run: RunConfig, sweep: SweepSettings, place: str) -> RunConfig:
+    """``run`` on what its trials are given, so that driver and trials render for the same device."""
+    given = "cuda" if sweep.gpus_per_trial else "cpu"
+    if run.train.device not in ("auto", given):
+        raise ConfigError(
+            f"{place}: train.device: {run.train.device!r}: sweep.gpus_per_trial {sweep.gpus_per_trial:g} gives each "
+            f"trial {given!r}; take auto, or change sweep.gpus_per_trial"
+        )
+    return run.model_copy(update={"train": run.train.model_copy(update={"device": given})})
 
 
 def _refuse_fixed_and_searched(search: Space, overrides: Sequence[str]) -> None:

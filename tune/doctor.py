@@ -11,6 +11,7 @@ from nuanced_core.config import RunConfig
 from nuanced_core.errors import NuancedError
 from nuanced_core.memory import foretold_memory, installed_memory
 from nuanced_core.text import make_phonemizer
+from nuanced_core.voices import VoiceBank
 from nuanced_core.weights import cache_dir, cached
 from tune.cluster import check_fit, local_resources
 from tune.config import SweepConfig, SweepSettings
@@ -43,6 +44,7 @@ def examine(config: SweepConfig | None = None) -> list[Finding]:
         _machine(sweep),
         _memory(run, sweep),
         *_model_files(sorted(whispers)),
+        *_voices(run),
         _phonemizer(),
         *_disk(sweep),
     ]
@@ -83,8 +85,14 @@ def _memory(run: RunConfig, sweep: SweepSettings) -> Finding:
         return Finding("memory", "no GPU to look at")
     there, needed = installed_memory(device), foretold_memory(run)
     fit = int(there // needed)
+    wanted = local_resources().fitting(sweep)
+    if device.type == "cuda":
+        wanted = min(wanted, int(1 / min(sweep.gpus_per_trial, 1)))  # on each card
     value = f"{there / 1e9:.0f} GB ({device.type}), about {needed / 1e9:.1f} GB a trial: {fit} trials fit at a time"
-    return Finding("memory", value, None if fit else "not one trial fits; lower train.spoken or train.window_frames")
+    problem = f"{wanted} would run; limit them with --set sweep.max_concurrent={fit}" if 0 < fit < wanted else None
+    if fit == 0:
+        problem = "not one trial fits; lower train.spoken or train.window_frames"
+    return Finding("memory", value, problem)
 
 
 def _model_files(whispers: list[str]) -> Iterator[Finding]:
@@ -97,6 +105,19 @@ def _model_files(whispers: list[str]) -> Iterator[Finding]:
         broken = [f for f in of_asset if not f.path.is_file() or f.path.stat().st_size != f.bytes]
         problem = f"{broken[0].path} is damaged; 'nuanced weights' fetches it again" if broken else None
         yield Finding(f"{asset} files", value, problem)
+
+
+def _voices(run: RunConfig) -> Iterator[Finding]:
+    """Whether the voices that were fetched are those that the run names; none yet is no problem."""
+    packs = {file.path.stem: file.path for file in cached() if file.name.startswith("voices/")}
+    if packs:
+        bank = VoiceBank(packs)
+        problem = _problem(lambda: _check_voices(bank, run))
+        yield Finding("voices", f"{len(packs)} at hand", problem)
+
+
+def _check_voices(bank: VoiceBank, run: RunConfig) -> None:
+    bank.training_voices(run.data.voices, run.data.val_voices)
 
 
 def _phonemizer() -> Finding:

@@ -24,8 +24,8 @@ __all__ = [
     "versions",
 ]
 
-# Checkpoints, clips and curves of one trial of the widest usual encoder.
-BYTES_PER_TRIAL = 100 * 2**20
+# Two checkpoints with Adam's state of an encoder of 10 million weights, and sound and curves.
+BYTES_PER_TRIAL = 300 * 2**20
 
 _PACKAGES = ("nuanced-speech", "kokoro", "misaki", "numpy", "openai-whisper", "optuna", "ray", "torch")
 
@@ -40,7 +40,7 @@ def new_folder(outputs: Path, name: str) -> Path:
         raise ConfigError(f"--name {name!r}: not the name of a folder")
     folder = outputs / name
     if folder.exists() or folder.is_symlink():
-        raise ConfigError(f"{folder}: exists already; give another --name, or remove it")
+        raise ConfigError(f"{folder}: exists already; give another --name (NAME=… of make), or remove it")
     return folder
 
 

@@ -20,6 +20,7 @@ _SAME_OBJECTIVE = "every trial is compared by the same objective"
 _FIXED = {
     "objective.": _SAME_OBJECTIVE,
     "data.val_": _SAME_OBJECTIVE,
+    "data.max_phonemes": f"it decides which sentences validate, and {_SAME_OBJECTIVE}",
     "data.seed": f"it decides which sentences validate, and {_SAME_OBJECTIVE}",
     "models.source": "where files come from does not change what they are",
     "train.device": "sweep.gpus_per_trial decides where trials run",

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
@@ -28,10 +27,6 @@ class TensorBoardReport:
         """Add one point at ``step`` to the curve of each name."""
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
-
-    def audio(self, name: str, samples: np.ndarray, sample_rate: int, step: int) -> None:
-        """Add a clip: mono ``samples`` of shape (samples,) between -1 and 1, at ``sample_rate`` Hz."""
-        self._writer.add_audio(name, samples.reshape(1, -1), step, sample_rate)
 
     def flush(self) -> None:
         """Let readers see everything that was reported so far."""

@@ -115,3 +115,20 @@ def test_every_file_in_configs_loads() -> None:
     assert files
     for file in files:
         load_sweep(file)
+
+
+def test_runs_are_rendered_for_what_their_trials_are_given(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("search: {encoder.width: [8, 16]}\n")
+    assert load_sweep(file).run.train.device == "cpu"
+    assert load_sweep(file, ["sweep.gpus_per_trial=0.25"]).run.train.device == "cuda"
+    for overrides in (["train.device=cuda"], ["train.device=cpu", "sweep.gpus_per_trial=1"], ["train.device=cuda:1"]):
+        with pytest.raises(ConfigError, match=r"train\.device: .* take auto"):
+            load_sweep(file, overrides)
+
+
+def test_what_chooses_validation_sentences_cannot_be_searched(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("search: {data.max_phonemes: [20, 40]}\n")
+    with pytest.raises(ConfigError, match="every trial is compared by the same objective"):
+        load_sweep(file)

@@ -35,8 +35,7 @@ def prepare_decoder(decoder: Any) -> None:
         for conv in [*block.convs1, *block.convs2]:
             of_gradient = conv.weight.detach().flip(2).transpose(0, 1).contiguous()
             exact = (conv.weight.detach(), conv.bias.detach(), of_gradient)
-            conv.frozen = {tensor.dtype: exact for tensor in exact[:1]}
-            conv.frozen[torch.bfloat16] = tuple(tensor.bfloat16() for tensor in exact)
+            conv.frozen = {conv.weight.dtype: exact, torch.bfloat16: tuple(tensor.bfloat16() for tensor in exact)}
 
 
 def lengths_mask(lengths: Sequence[int], device: torch.device) -> Tensor | None:
@@ -111,7 +110,6 @@ def _generate(
         return again
 
     dtype = torch.bfloat16 if precision == "bf16" else x.dtype
-
     mask = None
     for i in range(generator.num_upsamples):
         last = i == generator.num_upsamples - 1

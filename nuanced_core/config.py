@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nuanced_core.errors import ConfigError, DiskError
 
 __all__ = [
+    "Augment",
     "Data",
     "Encoder",
     "Features",
     "Loss",
+    "Mixes",
     "Models",
     "Objective",
     "RunConfig",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 WindowFrames = Annotated[int, Field(ge=16)] | Literal["full"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -69,7 +73,44 @@ class Data(Settings):
     max_phonemes: Annotated[int, Field(ge=4, le=510)] = Field(
         510, description="longer sentences are left out, in phonemes"
     )
-    seed: Seed = Field(0, description="which sentences each voice speaks, and Kokoro's noise")
+    seed: Seed = Field(0, description="which sentences each voice speaks, which mixes there are, and Kokoro's noise")
+
+
+class Mixes(Settings):
+    """Made-up voices that are trained on beside the stock ones; each speaks ``sentences`` sentences."""
+
+    blends: Count = Field(0, description="convex mixes of stock voices")
+    half_blends: Count = Field(0, description="as blends, but timbre and prosody are mixed each for itself")
+    swaps: Count = Field(0, description="the timbre of one stock voice with the prosody of another")
+    steps: Count = Field(0, description="half_blends that are then moved at random along what tells voices apart")
+    members: PositiveInt = Field(3, description="stock voices in a blend")
+    concentration: Annotated[float, Field(gt=0, le=100)] = Field(
+        0.6,
+        description="of the Dirichlet distribution of a blend's weights: small is near one voice, large near the mean",
+    )
+    step_size: Annotated[float, Field(gt=0, le=4)] = Field(
+        0.5, description="length of a step, in standard deviations of the stock voices"
+    )
+    sentences: PositiveInt = Field(1, description="sentences that each made-up voice speaks")
+
+
+class Augment(Settings):
+    """What happens to a training clip before Whisper hears it, as happens to recordings of people."""
+
+    copies: Count = Field(2, description="changed versions of each training clip, heard beside the clean one")
+    gain_db: Weight = Field(6.0, description="largest change of level either way, in dB")
+    equaliser_db: Weight = Field(6.0, description="largest change of a band either way, in dB")
+    noise: Probability = Field(0.6, description="how often noise is added")
+    snr_db: tuple[float, float] = Field((5.0, 35.0), description="least and most signal-to-noise ratio, in dB")
+    reverb: Probability = Field(0.4, description="how often a room is added")
+    codec: Probability = Field(0.2, description="how often a lossy codec is passed through")
+    band_limit: Probability = Field(0.3, description="how often the band is cut, as a telephone does")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Augment":
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError("the least comes first; swap the two")
+        return self
 
 
 class Features(Settings):
@@ -77,6 +118,15 @@ class Features(Settings):
 
     layers: Literal["last", "all"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
         "last", description="Whisper encoder layers: last, all, or a list (0 is the input of the first block)"
+    )
+    combine: Literal["concat", "mix"] = Field(
+        "concat", description="layers side by side, or one softmax-weighted mean of them, learned"
+    )
+    channel: Literal["none", "mean", "mean_std"] = Field(
+        "none", description="what of each clip's own statistics over time is taken out of its features"
+    )
+    bound: Weight = Field(
+        4.0, description="features are bounded smoothly at this many standard deviations; 0: not at all"
     )
 
 
@@ -86,12 +136,37 @@ class Encoder(Settings):
     width: Annotated[int, Field(ge=4, le=8192)] = Field(256, description="hidden channels")
     depth: Annotated[int, Field(ge=1, le=16)] = Field(2, description="hidden layers")
     activation: Literal["relu", "gelu", "silu", "tanh"] = "gelu"
-    pooling: Literal["mean", "mean_std"] = Field("mean", description="how feature frames become one vector")
+    pooling: Literal["mean", "mean_std", "max", "attentive", "attentive_stats", "queries", "gru"] = Field(
+        "mean", description="how feature frames become one vector"
+    )
+    frame_width: Annotated[int, Field(ge=0, le=8192)] = Field(
+        0, description="channels that each frame is projected to before pooling; 0: as they are"
+    )
+    heads: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="attention heads, of the attentive poolings; how many queries, of queries"
+    )
+    normalisation: Literal["none", "layer", "batch"] = Field("none", description="after each hidden layer")
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    residual: bool = Field(False, description="add each hidden layer's input to its output")
+    trunk: Literal["shared", "separate"] = Field(
+        "shared", description="hidden layers for timbre and prosody halves together, or each its own"
+    )
+    output: Literal["offset", "blend", "span"] = Field(
+        "offset",
+        description="offset from the mean training voice; convex blend of the training voices plus a bounded "
+        "residual; or any affine mix of the training voices, timbre and prosody each for itself",
+    )
+    residual_bound: Weight = Field(
+        0.5, description="of output blend: largest residual, in standard deviations of the stock voices"
+    )
+    phoneme_count: Literal["none", "rows", "embedding"] = Field(
+        "rows",
+        description="what the phoneme count does: nothing, the stock voices' row offsets, these and an embedding",
+    )
 
 
 def _with_some_weight(weights: W) -> W:
-    if weights.stft == 0 and weights.style == 0:
+    if not any(value for name, value in weights if isinstance(value, float)):
         raise ValueError("all weights are 0, so there is nothing to learn; raise one of them")
     return weights
 
@@ -100,7 +175,11 @@ class Loss(Settings):
     """What a trial minimises: weights of the terms of its training loss."""
 
     stft: Weight = Field(1.0, description="multi-resolution mel-STFT loss of the audio")
+    linear_stft: Weight = Field(0.0, description="multi-resolution STFT loss on linear-frequency magnitudes")
     style: Weight = Field(1.0, description="style similarity: 1 - cosine + mean squared error")
+    f0: Weight = Field(0.0, description="pitch, in octaves of voiced frames")
+    energy: Weight = Field(0.0, description="Kokoro's energy curve")
+    duration: Weight = Field(0.0, description="durations of phonemes before rounding")
 
     @model_validator(mode="after")
     def _some_weight(self) -> "Loss":
@@ -123,6 +202,7 @@ class Train(Settings):
     """How a run trains."""
 
     epochs: PositiveInt = 10
+    patience: Count = Field(0, description="stop after so many epochs without a better val/loss; 0: never")
     steps_per_epoch: PositiveInt = 20
     batch_size: PositiveInt = Field(16, description="clips a step")
     spoken: PositiveInt = Field(2, description="clips of each batch that Kokoro speaks for the audio losses")
@@ -141,6 +221,8 @@ class RunConfig(Settings):
 
     models: Models = Models()
     data: Data = Data()
+    mixes: Mixes = Mixes()
+    augment: Augment = Augment()
     features: Features = Features()
     encoder: Encoder = Encoder()
     loss: Loss = Loss()

@@ -94,7 +94,7 @@ def test_what_no_trial_may_vary_is_refused_with_the_reason(name: str) -> None:
         ("encoder.width", {"low": 64, "high": 128, "log": 1}, "search.encoder.width.log: 1: neither true nor"),
         ("encoder.dropout", {"low": 0, "high": 0.5, "log": True}, "low 0 has no logarithm"),
         ("encoder.dropout", {"low": 0.0, "high": 0.5, "step": 0}, "search.encoder.dropout.step: 0 is not above 0"),
-        ("encoder.pooling", ["mean", "sum"], "encoder.pooling: \"sum\": input should be 'mean' or 'mean_std'"),
+        ("encoder.pooling", ["mean", "sum"], "encoder.pooling: \"sum\": input should be 'mean', 'mean_std'"),
         ("encoder.pooling", [], "search.encoder.pooling: no choices"),
         ("encoder.depth", [1, 2, 1], "search.encoder.depth: the choice 1 stands twice"),
         ("encoder.pooling", "mean", "'mean': neither a range {low: …, high: …} nor a list of choices"),

@@ -36,6 +36,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+SignalToNoise = Annotated[float, Field(ge=-20, le=100)]
+Decibels = Annotated[float, Field(ge=0, le=40)]
 WindowFrames = Annotated[int, Field(ge=16)] | Literal["full"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 S = TypeVar("S", bound="Settings")
@@ -98,10 +100,12 @@ class Augment(Settings):
     """What happens to a training clip before Whisper hears it, as happens to recordings of people."""
 
     copies: Count = Field(2, description="changed versions of each training clip, heard beside the clean one")
-    gain_db: Weight = Field(6.0, description="largest change of level either way, in dB")
-    equaliser_db: Weight = Field(6.0, description="largest change of a band either way, in dB")
+    gain_db: Decibels = Field(6.0, description="largest change of level either way, in dB")
+    equaliser_db: Decibels = Field(6.0, description="largest change of a band either way, in dB")
     noise: Probability = Field(0.6, description="how often noise is added")
-    snr_db: tuple[float, float] = Field((5.0, 35.0), description="least and most signal-to-noise ratio, in dB")
+    snr_db: tuple[SignalToNoise, SignalToNoise] = Field(
+        (5.0, 35.0), description="least and most signal-to-noise ratio, in dB"
+    )
     reverb: Probability = Field(0.4, description="how often a room is added")
     codec: Probability = Field(0.2, description="how often a lossy codec is passed through")
     band_limit: Probability = Field(0.3, description="how often the band is cut, as a telephone does")
@@ -120,13 +124,15 @@ class Features(Settings):
         "last", description="Whisper encoder layers: last, all, or a list (0 is the input of the first block)"
     )
     combine: Literal["concat", "mix"] = Field(
-        "concat", description="layers side by side, or one softmax-weighted mean of them, learned"
+        "concat", description="layers side by side, or one softmax-weighted mean of them, learned, equal at first"
     )
     channel: Literal["none", "mean", "mean_std"] = Field(
-        "none", description="what of each clip's own statistics over time is taken out of its features"
+        "none",
+        description="what of each clip's own statistics over time is taken out of its normalised features; without its "
+        "mean, encoder.pooling mean has nothing left to pool unless encoder.frame_width projects first",
     )
     bound: Weight = Field(
-        4.0, description="features are bounded smoothly at this many standard deviations; 0: not at all"
+        4.0, description="normalised features are bounded smoothly at this many standard deviations; 0: not at all"
     )
 
 
@@ -143,13 +149,15 @@ class Encoder(Settings):
         0, description="channels that each frame is projected to before pooling; 0: as they are"
     )
     heads: Annotated[int, Field(ge=1, le=64)] = Field(
-        1, description="attention heads, of the attentive poolings; how many queries, of queries"
+        1, description="of the attentive poolings: heads, which share the channels; of queries: how many"
     )
-    normalisation: Literal["none", "layer", "batch"] = Field("none", description="after each hidden layer")
+    normalisation: Literal["none", "layer", "batch"] = Field(
+        "none", description="of each hidden layer, before its activation"
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    residual: bool = Field(False, description="add each hidden layer's input to its output")
+    residual: bool = Field(False, description="add a hidden layer's input to its output where both have width channels")
     trunk: Literal["shared", "separate"] = Field(
-        "shared", description="hidden layers for timbre and prosody halves together, or each its own"
+        "shared", description="hidden layers for timbre and prosody together, or for each its own"
     )
     output: Literal["offset", "blend", "span"] = Field(
         "offset",
@@ -157,12 +165,21 @@ class Encoder(Settings):
         "residual; or any affine mix of the training voices, timbre and prosody each for itself",
     )
     residual_bound: Weight = Field(
-        0.5, description="of output blend: largest residual, in standard deviations of the stock voices"
+        0.5, description="of output blend: largest residual, in standard deviations of the training voices"
     )
     phoneme_count: Literal["none", "rows", "embedding"] = Field(
         "rows",
-        description="what the phoneme count does: nothing, the stock voices' row offsets, these and an embedding",
+        description="what the phoneme count does: nothing; it picks the training voices' row; that, and the network "
+        "sees it too",
     )
+
+    @model_validator(mode="after")
+    def _heads_have_channels(self) -> "Encoder":
+        if self.pooling.startswith("attentive") and 0 < self.frame_width < self.heads:
+            raise ValueError(
+                f"{self.heads} heads cannot share {self.frame_width} channels; lower heads or raise frame_width"
+            )
+        return self
 
 
 def _with_some_weight(weights: W) -> W:
@@ -210,7 +227,9 @@ class Train(Settings):
     window_frames: WindowFrames = Field(40, description="Kokoro frames (25 ms) spoken of each clip, or full")
     precision: Literal["float32", "bf16"] = Field("float32", description="of Kokoro's convolutions in training")
     checkpointing: bool = Field(False, description="compute Kokoro's blocks twice rather than keep them: less memory")
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(1e-3, description="the largest, after a short warm-up")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="of the learning rate, over all epochs")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="of AdamW")
     gradient_clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest norm of a step's gradient")
     seed: Seed = Field(0, description="initial weights and order of clips")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

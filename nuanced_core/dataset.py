@@ -1,38 +1,43 @@
 """Utterances spoken once by Kokoro and heard once by Whisper, kept in a cache that all trials share.
 
 A cache entry's name is the hash of all that it depends on (weights, style, phonemes, noise seed, device), so a
-changed setting renders only what it changes. What the hash cannot see, a change of our own code, raises ``FORMAT``.
+changed setting renders only what it changes. What the hash cannot see, a change of our own code, raises ``HEARING``
+or the cache's ``FORMAT``.
+
+Version 0 of a clip is the clip as Kokoro spoke it; version i is what ``augmented`` makes of it the i-th time.
 
 Dimensions: B batch, L layers, T feature frames, D Whisper channels, N tokens, S = 256 style.
 """
 
 import hashlib
-import json
 import random
-import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, resample
-from nuanced_core.config import Data, WindowFrames
-from nuanced_core.errors import ConfigError, DiskError, TextError
-from nuanced_core.kokoro import Speech
+from nuanced_core.augment import augmented
+from nuanced_core.cache import Cache, content_key
+from nuanced_core.config import Augment, Data, Mixes, WindowFrames
+from nuanced_core.errors import ConfigError, TextError
+from nuanced_core.kokoro import Prosody, Speech
 from nuanced_core.kokoro_decoder import Precision
+from nuanced_core.mixes import mixed_voices, style
 from nuanced_core.model_set import ModelSet
 from nuanced_core.style_encoder import FeatureStatistics
 from nuanced_core.text import Phonemizer, load_sentences
 from nuanced_core.voices import VoiceBank
 
-__all__ = ["Batch", "Clip", "Dataset", "Utterance", "content_key", "plan", "windows"]
+__all__ = ["CLEAN", "Batch", "Clip", "Dataset", "Utterance", "content_key", "plan", "windows"]
 
-FORMAT = "1"  # part of every entry's name: raise it when what an entry holds changes
+HEARING = "2"  # part of features' names: raise it when Whisper's states of a clip, or its augmented sound, change
+CLEAN = (0,)  # the version that is not augmented
+NO_COPIES = Augment(copies=0)
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,16 @@ class Batch:
     styles: Tensor  # (B, 256)
 
 
-def plan(data: Data, voices: VoiceBank, phonemizer: Phonemizer) -> tuple[list[Utterance], list[Utterance]]:
+def plan(
+    data: Data, mixes: Mixes, voices: VoiceBank, phonemizer: Phonemizer
+) -> tuple[list[Utterance], list[Utterance]]:
     """Who says what: training and validation utterances, with no voice and no sentence in both.
 
+    Made-up voices are mixed of the training voices and speak training sentences; validation does not know of them.
+
     Raises:
-        ConfigError, VoiceError, TextError: a voice or a sentence is missing, unknown, or on both sides.
+        ConfigError, VoiceError, TextError: a voice or a sentence is missing, unknown, or on both sides; or there are
+            too few voices to mix.
     """
     train_voices = voices.training_voices(data.voices, data.val_voices)
     train_texts = _sentences(data.sentences, "data.sentences", phonemizer, data.max_phonemes)
@@ -84,17 +94,22 @@ def plan(data: Data, voices: VoiceBank, phonemizer: Phonemizer) -> tuple[list[Ut
     if both:
         raise ConfigError(f"data.val_sentences: {both[0]!r} is a training sentence too; take it out of one of the two")
 
-    def spoken(names: Sequence[str], texts: dict[str, str], count: int) -> list[Utterance]:
+    def spoken(name: str, styled: Callable[[int], Tensor], texts: dict[str, str], count: int) -> list[Utterance]:
+        chosen = random.Random(f"{data.seed}/{name}").sample(list(texts), min(count, len(texts)))
         return [
-            Utterance(name, text, texts[text], voices.style(name, len(texts[text])), _seed(data.seed, name, text))
-            for name in names
-            for text in random.Random(f"{data.seed}/{name}").sample(list(texts), min(count, len(texts)))
+            Utterance(name, text, texts[text], styled(len(texts[text])), _seed(data.seed, name, text))
+            for text in chosen
         ]
 
-    return (
-        spoken(train_voices, train_texts, data.sentences_per_voice),
-        spoken(data.val_voices, val_texts, data.val_sentences_per_voice),
-    )
+    def stock(names: Sequence[str], texts: dict[str, str], count: int) -> list[Utterance]:
+        return [u for name in names for u in spoken(name, partial(voices.style, name), texts, count)]
+
+    train = stock(train_voices, train_texts, data.sentences_per_voice)
+    names = sorted(train_voices)  # in whatever order they are listed, their mixes are the same
+    packs = torch.stack([voices.pack(name) for name in names])
+    for mix in mixed_voices(mixes, names, data.seed):
+        train += spoken(mix.name, partial(style, mix, packs), train_texts, mixes.sentences)
+    return train, stock(data.val_voices, val_texts, data.val_sentences_per_voice)
 
 
 class Dataset:
@@ -103,14 +118,22 @@ class Dataset:
     Args:
         models: Kokoro and Whisper; Whisper is loaded only to hear a clip for the first time.
         folder: the cache.
+        augment: what the versions of a clip are.
     """
 
-    def __init__(self, models: ModelSet, folder: Path) -> None:
+    def __init__(self, models: ModelSet, folder: Path, augment: Augment = NO_COPIES) -> None:
         self.models = models
         self.folder = folder
+        self.augment = augment
+        self.cache = Cache(folder)
 
-    def clips(self, utterances: Iterable[Utterance]) -> list[Clip]:
-        """Utterances as clips, in order; those that are missing are rendered and heard.
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Of each training clip: the clean one and its augmented copies."""
+        return tuple(range(1 + self.augment.copies))
+
+    def clips(self, utterances: Iterable[Utterance], versions: Sequence[int] = CLEAN) -> list[Clip]:
+        """Utterances as clips, in order; what is missing of them and of these versions is rendered and heard.
 
         Raises:
             DiskError: the cache cannot be written.
@@ -118,17 +141,15 @@ class Dataset:
         clips = []
         for utterance in utterances:
             clips.append(self._clip(utterance))
-            self._states(clips[-1], (0,))
+            for version in versions:
+                if not self.cache.has("features", self._features_key(clips[-1].key, version)):
+                    self._hear(clips[-1], version)
         return clips
 
-    def missing(self, utterances: Iterable[Utterance]) -> list[Utterance]:
-        """Those utterances of which the cache lacks the sound or Whisper's states."""
+    def missing(self, utterances: Iterable[Utterance], versions: Sequence[int] = CLEAN) -> list[Utterance]:
+        """Those utterances of which the cache lacks the sound, or Whisper's states of one of these versions."""
         keys = {self._clip_key(utterance): utterance for utterance in utterances}
-        return [
-            utterance
-            for key, utterance in keys.items()
-            if not (self._path("clips", key).is_file() and self._path("features", self._features_key(key)).is_file())
-        ]
+        return [utterance for key, utterance in keys.items() if not self._is_there(key, versions)]
 
     def layers(self, choice: str | Sequence[int], clip: Clip) -> tuple[int, ...]:
         """The layers that ``features.layers`` means, of those that Whisper has.
@@ -136,8 +157,7 @@ class Dataset:
         Raises:
             ConfigError: Whisper has no such layer.
         """
-        with safe_open(self._path("features", self._features_key(clip.key)), framework="pt") as file:
-            count = len(file.keys())
+        count = len(self.cache.names("features", self._features_key(clip.key, 0)) or self._hear(clip, 0))
         if choice == "all":
             return tuple(range(count))
         layers = (count - 1,) if choice == "last" else tuple(int(layer) for layer in choice)
@@ -147,10 +167,14 @@ class Dataset:
             )
         return layers
 
-    def batch(self, clips: Sequence[Clip], layers: Sequence[int]) -> Batch:
-        """Features of some of Whisper's layers, padded to the longest clip, and the targets, on the models' device."""
+    def batch(self, clips: Sequence[Clip], layers: Sequence[int], versions: Sequence[int] | None = None) -> Batch:
+        """Features of some of Whisper's layers, padded to the longest clip, and the targets, on the models' device.
+
+        ``versions`` says which version of each clip is heard: by default the clean one.
+        """
         device = self.models.device
-        states = [self._states(clip, layers) for clip in clips]  # each (L, T, D)
+        heard = zip(clips, versions or [0] * len(clips), strict=True)
+        states = [self._states(clip, layers, version) for clip, version in heard]  # each (L, T, D)
         lengths = torch.tensor([s.shape[1] for s in states])
         features = pad_sequence([s.transpose(0, 1) for s in states], batch_first=True).transpose(1, 2)
         return Batch(
@@ -161,11 +185,14 @@ class Dataset:
         )
 
     def statistics(self, clips: Sequence[Clip], layers: Sequence[int]) -> FeatureStatistics:
-        """Mean and spread (L, D) of each feature over all frames of some clips."""
+        """Mean and spread (L, D) of each feature over all frames of some clips.
+
+        Of each clip one version is heard, in turn: a copy more does not take longer.
+        """
         total = torch.zeros(3, dtype=torch.float64)
         sums: list[Tensor] = []
-        for clip in clips:
-            states = self._states(clip, layers).double()
+        for index, clip in enumerate(clips):
+            states = self._states(clip, layers, self.versions[index % len(self.versions)]).double()
             part = [states.sum(dim=1), states.square().sum(dim=1)]
             sums = part if not sums else [a + b for a, b in zip(sums, part, strict=True)]
             total[0] += states.shape[1]
@@ -182,13 +209,19 @@ class Dataset:
         if window == (0, clip.frames):
             return clip.audio
         key = content_key(clip.key, *window)
-        found = self._load("windows", key)
+        found = self.cache.load("windows", key)
         if found is None:
             with torch.no_grad():
                 style = clip.utterance.style.unsqueeze(0).to(self.models.device)
                 audio = self.speak([clip], style, [window]).item(0).cpu()
-            found = self._save("windows", key, {"audio": audio})
+            found = self.cache.save("windows", key, {"audio": audio})
         return found["audio"]
+
+    def prosody(self, clips: Sequence[Clip], styles: Tensor) -> Prosody:
+        """Durations, F0 and energy of clips in other styles (B, 256), on the clips' alignment, differentiable."""
+        text = self.models.kokoro.encode_text([clip.utterance.phonemes for clip in clips])
+        token_frames = pad_sequence([clip.token_frames for clip in clips], batch_first=True)
+        return self.models.kokoro.prosody(text, styles, token_frames)
 
     def speak(
         self,
@@ -197,23 +230,24 @@ class Dataset:
         chosen: Sequence[tuple[int, int]],
         noise: int = 0,
         *,
+        prosody: Prosody | None = None,
         precision: Precision = "float32",
         checkpointing: bool = False,
     ) -> Speech:
         """Windows of clips in other styles (B, 256), with the clips' durations; ``noise`` is added to their seeds.
 
-        Differentiable to the styles; ``precision`` and ``checkpointing`` as in ``DifferentiableKokoro.speak``.
+        Differentiable to the styles. ``prosody`` is that of the styles if it is known already; ``precision`` and
+        ``checkpointing`` are as in ``DifferentiableKokoro.speak``.
         """
         kokoro = self.models.kokoro
         text = kokoro.encode_text([clip.utterance.phonemes for clip in clips])
-        token_frames = pad_sequence([clip.token_frames for clip in clips], batch_first=True)
-        prosody = kokoro.prosody(text, styles, token_frames)
+        prosody = prosody or self.prosody(clips, styles)
         seeds = [clip.utterance.seed + noise for clip in clips]
         return kokoro.speak(text, prosody, styles, seeds, chosen, precision=precision, checkpointing=checkpointing)
 
     def _clip(self, utterance: Utterance) -> Clip:
         key = self._clip_key(utterance)
-        found = self._load("clips", key)
+        found = self.cache.load("clips", key)
         if found is None:
             kokoro = self.models.kokoro
             style_batch = utterance.style.unsqueeze(0).to(self.models.device)
@@ -221,51 +255,36 @@ class Dataset:
                 text = kokoro.encode_text([utterance.phonemes])
                 prosody = kokoro.prosody(text, style_batch)
                 audio = kokoro.speak(text, prosody, style_batch, [utterance.seed]).item(0).cpu()
-            found = self._save("clips", key, {"audio": audio, "token_frames": prosody.token_frames[0]})
+            found = self.cache.save("clips", key, {"audio": audio, "token_frames": prosody.token_frames[0]})
         return Clip(utterance, key, found["audio"], found["token_frames"])
 
-    def _states(self, clip: Clip, layers: Sequence[int]) -> Tensor:
-        """Whisper's states of a clip, (L, T, D) float16."""
-        key = self._features_key(clip.key)
+    def _states(self, clip: Clip, layers: Sequence[int], version: int) -> Tensor:
+        """Whisper's states of a version of a clip, (L, T, D) float16."""
         names = [str(layer) for layer in layers]
-        found = self._load("features", key, names)
-        if found is None:
-            states = self.models.whisper(resample(clip.audio, KOKORO_RATE, WHISPER_RATE)).half()
-            found = self._save("features", key, {str(i): s.contiguous() for i, s in enumerate(states)})
+        found = self.cache.load("features", self._features_key(clip.key, version), names) or self._hear(clip, version)
         return torch.stack([found[name] for name in names])
 
+    def _hear(self, clip: Clip, version: int) -> dict[str, Tensor]:
+        """Whisper's states of a version of a clip by layer, each (T, D) float16, for the first time."""
+        audio = resample(clip.audio, KOKORO_RATE, WHISPER_RATE)
+        if version:
+            audio = augmented(audio, WHISPER_RATE, self.augment, _seed(clip.key, version))
+        states = self.models.whisper(audio).half()
+        key = self._features_key(clip.key, version)
+        return self.cache.save("features", key, {str(layer): s for layer, s in enumerate(states)})
+
+    def _is_there(self, clip_key: str, versions: Sequence[int]) -> bool:
+        features = [self.cache.has("features", self._features_key(clip_key, version)) for version in versions]
+        return self.cache.has("clips", clip_key) and all(features)
+
     def _clip_key(self, utterance: Utterance) -> str:
-        style = hashlib.sha256(utterance.style.numpy().tobytes()).hexdigest()
+        style_hash = hashlib.sha256(utterance.style.numpy().tobytes()).hexdigest()
         weights = self.models.kokoro_files.sha256
-        return content_key(weights, style, utterance.phonemes, utterance.seed, self.models.device.type)
+        return content_key(weights, style_hash, utterance.phonemes, utterance.seed, self.models.device.type)
 
-    def _features_key(self, clip_key: str) -> str:
-        return content_key(clip_key, self.models.whisper_file.sha256)
-
-    def _load(self, kind: str, key: str, names: Sequence[str] | None = None) -> dict[str, Tensor] | None:
-        try:
-            with safe_open(self._path(kind, key), framework="pt") as file:
-                found = [n for n in file.keys() if names is None or n in names]  # noqa: SIM118 (no mapping)
-                return {name: file.get_tensor(name) for name in found}
-        except FileNotFoundError:
-            return None
-        except SafetensorError:
-            return None  # damaged: rendered again and replaced
-
-    def _save(self, kind: str, key: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        path = self._path(kind, key)
-        part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
-            part.replace(path)
-        except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
-            raise DiskError(f"{path.parent}: the cache cannot be written: {error}; free some disk") from None
-        return tensors
-
-    def _path(self, kind: str, key: str) -> Path:
-        return self.folder / kind / key[:2] / f"{key}.safetensors"
+    def _features_key(self, clip_key: str, version: int) -> str:
+        changes = [self.augment.model_dump(mode="json", exclude={"copies"}), version] if version else []
+        return content_key(clip_key, self.models.whisper_file.sha256, HEARING, *changes)
 
 
 def windows(frames: int, window: WindowFrames) -> list[tuple[int, int]]:
@@ -300,8 +319,3 @@ def _sentences(
 def _seed(*parts: object) -> int:
     """A seed of 31 bits that depends on all of the parts."""
     return int(content_key(*parts)[:8], 16) >> 1
-
-
-def content_key(*parts: object) -> str:
-    """The name of what depends on all of the parts (anything that JSON can say)."""
-    return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()

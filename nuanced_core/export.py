@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from nuanced_core.errors import ConfigError, DiskError, WeightsError
-from nuanced_core.style_encoder import StyleEncoder
+from nuanced_core.style_encoder import StyleEncoder, StyleEncoderConfig
 
 __all__ = ["export_encoder"]
 
@@ -50,7 +50,7 @@ def export_encoder(checkpoint: Path, out: Path, facts: Mapping[str, Any] | None 
     whole or not at all, and is loaded again before it does.
 
     Raises:
-        ConfigError: ``out`` exists.
+        ConfigError: ``out`` exists, or the checkpoint is of another version.
         WeightsError: the checkpoint is missing or damaged.
         DiskError: ``out`` cannot be written.
     """
@@ -68,6 +68,7 @@ def export_encoder(checkpoint: Path, out: Path, facts: Mapping[str, Any] | None 
         raise WeightsError(f"{checkpoint}: no such checkpoint; has a trial finished an epoch?") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{checkpoint}: not a checkpoint: {error}") from None
+    StyleEncoderConfig.from_dict(progress["style_encoder"], str(checkpoint))
     facts = {"epoch": progress["epoch"], "val/loss": progress["best_loss"], **(facts or {})}
     config = {
         "style_encoder": progress["style_encoder"],
@@ -93,7 +94,7 @@ def export_encoder(checkpoint: Path, out: Path, facts: Mapping[str, Any] | None 
 def _card(name: str, config: Mapping[str, Any]) -> str:
     style_encoder = config["style_encoder"]
     rows = {
-        **{f"encoder.{k}": v for k, v in style_encoder["encoder"].items()},
+        **{f"{part}.{k}": v for part in ("features", "encoder") for k, v in style_encoder[part].items()},
         "training voices": config["run"]["data"]["voices"],
         "validation voices": config["run"]["data"]["val_voices"],
         **config["facts"],

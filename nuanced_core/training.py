@@ -8,9 +8,10 @@ validation voices are scored and a checkpoint is written.
 import json
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +21,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nuanced_core.audio import FRAMES_PER_SECOND, write_audio
+from nuanced_core.cache import Cache, cache_limit, content_key, shown_size
 from nuanced_core.config import Models, RunConfig
-from nuanced_core.dataset import Batch, Clip, Dataset, content_key, plan, windows
+from nuanced_core.dataset import CLEAN, Batch, Clip, Dataset, plan, windows
 from nuanced_core.errors import DiskError, TrainingError, WeightsError
 from nuanced_core.evaluation import Validation, skill
 from nuanced_core.losses import MelSTFTLoss, style_loss
 from nuanced_core.memory import peak_memory, reset_peak_memory
 from nuanced_core.model_set import ModelSet, resolve_device
+from nuanced_core.rendering import Order, render, worker_count
+from nuanced_core.spoken_losses import SpokenLosses
 from nuanced_core.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.weights import cache_dir
 
@@ -36,9 +40,8 @@ Report = Callable[[int, Mapping[str, float]], None]  # (step, scalars by name)
 Say = Callable[[str], None]
 
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
-TELL_EVERY = 10  # seconds between lines while clips are rendered
 PER_EPOCH = ("val/loss", "val/stft", "val/style", "val/skill", "train/steps_per_second", "train/peak_memory_gb")
-KEPT_TARGETS = 1024  # reference spectra, 0.2 MB each at 40 frames
+WARM_UP = 50  # steps until the learning rate is whole: attention that starts too fast never recovers
 
 
 class _Drawn(NamedTuple):
@@ -63,7 +66,7 @@ class Run:
         self.config, self.dataset, self.folder, self._report = config, dataset, folder, report
         self.device = dataset.models.device
         voices = dataset.models.voices
-        train_utterances, val_utterances = plan(config.data, voices, dataset.models.phonemizer)
+        train_utterances, val_utterances = plan(config.data, config.mixes, voices, dataset.models.phonemizer)
         self.clips = dataset.clips(train_utterances)
         val_clips = dataset.clips(val_utterances)
         self.layers = dataset.layers(config.features.layers, self.clips[0])
@@ -74,23 +77,40 @@ class Run:
 
         torch.manual_seed(config.train.seed)
         channels = self._val_batch.features.shape[-1]
-        encoder_config = StyleEncoderConfig(config.encoder, config.models.whisper, self.layers, channels)
+        names = voices.training_voices(config.data.voices, config.data.val_voices)
+        encoder_config = StyleEncoderConfig(
+            encoder=config.encoder,
+            features=config.features,
+            whisper=config.models.whisper,
+            layers=self.layers,
+            channels=channels,
+            voices=len(names),
+        )
         self.encoder = StyleEncoder(encoder_config).to(self.device)
-        names = tuple(dict.fromkeys(clip.utterance.voice for clip in self.clips))
-        styles = torch.stack([voices.pack(name) for name in names])  # (V, 510, 256)
-        spread = (styles - styles.mean(dim=0)).square().mean(dim=(0, 1)).sqrt().clamp(min=1e-3)
-        self.encoder.calibrate(dataset.statistics(self.clips, self.layers), styles.mean(dim=0), spread)
-        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=config.train.learning_rate)
+        packs = torch.stack([voices.pack(name) for name in names])  # (V, 510, 256)
+        self.encoder.calibrate(dataset.statistics(self.clips, self.layers), packs)
+        train = config.train
+        self.optimizer = torch.optim.AdamW(
+            self.encoder.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
+        )
         self.epoch = 0  # epochs finished
         self.step = 0  # steps finished
         self.best_loss = math.inf
-        self._targets: OrderedDict[tuple[str, tuple[int, int]], list[Tensor]] = OrderedDict()
+        self.best_epoch = 0  # after which the loss was best
+        self.losses = SpokenLosses(dataset, config.loss, train.precision, train.checkpointing)
         # On the CPU a second thread would only take cores from the first one (measured: 10 % slower steps).
         self._reader = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
         self._next: tuple[int, Future[_Drawn]] | None = None
         _make_folder(folder / LAST.parent)
         if (folder / LAST).is_file():
             self.load(folder / LAST)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or ``train.patience`` of them brought nothing better."""
+        train = self.config.train
+        stuck = 0 < train.patience <= self.epoch - self.best_epoch
+        return self.epoch >= train.epochs or stuck
 
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch, score the validation voices, write checkpoints and sound; returns the scalars.
@@ -116,7 +136,7 @@ class Run:
         once = {name: value for name, value in {**means, **scalars}.items() if name in PER_EPOCH}
         self._report(self.step, once)
         if scalars["val/loss"] < self.best_loss:
-            self.best_loss = scalars["val/loss"]
+            self.best_loss, self.best_epoch = scalars["val/loss"], self.epoch
             self.save(self.folder / BEST)
         self.save(self.folder / LAST)
         return {**means, **scalars}
@@ -134,6 +154,7 @@ class Run:
             "epoch": self.epoch,
             "step": self.step,
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
+            "best_epoch": self.best_epoch,
             "style_encoder": self.encoder.config.to_dict(),
             "run": self.config.model_dump(mode="json"),
         }
@@ -169,7 +190,7 @@ class Run:
         self.encoder.load_state_dict(
             {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
         )
-        self.epoch, self.step = progress["epoch"], progress["step"]
+        self.epoch, self.step, self.best_epoch = progress["epoch"], progress["step"], progress["best_epoch"]
         self.best_loss = math.inf if progress["best_loss"] is None else progress["best_loss"]
 
     def close(self) -> None:
@@ -177,7 +198,7 @@ class Run:
         if self._reader is not None:
             self._reader.shutdown(wait=True, cancel_futures=True)
         self._next = None
-        self._targets.clear()
+        self.losses.clear()
 
     def train_step(self) -> dict[str, float]:
         """Take one step; returns its scalars.
@@ -189,32 +210,47 @@ class Run:
         draw, clips, batch = self._drawn()
         torch.manual_seed(draw.initial_seed())  # of dropout
         styles = self.encoder(batch.features, batch.mask, batch.phoneme_counts)
-        spoken_frames = 0
         terms = {"style": style_loss(styles, batch.styles)}
-        if weights.stft and self.step % settings.speak_every == 0:
+        speech_seconds = 0.0
+        if self.losses.wanted and self.step % settings.speak_every == 0:
             spoken = clips[: settings.spoken]
             choices = [windows(clip.frames, settings.window_frames) for clip in spoken]
             picks = [c[int(torch.randint(len(c), (), generator=draw))] for c in choices]
-            spoken_frames = sum(frames for _, frames in picks)
-            terms["stft"] = self._stft_loss(spoken, picks, styles[: len(spoken)])
-        total = sum(
-            (getattr(weights, name) * term for name, term in terms.items()),
-            torch.zeros((), device=self.device),
-        )
+            terms |= self.losses(spoken, picks, styles[: len(spoken)])
+            if self.losses.spectral:
+                speech_seconds = sum(frames for _, frames in picks) / FRAMES_PER_SECOND
+        weighted = {name: getattr(weights, name) * term for name, term in terms.items()}
+        total = torch.stack([*weighted.values()]).sum()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
         self.optimizer.zero_grad()
-        total.backward()
+        torch.autograd.backward(total)
         norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), settings.gradient_clip)
         # One transfer to the host a step, and the check of it before the weights are touched.
-        names = ["loss/total", *(f"loss/{name}" for name in terms), "train/gradient_norm"]
-        values = torch.stack([total.detach(), *(t.detach() for t in terms.values()), norm]).tolist()
-        scalars = {**dict(zip(names, values, strict=True)), "train/speech_seconds": spoken_frames / FRAMES_PER_SECOND}
+        found = {
+            "loss/total": total,
+            **{f"loss/{name}": term for name, term in terms.items()},
+            **{f"weighted/{name}": term for name, term in weighted.items()},
+            "train/gradient_norm": norm,
+        }
+        values = torch.stack([value.detach() for value in found.values()]).tolist()
+        scalars = {**dict(zip(found, values, strict=True)), "train/speech_seconds": speech_seconds}
         for name, value in scalars.items():
             if not math.isfinite(value):
                 raise TrainingError(f"step {self.step}: {name} is {value}; lower train.learning_rate")
         self.optimizer.step()
         self.step += 1
-        self._report(self.step, {**scalars, "train/learning_rate": settings.learning_rate})
+        self._report(self.step, {**scalars, "train/learning_rate": self.optimizer.param_groups[0]["lr"]})
         return scalars
+
+    def _learning_rate(self) -> float:
+        """Of this step: from a short warm-up to its largest, then, with the cosine schedule, down to 0."""
+        train = self.config.train
+        steps = train.epochs * train.steps_per_epoch
+        factor = min(1.0, (self.step + 1) / min(WARM_UP, steps))
+        if train.schedule == "cosine":
+            factor *= (1 + math.cos(math.pi * self.step / steps)) / 2
+        return train.learning_rate * factor
 
     def _drawn(self) -> "_Drawn":
         """What this step hears; the next step's is read from the cache meanwhile."""
@@ -230,27 +266,8 @@ class Run:
         draw = torch.Generator().manual_seed(int(content_key(settings.seed, step)[:15], 16))
         order = torch.randperm(len(self.clips), generator=draw)[: settings.batch_size].tolist()
         clips = [self.clips[i] for i in order]
-        return _Drawn(draw, clips, self.dataset.batch(clips, self.layers))
-
-    def _stft_loss(self, clips: Sequence[Clip], picks: Sequence[tuple[int, int]], styles: Tensor) -> Tensor:
-        settings = self.config.train
-        speech = self.dataset.speak(
-            clips, styles, picks, precision=settings.precision, checkpointing=settings.checkpointing
-        )
-        losses = [
-            self.mel(self.mel.spectra(speech.item(i)[None]), self._target(clip, pick))
-            for i, (clip, pick) in enumerate(zip(clips, picks, strict=True))
-        ]
-        return torch.stack(losses).mean()
-
-    def _target(self, clip: Clip, window: tuple[int, int]) -> list[Tensor]:
-        """The reference's spectra, computed once as long as there is room."""
-        if (clip.key, window) not in self._targets:
-            reference = self.dataset.reference(clip, window).to(self.device)
-            self._targets[clip.key, window] = self.mel.spectra(reference[None])
-            if len(self._targets) > KEPT_TARGETS:
-                self._targets.popitem(last=False)
-        return self._targets[clip.key, window]
+        versions = torch.randint(len(self.dataset.versions), (len(clips),), generator=draw).tolist()
+        return _Drawn(draw, clips, self.dataset.batch(clips, self.layers, versions))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -283,40 +300,51 @@ class Run:
 def prepare(config: RunConfig, say: Say) -> ModelSet:
     """Fetch the models, render all clips of a run, and compute its baselines; what is cached is not repeated.
 
-    Windows are rendered when a step first hears them: short runs hear few of them.
+    Windows are rendered when a step first hears them: short runs hear few of them. Beyond $NUANCED_CACHE_LIMIT,
+    entries that no run of this process needs are removed, the least recently used first.
 
     Raises:
         NuancedError: a model file, a voice or a sentence is missing, or the cache cannot be written.
     """
+    limit = cache_limit()
     models = _models(config.models, str(resolve_device(config.train.device)), say)
-    dataset = Dataset(models, cache_dir())
-    train_utterances, val_utterances = plan(config.data, models.voices, models.phonemizer)
-    missing = dataset.missing([*train_utterances, *val_utterances])
-    if missing:
-        say(f"rendering {len(missing)} clips, once")
-    told = time.monotonic()
-    for count, utterance in enumerate(missing, 1):
-        dataset.clips([utterance])
-        if time.monotonic() - told > TELL_EVERY:
-            told = time.monotonic()
-            say(f"rendered {count} of {len(missing)} clips")
+    dataset = Dataset(models, cache_dir(), config.augment)
+    train_utterances, val_utterances = plan(config.data, config.mixes, models.voices, models.phonemizer)
+    orders = [Order(u, dataset.versions) for u in dataset.missing(train_utterances, dataset.versions)]
+    orders += [Order(u, CLEAN) for u in dataset.missing(val_utterances)]
+    workers = worker_count(len(orders), models)
+    # Workers load the models themselves: what this process has loaded is left out.
+    unloaded = partial(Dataset, replace(models), dataset.folder, dataset.augment)
+    render(orders, unloaded if workers > 1 else lambda: dataset, workers, say)
+    dataset.missing(train_utterances, dataset.versions)  # what workers rendered counts as used by this process too
     val_clips = dataset.clips(val_utterances)
     dataset.layers(config.features.layers, val_clips[0])
     mel = MelSTFTLoss().to(models.device)
     Validation(dataset, val_clips, config.objective, mel).baselines(_baseline_pack(config, models))
+    if limit is not None:
+        _keep_below(limit, dataset.cache, say)
     return models
+
+
+def _keep_below(limit: int, cache: Cache, say: Say) -> None:
+    removed = cache.prune(limit)
+    if removed:
+        say(f"cache: removed {len(removed)} entries, {shown_size(sum(entry.bytes for entry in removed))}")
+    left = sum(entry.bytes for entry in cache.entries())
+    if left > limit:
+        say(f"cache: {shown_size(left)} are needed, more than NUANCED_CACHE_LIMIT, {shown_size(limit)}")
 
 
 def start_run(config: RunConfig, folder: Path, report: Report) -> Run:
     """A run in a folder; models are loaded once per process and kept for the next run."""
     models = _models(config.models, str(resolve_device(config.train.device)), _silent)
-    return Run(config, Dataset(models, cache_dir()), folder, report)
+    return Run(config, Dataset(models, cache_dir(), config.augment), folder, report)
 
 
 def train(config: RunConfig, folder: Path, report: Report, say: Say) -> Run:
     """Train a run to its end, saying one line an epoch; what ``prepare`` would have rendered is rendered silently."""
     run = start_run(config, folder, report)
-    while run.epoch < config.train.epochs:
+    while not run.finished:
         scalars = run.run_epoch()
         say(
             f"epoch {run.epoch}/{config.train.epochs}: loss {scalars['loss/total']:.4f}, "

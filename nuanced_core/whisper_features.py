@@ -1,9 +1,9 @@
 """Whisper's encoder states, layer by layer, for clips of any length.
 
-Whisper hears exactly 30 s at a time: a longer clip is cut into segments, each padded with silence to 30 s as
-Whisper was trained, and the states of the padding are dropped.
+Whisper was trained on clips padded with silence to 30 s. Padding takes ten times as long as a clip of 3 s and says
+nothing of its voice, so a clip is heard at its own length; one longer than 30 s is cut into segments of 30 s at most.
 
-Dimensions: T feature frames (20 ms), L layers (0 is the input of the first block, the last one is the encoder's
+Dimensions: M mel bands, T feature frames (20 ms), L layers (0 is the input of the first block, the last one is the encoder's
 output), D channels.
 """
 
@@ -47,16 +47,16 @@ class WhisperFeatures:
         return torch.cat([self._segment(part) for part in torch.split(audio, SEGMENT)], dim=1)
 
     def _segment(self, audio: Tensor) -> Tensor:
-        from whisper.audio import log_mel_spectrogram, pad_or_trim
+        from whisper.audio import log_mel_spectrogram
 
-        frames = -(-len(audio) // SAMPLES_PER_FEATURE_FRAME)
-        mel = log_mel_spectrogram(pad_or_trim(audio.to(self.device), SEGMENT), self.mels)
+        missing = -len(audio) % SAMPLES_PER_FEATURE_FRAME
+        mel = log_mel_spectrogram(nn.functional.pad(audio.to(self.device), (0, missing)), self.mels)  # (M, 2T)
         encoder = self.encoder
         x = nn.functional.gelu(encoder.conv1(mel.unsqueeze(0)))
-        x = nn.functional.gelu(encoder.conv2(x)).transpose(1, 2)  # (1, 1500, D)
-        x = x + encoder.positional_embedding
+        x = nn.functional.gelu(encoder.conv2(x)).transpose(1, 2)  # (1, T, D)
+        x = x + encoder.positional_embedding[: x.shape[1]]
         states = [x]
         for block in encoder.blocks:
             states.append(block(states[-1]))
         states[-1] = encoder.ln_post(states[-1])
-        return torch.cat(states)[:, :frames].cpu()
+        return torch.cat(states).cpu()

@@ -31,6 +31,7 @@ def tiny_run() -> RunConfig:
             "sentences": ["Red door.", "A blue window."],
             "val_sentences": ["Green hills.", "No rain."],
         },
+        "augment": {"copies": 0},
         "encoder": {"width": 8, "depth": 1},
         "train": {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "spoken": 2, "window_frames": 16},
         "objective": {"window_frames": 16},

@@ -34,7 +34,9 @@ class FakeKokoro:
             token_frames = pad_sequence([torch.full((n,), 4) for n in text.lengths], batch_first=True)
         frames = tuple(token_frames.sum(dim=1).tolist())
         f0 = (style[:, 128:129] + 2).expand(-1, 2 * max(frames)) * 50
-        return Prosody(token_frames.float(), token_frames, f0, f0, frames)
+        # Some 4 frames a token, a little longer with the style.
+        durations = (token_frames > 0) * (4 + style[:, 129:130])
+        return Prosody(durations, token_frames, f0, f0 / 100, frames)
 
     def speak(self, text, prosody, style, seeds, windows=None, **_) -> Speech:  # type: ignore[no-untyped-def]
         self.spoken += len(seeds)

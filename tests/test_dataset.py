@@ -1,12 +1,16 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from nuanced_core.config import Data, RunConfig, validate
-from nuanced_core.dataset import Dataset, plan, windows
+from nuanced_core import cache as cache_module
+from nuanced_core.audio import KOKORO_RATE, WHISPER_RATE, resample
+from nuanced_core.config import Augment, Data, Mixes, RunConfig, validate
+from nuanced_core.dataset import Dataset, Utterance, plan, windows
 from nuanced_core.errors import ConfigError, DiskError, TextError, VoiceError
+from nuanced_core.voices import VoiceBank
 
 
 @pytest.fixture
@@ -14,9 +18,17 @@ def dataset(fakes: SimpleNamespace, tmp_path: Path) -> Dataset:
     return Dataset(fakes, tmp_path / "cache")
 
 
-def _plan(fakes: SimpleNamespace, tiny_run: RunConfig, **changes: object):  # type: ignore[no-untyped-def]
+KINDS = ("blend", "half-blend", "swap", "step")
+MIXES = Mixes(blends=2, half_blends=2, swaps=2, steps=2, members=3, sentences=2)
+
+
+def _plan(fakes: SimpleNamespace, tiny_run: RunConfig, mixes: Mixes = Mixes(), **changes: object):  # type: ignore[no-untyped-def]  # noqa: B008
     data = validate(Data, {**tiny_run.data.model_dump(mode="json"), **changes}, "x")
-    return plan(data, fakes.voices, fakes.phonemizer)
+    return plan(data, mixes, fakes.voices, fakes.phonemizer)
+
+
+def _said(utterances: list[Utterance]) -> list[tuple[object, ...]]:
+    return [(u.voice, u.text, u.phonemes, u.seed, *u.style.tolist()) for u in utterances]
 
 
 def test_no_voice_and_no_sentence_is_on_both_sides(fakes: SimpleNamespace, tiny_run: RunConfig) -> None:
@@ -41,6 +53,53 @@ def test_the_order_of_sentences_and_voices_changes_nothing_on_the_other_side(
         assert [(u.voice, u.text, u.seed) for u in _plan(fakes, tiny_run, **changes)[1]] == [
             (u.voice, u.text, u.seed) for u in val
         ]
+
+
+def test_mixes_speak_training_sentences_beside_the_stock_voices(fakes: SimpleNamespace, tiny_run: RunConfig) -> None:
+    stock, val = _plan(fakes, tiny_run)
+    train, val_beside_mixes = _plan(fakes, tiny_run, MIXES)
+    assert _said(train[: len(stock)]) == _said(stock) and _said(val_beside_mixes) == _said(val)
+    mixed = train[len(stock) :]
+    assert [u.voice for u in mixed[::2]] == [f"{kind}-{i:04}" for kind in KINDS for i in (0, 1)]
+    assert len(mixed) == 16 and {u.text for u in mixed} == {"Red door.", "A blue window."}
+    assert len({u.seed for u in train + val}) == len(train) + len(val)
+    styles = torch.stack([u.style for u in train])
+    assert (torch.cdist(styles, styles) + torch.eye(len(train)) > 0.1).all()
+
+
+def test_more_mixes_keep_the_fewer(fakes: SimpleNamespace, tiny_run: RunConfig) -> None:
+    few = _said(_plan(fakes, tiny_run, MIXES)[0])
+    many = _said(_plan(fakes, tiny_run, MIXES.model_copy(update={"blends": 30, "steps": 9}))[0])
+    assert len(many) == 8 + 2 * 43 and set(few) < set(many)
+
+
+def test_the_order_in_which_voices_are_listed_does_not_change_their_mixes(
+    fakes: SimpleNamespace, tiny_run: RunConfig
+) -> None:
+    voices = list(tiny_run.data.voices)
+    assert set(_said(_plan(fakes, tiny_run, MIXES)[0])) == set(
+        _said(_plan(fakes, tiny_run, MIXES, voices=voices[::-1])[0])
+    )
+
+
+@pytest.mark.parametrize("voices", ["american", ["af_heart", "am_fenrir", "am_michael", "af_bella"]])
+def test_no_held_out_voice_is_in_a_mix(
+    fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path, voices: str | list[str]
+) -> None:
+    paths = {name: tmp_path / "voices" / f"{name}.npy" for name in fakes.voices.names}
+    paths["af_river"] = tmp_path / "af_river.npy"  # a test voice
+    np.save(paths["af_river"], np.load(paths["af_heart"]))
+    fakes.voices = VoiceBank(paths)
+    before = _said(_plan(fakes, tiny_run, MIXES, voices=voices)[0])
+    for held_out in ("af_river", "af_sky", "bm_lewis"):
+        np.save(paths[held_out], np.full((510, 1, 256), np.nan, np.float32))
+    fakes.voices = VoiceBank(paths)
+    assert _said(_plan(fakes, tiny_run, MIXES, voices=voices)[0]) == before
+
+
+def test_mixes_of_too_many_members_are_told(fakes: SimpleNamespace, tiny_run: RunConfig) -> None:
+    with pytest.raises(ConfigError, match=r"mixes\.members: 5: there are 4 training voices"):
+        _plan(fakes, tiny_run, Mixes(blends=1, members=5))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +142,101 @@ def test_a_damaged_entry_is_rendered_again(dataset: Dataset, fakes: SimpleNamesp
     entry.write_bytes(entry.read_bytes()[:50])
     assert torch.equal(dataset.clips(train[:1])[0].audio, clip.audio)
     assert fakes.kokoro.spoken == 2
+
+
+@pytest.mark.parametrize("kind", ["clips", "features", "windows"])
+def test_a_flipped_bit_is_noticed_and_mended(
+    fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def heard() -> list[torch.Tensor]:
+        monkeypatch.setattr(cache_module, "_verified", set())  # as another process has it
+        dataset = Dataset(fakes, tmp_path / "cache")
+        clip = dataset.clips(_plan(fakes, tiny_run)[0][:1])[0]
+        return [clip.audio, dataset.batch([clip], (0, 1, 2)).features, dataset.reference(clip, (0, 16))]
+
+    before = heard()
+    (entry,) = (tmp_path / "cache" / kind).rglob("*.safetensors")
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:-40] + bytes([whole[-40] ^ 4]) + whole[-39:])
+    work = fakes.kokoro.spoken + fakes.whisper.heard
+    for a, b in zip(heard(), before, strict=True):
+        assert torch.equal(a, b)
+    assert fakes.kokoro.spoken + fakes.whisper.heard == work + 1
+    heard()
+    assert fakes.kokoro.spoken + fakes.whisper.heard == work + 1
+
+
+def _versions(dataset: Dataset, utterances: list[Utterance]) -> list[torch.Tensor]:
+    (clip,) = dataset.clips(utterances[:1], dataset.versions)
+    return [dataset.batch([clip], (0, 2), [version]).features for version in dataset.versions]
+
+
+def test_versions_are_augmented_as_the_settings_say_each_in_its_own_way(
+    fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    train, _ = _plan(fakes, tiny_run)
+    settings = Augment(copies=2, noise=1.0)
+    dataset = Dataset(fakes, tmp_path / "cache", settings)
+    clean, first, second = _versions(dataset, train)
+    assert clean.shape == first.shape == second.shape
+    assert not torch.allclose(first, clean) and not torch.allclose(first, second)
+    (clip,) = dataset.clips(train[:1])
+    assert torch.equal(dataset.batch([clip], (0, 2)).features, clean)
+    audio = resample(clip.audio, KOKORO_RATE, WHISPER_RATE)
+    assert torch.equal(clean[0], fakes.whisper(audio).half().float()[[0, 2]])
+    # As a gain alone it is known what comes out, but for its size.
+    louder = Dataset(
+        fakes, tmp_path / "cache", Augment(copies=1, equaliser_db=0, noise=0, reverb=0, codec=0, band_limit=0)
+    )
+    _, changed = _versions(louder, train)
+    gain = (changed.norm() / clean.norm()).item()
+    assert 0.5 <= gain <= 2 and abs(gain - 1) > 1e-3
+    torch.testing.assert_close(changed, clean * gain, rtol=5e-3, atol=1e-3)
+    both = dataset.batch([clip, clip], (0, 2), [2, 0]).features
+    assert torch.equal(both, torch.cat([second, clean]))
+
+
+def test_more_copies_keep_the_fewer_and_other_settings_do_not(
+    fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    train, val = _plan(fakes, tiny_run)
+
+    def heard(augment: Augment) -> int:
+        before = fakes.whisper.heard
+        dataset = Dataset(fakes, tmp_path / "cache", augment)
+        missing = dataset.missing(train, dataset.versions)
+        dataset.clips(train, dataset.versions)
+        dataset.clips(val)
+        assert bool(missing) == (fakes.whisper.heard > before)
+        return int(fakes.whisper.heard - before)
+
+    assert heard(Augment(copies=0)) == 12
+    assert heard(Augment(copies=1)) == 8
+    assert heard(Augment(copies=3)) == 16
+    assert heard(Augment(copies=2)) == 0
+    assert heard(Augment(copies=1, reverb=0.9)) == 8
+    assert fakes.kokoro.spoken == 12
+
+
+def test_what_is_missing_is_what_lacks_a_sound_or_a_version(
+    fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    train, _ = _plan(fakes, tiny_run)
+    dataset = Dataset(fakes, tmp_path / "cache", Augment(copies=2))
+    assert dataset.missing(train) == train
+    dataset.clips(train[:3])
+    dataset.clips(train[:1], dataset.versions)
+    assert dataset.missing(train) == train[3:]
+    assert dataset.missing(train, dataset.versions) == train[1:]
+    assert dataset.missing(train[:1] * 2 + train[5:6] * 2) == train[5:6]
+
+
+def test_statistics_hear_the_versions_in_turn(fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path) -> None:
+    dataset = Dataset(fakes, tmp_path / "cache", Augment(copies=2))
+    clips = dataset.clips(_plan(fakes, tiny_run)[0])
+    batch = dataset.batch(clips, (0, 1), [0, 1, 2, 0, 1, 2, 0, 1])
+    frames = torch.cat([f[:, m] for f, m in zip(batch.features, batch.mask, strict=True)], dim=1)
+    torch.testing.assert_close(dataset.statistics(clips, (0, 1)).mean, frames.mean(dim=1), rtol=1e-4, atol=1e-5)
 
 
 def test_batches_are_padded_and_masked(dataset: Dataset, fakes: SimpleNamespace, tiny_run: RunConfig) -> None:
@@ -135,7 +289,7 @@ def test_a_full_disk_is_told(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nuanced_core.dataset.save_file", full)
+    monkeypatch.setattr("nuanced_core.cache.save_file", full)
     with pytest.raises(DiskError, match="No space left"):
         dataset.clips(_plan(fakes, tiny_run)[0])
     assert not [p for p in dataset.folder.rglob("*") if p.is_file()]

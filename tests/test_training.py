@@ -1,4 +1,5 @@
 import gc
+import math
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +27,10 @@ class Lab:
 
     def run(self, name: str, *overrides: str) -> Run:
         data = apply_overrides(self.config.model_dump(mode="json"), overrides)
-        dataset = Dataset(self.fakes, self.folder / "cache")
+        config = validate(RunConfig, data, name)
+        dataset = Dataset(self.fakes, self.folder / "cache", config.augment)
         report = lambda step, scalars: self.reported.append((step, scalars))  # noqa: E731
-        return Run(validate(RunConfig, data, name), dataset, self.folder / name, report)
+        return Run(config, dataset, self.folder / name, report)
 
 
 @pytest.fixture
@@ -42,8 +44,8 @@ def test_an_epoch_reports_and_leaves_checkpoints_and_sound(lab: Lab) -> None:
     steps = [s for step, s in lab.reported if "loss/total" in s]
     assert [step for step, s in lab.reported if "loss/total" in s] == [1, 2, 3]
     for s in steps:
-        assert s["loss/total"] == pytest.approx(s["loss/stft"] + s["loss/style"], rel=1e-5)
-        assert s["train/gradient_norm"] > 0 and s["train/learning_rate"] == 1e-3
+        assert s["loss/total"] == pytest.approx(s["weighted/stft"] + s["weighted/style"], rel=1e-5)
+        assert s["train/gradient_norm"] > 0
     last_step, epoch = lab.reported[-1]
     assert last_step == 3
     wanted = {"val/loss", "val/stft", "val/style", "val/skill"}
@@ -55,6 +57,60 @@ def test_an_epoch_reports_and_leaves_checkpoints_and_sound(lab: Lab) -> None:
     assert names == {str(LAST), str(BEST), "epoch_1_predicted.wav", "epoch_1_reference.wav"}
     predicted, rate = soundfile.read(run.folder / "epoch_1_predicted.wav")
     assert rate == 24_000 and len(predicted) == len(soundfile.read(run.folder / "epoch_1_reference.wav")[0])
+
+
+def test_every_term_is_logged_unweighted_and_weighted(lab: Lab) -> None:
+    weights = {"stft": 0.5, "linear_stft": 0.25, "style": 2.0, "f0": 3.0, "energy": 4.0, "duration": 0.125}
+    lab.run("a", *(f"loss.{name}={weight}" for name, weight in weights.items())).train_step()
+    ((_, scalars),) = lab.reported
+    for name, weight in weights.items():
+        assert scalars[f"loss/{name}"] > 0, name
+        assert scalars[f"weighted/{name}"] == pytest.approx(weight * scalars[f"loss/{name}"], rel=1e-5)
+    assert scalars["loss/total"] == pytest.approx(sum(scalars[f"weighted/{name}"] for name in weights), rel=1e-5)
+
+
+def test_prosody_losses_need_no_sound(lab: Lab) -> None:
+    run = lab.run("a", "loss.stft=0", "loss.f0=1", "loss.duration=1")
+    before = lab.fakes.kokoro.spoken
+    scalars = run.train_step()
+    assert lab.fakes.kokoro.spoken == before
+    assert scalars["loss/f0"] > 0 and scalars["loss/duration"] > 0 and scalars["train/speech_seconds"] == 0
+    assert "loss/energy" not in scalars and "loss/stft" not in scalars
+
+
+def test_the_learning_rate_warms_up_and_follows_its_schedule(lab: Lab) -> None:
+    def rates(schedule: str) -> list[float]:
+        lab.reported.clear()
+        lab.run(schedule, f"train.schedule={schedule}", "train.steps_per_epoch=40", "loss.stft=0").run_epoch()
+        return [s["train/learning_rate"] for _, s in lab.reported if "train/learning_rate" in s]
+
+    constant, cosine = rates("constant"), rates("cosine")
+    assert constant == pytest.approx([1e-3 * (n + 1) / 50 for n in range(40)])
+    assert cosine == pytest.approx([r * (1 + math.cos(math.pi * n / 80)) / 2 for n, r in enumerate(constant)])
+
+
+def test_patience_ends_a_run_that_brings_nothing_better(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lab.run("a", "train.patience=2", "train.epochs=9", "train.steps_per_epoch=1")
+    losses = iter([3.0, 1.0, 2.0, 1.5])
+    monkeypatch.setattr(run.validation, "scores", lambda styles: Scores(next(losses), 1.0, 1.0))
+    finished = []
+    for _ in range(4):
+        run.run_epoch()
+        finished.append(run.finished)
+    assert finished == [False, False, False, True]
+    assert lab.run("a", "train.patience=2", "train.epochs=9", "train.steps_per_epoch=1").finished
+    endless = lab.run("b", "train.epochs=1")
+    assert not endless.finished
+    endless.run_epoch()
+    assert endless.finished
+
+
+def test_augmented_versions_are_heard_in_training_and_never_in_validation(lab: Lab) -> None:
+    run = lab.run("a", "augment.copies=2", "loss.stft=0")
+    drawn = [run._draw(step).batch.features for step in range(3)]
+    clean = lab.run("b", "augment.copies=0", "loss.stft=0")
+    assert any(not torch.equal(a, clean._draw(step).batch.features) for step, a in enumerate(drawn))
+    assert torch.equal(run._val_batch.features, clean._val_batch.features)
 
 
 def test_training_learns_the_voices_it_hears(lab: Lab) -> None:

@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument("--quiet", action="store_true", help="fetch what is missing, but list nothing")
     weights.set_defaults(run=_weights)
 
+    cache = commands.add_parser("cache", help="list, prune or verify what is kept of rendered clips")
+    cache.add_argument("--verify", action="store_true", help="hash every entry again, and remove the damaged ones")
+    cache.add_argument("--prune", metavar="SIZE", help="leave so much (10GB, 500MB, 0), of what was used last")
+    cache.set_defaults(run=_cache)
+
     doctor = commands.add_parser("doctor", help="what this machine has of what a sweep needs")
     doctor.add_argument("--config", type=Path, help="the sweep that should run (default: the defaults)")
     doctor.set_defaults(run=_doctor)
@@ -152,6 +157,27 @@ def _weights(arguments: argparse.Namespace) -> int:
         fetch_whisper(name, arguments.source, say=_say)
     for file in [] if arguments.quiet else cached():
         print(f"{file.bytes / 2**20:8.1f} MiB  {file.source:8}  {file.sha256[:12]}  {file.name}")
+    return 0
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    from nuanced_core.cache import KINDS, Cache, cache_limit, parse_size, shown_size
+    from nuanced_core.weights import cache_dir
+
+    limit = cache_limit()
+    target = None if arguments.prune is None else parse_size(arguments.prune, "--prune")
+    cache = Cache(cache_dir())
+    if arguments.verify:
+        print(f"verified: {len(cache.verify())} damaged entries removed")
+    if target is not None:
+        print(f"pruned: {len(cache.prune(target))} entries removed")
+    entries = cache.entries()
+    for kind in KINDS:
+        sizes = [entry.bytes for entry in entries if entry.kind == kind]
+        print(f"{kind:10} {len(sizes):8} {shown_size(sum(sizes)):>10}")
+    print(f"{'total':10} {len(entries):8} {shown_size(sum(entry.bytes for entry in entries)):>10}  {cache.folder}")
+    if limit is not None:
+        print(f"limit      {shown_size(limit):>19}  NUANCED_CACHE_LIMIT")
     return 0
 
 

@@ -59,7 +59,7 @@ class SweepConfig:
 
     def runs_to_prepare(self) -> list[RunConfig]:
         """The runs whose data and models the trials need, each combination once."""
-        return self.search.variants(self.run, ("models", "data", "features"))
+        return self.search.variants(self.run)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, in the form that ``load_sweep`` reads."""

@@ -69,7 +69,7 @@ class Comparison:
         self._next = torch.arange(len(clips)).view(self.shape).roll(-1, dims=1).flatten()  # (B,)
         self.heard = tuple(clips[i] for i in self._next.tolist())
         self.styles = torch.stack([clip.utterance.style for clip in clips])
-        self.counts = [len(clip.utterance.phonemes) for clip in clips]
+        self.counts = [clip.utterance.phoneme_count for clip in clips]
         self.mel = MelSTFTLoss().to(dataset.models.device)
 
     def measure(self, styles: Tensor, noise: int = 0) -> Measures:

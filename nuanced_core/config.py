@@ -94,6 +94,11 @@ class Mixes(Settings):
         0.5, description="length of a step, in standard deviations of the stock voices"
     )
     sentences: PositiveInt = Field(1, description="sentences that each made-up voice speaks")
+    rows: Literal["own", "any"] = Field(
+        "own",
+        description="the style in which a made-up voice speaks a sentence: that for its phoneme count, or that for the "
+        "count of any training sentence, however long",
+    )
 
 
 class Augment(Settings):

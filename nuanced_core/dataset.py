@@ -25,7 +25,7 @@ from nuanced_core.augment import augmented
 from nuanced_core.cache import Cache, content_key
 from nuanced_core.config import Augment, Data, Mixes, WindowFrames
 from nuanced_core.errors import ConfigError, TextError
-from nuanced_core.kokoro import Prosody, Speech
+from nuanced_core.kokoro import PACK_ROWS, Prosody, Speech
 from nuanced_core.kokoro_decoder import Precision
 from nuanced_core.mixes import mixed_voices, style
 from nuanced_core.model_set import ModelSet
@@ -47,6 +47,7 @@ class Utterance:
     voice: str
     text: str
     phonemes: str
+    phoneme_count: int  # of which the style is: a voice has one for each
     style: Tensor  # (256,)
     seed: int  # of Kokoro's noise
 
@@ -94,12 +95,15 @@ def plan(
     if both:
         raise ConfigError(f"data.val_sentences: {both[0]!r} is a training sentence too; take it out of one of the two")
 
-    def spoken(name: str, styled: Callable[[int], Tensor], texts: dict[str, str], count: int) -> list[Utterance]:
-        chosen = random.Random(f"{data.seed}/{name}").sample(list(texts), min(count, len(texts)))
-        return [
-            Utterance(name, text, texts[text], styled(len(texts[text])), _seed(data.seed, name, text))
-            for text in chosen
-        ]
+    def spoken(
+        name: str, styled: Callable[[int], Tensor], texts: dict[str, str], count: int, rows: Sequence[int] = ()
+    ) -> list[Utterance]:
+        rng = random.Random(f"{data.seed}/{name}")
+        utterances = []
+        for text in rng.sample(list(texts), min(count, len(texts))):
+            row = rng.choice(rows) if rows else len(texts[text])
+            utterances.append(Utterance(name, text, texts[text], row, styled(row), _seed(data.seed, name, text)))
+        return utterances
 
     def stock(names: Sequence[str], texts: dict[str, str], count: int) -> list[Utterance]:
         return [u for name in names for u in spoken(name, partial(voices.style, name), texts, count)]
@@ -107,8 +111,10 @@ def plan(
     train = stock(train_voices, train_texts, data.sentences_per_voice)
     names = sorted(train_voices)  # in whatever order they are listed, their mixes are the same
     packs = torch.stack([voices.pack(name) for name in names])
+    any_row = _sentences(data.sentences, "data.sentences", phonemizer, PACK_ROWS) if mixes.rows == "any" else {}
+    rows = sorted(len(phonemes) for phonemes in any_row.values())
     for mix in mixed_voices(mixes, names, data.seed):
-        train += spoken(mix.name, partial(style, mix, packs), train_texts, mixes.sentences)
+        train += spoken(mix.name, partial(style, mix, packs), train_texts, mixes.sentences, rows)
     return train, stock(data.val_voices, val_texts, data.val_sentences_per_voice)
 
 
@@ -180,7 +186,7 @@ class Dataset:
         return Batch(
             features.to(device, torch.float32),
             (torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
-            torch.tensor([len(clip.utterance.phonemes) for clip in clips], device=device),
+            torch.tensor([clip.utterance.phoneme_count for clip in clips], device=device),
             torch.stack([clip.utterance.style for clip in clips]).to(device),
         )
 

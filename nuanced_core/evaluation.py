@@ -3,17 +3,15 @@
 Dimensions: V validation clips, S = 256 style.
 """
 
-import json
-import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
+from nuanced_core.cache import content_key
 from nuanced_core.config import Objective
-from nuanced_core.dataset import Clip, Dataset, content_key, windows
-from nuanced_core.errors import DiskError
+from nuanced_core.dataset import Clip, Dataset, windows
 from nuanced_core.losses import MelSTFTLoss, style_loss
 
 __all__ = ["Baselines", "Scores", "Validation", "skill"]
@@ -81,24 +79,16 @@ class Validation:
         style_hash = content_key(mean_pack.flatten().tolist())
         loss = [self.objective.model_dump(), self.mel.resolutions]
         key = content_key([c.key for c in self.clips], self._windows, loss, style_hash)
-        file = self.dataset.folder / "baselines" / f"{key}.json"
-        try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            return Baselines(Scores(**kept["mean"]), Scores(**kept["oracle"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # never computed, or damaged
+        kept = self.dataset.cache.load("baselines", key)
+        if kept is not None:
+            return Baselines(Scores(*kept["mean"].tolist()), Scores(*kept["oracle"].tolist()))
         device = self.dataset.models.device
-        counts = [len(clip.utterance.phonemes) for clip in self.clips]
+        counts = [clip.utterance.phoneme_count for clip in self.clips]
         mean = mean_pack[torch.tensor(counts) - 1].to(device)
         true = torch.stack([clip.utterance.style for clip in self.clips]).to(device)
         found = Baselines(self.scores(mean), self.scores(true, noise=1))
-        part = file.with_name(f"{file.name}.{secrets.token_hex(4)}.part")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(asdict(found)), encoding="utf-8")
-            part.replace(file)
-        except OSError as error:
-            raise DiskError(f"{file}: cannot be written: {error.strerror}; free some disk") from None
+        rows = {name: torch.tensor(astuple(row), dtype=torch.float64) for name, row in vars(found).items()}
+        self.dataset.cache.save("baselines", key, rows)
         return found
 
     def _stft(

@@ -1,10 +1,9 @@
 """The final evaluation: test voices and test sentences that no sweep sees, an encoder beside what it has to beat.
 
-Each test voice is heard saying one test sentence and speaks the next one, in the style of each row of the table, on
-the alignment and with the noise of the true voice: no row can read off what it is to say.
+Each test voice is heard saying one test sentence and speaks another one, in the style of each row of the table, on the
+alignment and with the noise of the true voice: what a row hears is not what it has to say.
 
-Dimensions: V test voices, U sentences a voice, B = V * U utterances, L layers, T feature frames, D Whisper channels,
-S = 256 style.
+Dimensions: V test voices, U sentences a voice, B = V * U utterances, S = 256 style.
 """
 
 import json
@@ -12,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,7 +23,7 @@ from nuanced_core.comparison import Comparison, Embed, Measures, Pitch
 from nuanced_core.config import Data, Objective, RunConfig, validate
 from nuanced_core.dataset import Dataset, Utterance
 from nuanced_core.errors import ConfigError, TextError
-from nuanced_core.metrics import Estimate, estimate
+from nuanced_core.metrics import as_json, estimate
 from nuanced_core.style_encoder import StyleEncoder
 from nuanced_core.style_rows import HEARING_ROWS, Say, StyleRows, rendered
 from nuanced_core.text import Phonemizer, load_sentences
@@ -65,7 +63,7 @@ def held_out_sentences(phonemizer: Phonemizer, count: int) -> dict[str, str]:
     """
     texts = load_sentences("test")
     if not 2 <= count <= len(texts):
-        raise ConfigError(f"--sentences {count}: take 2 to {len(texts)}, as many as the test split has")
+        raise ConfigError(f"sentences: {count}: take 2 to {len(texts)}, as many as the test split has")
     by_length = sorted(texts, key=lambda text: (len(phonemizer(text)), text))
     short = [text for text in by_length if len(phonemizer(text)) in LENGTHS]
     choice = short if len(short) >= count else by_length
@@ -80,7 +78,7 @@ def held_out_utterances(voices: VoiceBank, sentences: Mapping[str, str]) -> list
     """
     packs = {name: voices.pack(name, "test voices") for name in sorted(TEST_VOICES)}
     return [
-        Utterance(name, text, phonemes, packs[name][len(phonemes) - 1], _seed(name, text))
+        Utterance(name, text, phonemes, len(phonemes), packs[name][len(phonemes) - 1], _seed(name, text))
         for name in packs
         for text, phonemes in sentences.items()
     ]
@@ -149,7 +147,7 @@ def _estimates(measures: Mapping[str, Measures], bounds: Measures, objective: Ob
         if "heard_cosine" in measured:
             cosines = measured["heard_cosine"], bounds["stranger_cosine"], bounds["same_cosine"]
             found["identity"] = estimate(metrics.normalised, *cosines)
-        rows[name] = _told(found)
+        rows[name] = as_json(found)
     return rows
 
 
@@ -162,7 +160,7 @@ def _robustness(
     for name in HEARING_ROWS:
         cosine = F.cosine_similarity(styles[name], table.styles).double().numpy().reshape(table.shape)
         lost = clean[name]["style_cosine"] - cosine
-        found[name] = _told({"style_cosine": estimate(metrics.mean, cosine), "loss": estimate(metrics.mean, lost)})
+        found[name] = as_json({"style_cosine": estimate(metrics.mean, cosine), "loss": estimate(metrics.mean, lost)})
     return found
 
 
@@ -181,15 +179,6 @@ def _heard_styles(rows: StyleRows, table: Comparison, kind: str | None) -> dict[
         for name, style in rows(features, mask, [count]).items():
             found.setdefault(name, []).append(style)
     return {name: torch.cat(styles) for name, styles in found.items()}
-
-
-def _told(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
-    """As JSON, which has no NaN."""
-    told: dict[str, Any] = {}
-    for name, found in estimates.items():
-        value, low, high = (None if np.isnan(x) else x for x in (found.value, found.low, found.high))
-        told |= {name: value, f"{name}_ci": [low, high]}
-    return told
 
 
 def _refuse_test_split(data: Data, voices: VoiceBank) -> None:

@@ -5,7 +5,7 @@ An undefined value (pitch where nothing is voiced, say) is NaN; sums leave it ou
 Dimensions: F Kokoro frames, V voices, U utterances a voice, R resamples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Estimate",
+    "as_json",
     "correlation",
     "energy_correlation",
     "estimate",
@@ -103,14 +104,27 @@ def estimate(statistic: Statistic, *values: Floats, seed: int = 0) -> Estimate:
 
     Percentile bootstrap (Efron 1979): whole voices are drawn with replacement and the statistic, ratios included, is
     computed anew of each draw. A voice's utterances stay together, since they are not independent.
+    Of one voice there is no interval: NaN.
     """
     voices = len(values[0])
+    value = float(statistic(*(v.reshape(-1) for v in values)))
+    if voices == 1:
+        return Estimate(value, np.nan, np.nan)
     draws = np.random.default_rng(seed).integers(voices, size=(RESAMPLES, voices))
     resampled = statistic(*(v[draws].reshape(RESAMPLES, -1) for v in values))  # (R,)
     defined = resampled[~np.isnan(resampled)]
     tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
     low, high = np.quantile(defined, tails) if len(defined) else (np.nan, np.nan)
-    return Estimate(float(statistic(*(v.reshape(-1) for v in values))), float(low), float(high))
+    return Estimate(value, float(low), float(high))
+
+
+def as_json(estimates: Mapping[str, Estimate]) -> dict[str, float | list[float | None] | None]:
+    """Each estimate as ``name`` and ``name_ci``, [low, high]; JSON has no NaN, so what is undefined is None."""
+    found: dict[str, float | list[float | None] | None] = {}
+    for name, one in estimates.items():
+        value, low, high = (None if np.isnan(x) else x for x in (one.value, one.low, one.high))
+        found |= {name: value, f"{name}_ci": [low, high]}
+    return found
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -49,18 +49,20 @@ class _Worker(NamedTuple):
 
 def worker_count(orders: int, models: ModelSet) -> int:
     """How many processes are worth starting and fit into memory; on a GPU one, which has it to itself."""
-    if models.device.type != "cpu":
+    worth = orders // CLIPS_PER_WORKER
+    if models.device.type != "cpu" or worth < 2:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     each = BYTES_PER_WORKER + WHISPER_IN_MEMORY * models.whisper_file.path.stat().st_size
-    return max(1, min(MOST_WORKERS, cores, orders // CLIPS_PER_WORKER, int(_available_memory() / each)))
+    return max(1, min(MOST_WORKERS, cores, worth, int(_available_memory() / each)))
 
 
 def render(orders: Sequence[Order], open_dataset: Callable[[], Dataset], workers: int, say: Say) -> None:
     """Render and hear what is missing; with one worker in this process.
 
-    What is finished stays in the cache, however this ends. Workers need ``open_dataset`` to be picklable; each is
-    given the utterances that it can have, and what a dead worker had is given to another.
+    What is finished stays in the cache, however this ends; what a dead worker had is given to another. With more than
+    one worker ``open_dataset`` must be picklable, and a script that calls this needs ``if __name__ == "__main__":``,
+    as always where processes are spawned.
 
     Raises:
         NuancedError: an utterance cannot be rendered, or no worker is left.
@@ -104,7 +106,7 @@ def _render_in_processes(
                 except (EOFError, OSError):
                     waiting.appendleft(order)
                     pool.remove(worker)
-                    _lament(worker, len(pool), order, say)
+                    _report_death(worker, len(pool), order, say)
                     continue
                 if error is not None:
                     raise error
@@ -118,7 +120,7 @@ def _render_in_processes(
             worker.process.join()
 
 
-def _lament(worker: _Worker, left: int, order: Order, say: Say) -> None:
+def _report_death(worker: _Worker, left: int, order: Order, say: Say) -> None:
     worker.process.join()
     code = worker.process.exitcode
     how = f"was killed by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
@@ -167,12 +169,12 @@ def _work(pipe: "Connection[Any, Any]", open_dataset: Callable[[], Dataset]) -> 
 def _plain(order: Order) -> tuple[Any, ...]:
     """An order without tensors, which torch would share between the processes through files."""
     u = order.utterance
-    return u.voice, u.text, u.phonemes, u.style.tolist(), u.seed, order.versions
+    return u.voice, u.text, u.phonemes, u.phoneme_count, u.style.tolist(), u.seed, order.versions
 
 
 def _restored(plain: tuple[Any, ...]) -> Order:
-    voice, text, phonemes, style, seed, versions = plain
-    return Order(Utterance(voice, text, phonemes, torch.tensor(style), seed), versions)
+    voice, text, phonemes, count, style, seed, versions = plain
+    return Order(Utterance(voice, text, phonemes, count, torch.tensor(style), seed), versions)
 
 
 @contextmanager

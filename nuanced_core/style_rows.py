@@ -52,7 +52,7 @@ class StyleRows:
         features = torch.cat([pooled_features(batch.features, batch.mask).cpu() for batch in batches])
         names = [clip.utterance.voice for clip in clips]
         self.mean_pack = self.voices.mean_pack(tuple(dict.fromkeys(names)))  # (510, 256)
-        offsets = [clip.utterance.style - self._mean([len(clip.utterance.phonemes)])[0] for clip in clips]
+        offsets = [clip.utterance.style - self._mean([clip.utterance.phoneme_count])[0] for clip in clips]
         self.nearest = NearestVoice.fit(features, names)
         self.ridge = Ridge.fit(features, torch.stack(offsets), names)
 

@@ -313,9 +313,10 @@ def prepare(config: RunConfig, say: Say) -> ModelSet:
     orders = [Order(u, dataset.versions) for u in dataset.missing(train_utterances, dataset.versions)]
     orders += [Order(u, CLEAN) for u in dataset.missing(val_utterances)]
     workers = worker_count(len(orders), models)
-    # Workers load the models themselves: what this process has loaded is left out.
-    unloaded = partial(Dataset, replace(models), dataset.folder, dataset.augment)
-    render(orders, unloaded if workers > 1 else lambda: dataset, workers, say)
+    if workers > 1:  # they load the models themselves: what this process has loaded is left out
+        render(orders, partial(Dataset, replace(models), dataset.folder, dataset.augment), workers, say)
+    else:
+        render(orders, lambda: dataset, 1, say)
     dataset.missing(train_utterances, dataset.versions)  # what workers rendered counts as used by this process too
     val_clips = dataset.clips(val_utterances)
     dataset.layers(config.features.layers, val_clips[0])

@@ -1,10 +1,11 @@
 """Whisper's encoder states, layer by layer, for clips of any length.
 
 Whisper was trained on clips padded with silence to 30 s. Padding takes ten times as long as a clip of 3 s and says
-nothing of its voice, so a clip is heard at its own length; one longer than 30 s is cut into segments of 30 s at most.
+nothing of its voice, so a clip is heard at its own length. A longer one is heard in equal segments of at most 4 s, the
+length of what a StyleEncoder is trained on: Whisper's states tell how far into a clip a frame lies.
 
-Dimensions: M mel bands, T feature frames (20 ms), L layers (0 is the input of the first block, the last one is the encoder's
-output), D channels.
+Dimensions: M mel bands, T feature frames (20 ms), L layers (0 is the input of the first block, the last one is the
+encoder's output), D channels.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from nuanced_core.audio import SAMPLES_PER_FEATURE_FRAME, WHISPER_RATE
 
 __all__ = ["WhisperFeatures"]
 
-SEGMENT = 30 * WHISPER_RATE  # samples that Whisper hears at once
+SEGMENT = 4 * WHISPER_RATE  # most samples that Whisper hears at once
 
 
 class WhisperFeatures:
@@ -44,7 +45,10 @@ class WhisperFeatures:
     @torch.no_grad()
     def __call__(self, audio: Tensor) -> Tensor:
         """States (L, T, D) of audio (samples,) at 16 kHz; T = ceil(samples / 320)."""
-        return torch.cat([self._segment(part) for part in torch.split(audio, SEGMENT)], dim=1)
+        frames = -(-len(audio) // SAMPLES_PER_FEATURE_FRAME)
+        segments = -(-len(audio) // SEGMENT)
+        samples = -(-frames // segments) * SAMPLES_PER_FEATURE_FRAME
+        return torch.cat([self._segment(part) for part in torch.split(audio, samples)], dim=1)
 
     def _segment(self, audio: Tensor) -> Tensor:
         from whisper.audio import log_mel_spectrogram

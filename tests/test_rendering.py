@@ -10,18 +10,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nuanced_core import rendering
+from nuanced_core import cache as cache_module
+from nuanced_core import rendering, training
 from nuanced_core.cache import Cache
-from nuanced_core.config import Augment
+from nuanced_core.config import Augment, RunConfig, validate
 from nuanced_core.dataset import Dataset, Utterance
-from nuanced_core.errors import DiskError, TrainingError
+from nuanced_core.errors import ConfigError, DiskError, TrainingError
 from nuanced_core.rendering import Order, render, worker_count
 from tests.fakes import FakeKokoro, fake_models
 
 STYLES = torch.randn(6, 256, generator=torch.Generator().manual_seed(0))
 VERSIONS: list[tuple[int, ...]] = [(0,), (0, 1), (0,), (0, 1), (0,), (0,)]
 ORDERS = [
-    Order(Utterance(f"af_{n}", f"Text {n}.", "a" * (5 + n), style, n), versions)
+    Order(Utterance(f"af_{n}", f"Text {n}.", "a" * (5 + n), 5 + n, style, n), versions)
     for n, (style, versions) in enumerate(zip(STYLES, VERSIONS, strict=True))
 ]
 DEADLY = "a" * 7
@@ -174,6 +175,66 @@ def test_as_many_processes_as_cores_memory_and_work_allow(tmp_path: Path, monkey
     monkeypatch.setattr(rendering, "_available_memory", lambda: 100e9)
     models.device = torch.device("cuda")
     assert count(10**6) == 1
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, fakes: SimpleNamespace, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Prepares a run of some voices with the fakes, as another process than before; returns what was said."""
+    monkeypatch.setenv("NUANCED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("NUANCED_CACHE_LIMIT", raising=False)
+    monkeypatch.setattr(training, "_models", lambda settings, device, say: fakes)
+
+    def prepare(*voices: str, again: bool = False) -> list[str]:
+        said: list[str] = []
+        if not again:
+            monkeypatch.setattr(cache_module, "_used", set())
+        data = {**tiny_run.data.model_dump(mode="json"), "voices": list(voices)}
+        run = validate(RunConfig, {**tiny_run.model_dump(mode="json"), "data": data, "augment": {"copies": 2}}, "x")
+        training.prepare(run, said.append)
+        return said
+
+    return prepare
+
+
+def _entries(tmp_path: Path) -> set[Path]:
+    return {entry.path for entry in Cache(tmp_path / "cache").entries() if entry.kind != "baselines"}
+
+
+def test_prepare_renders_what_is_missing_with_its_versions(prepared, fakes: SimpleNamespace, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert prepared("af_heart") == ["rendering 6 clips, once"]
+    assert fakes.whisper.heard == 2 * 3 + 4  # clean and two copies in training, clean in validation
+    assert prepared("af_heart") == []
+    assert prepared("af_heart", "af_bella") == ["rendering 2 clips, once"]
+    entries = Cache(tmp_path / "cache").entries()
+    assert len([e for e in entries if e.kind == "features"]) == 4 * 3 + 4
+
+
+def test_beyond_the_limit_what_no_run_needs_is_removed(
+    prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    prepared("af_heart")
+    first = _entries(tmp_path)
+    prepared("af_bella")
+    second = _entries(tmp_path) - first
+    assert len(second) == 2 * (1 + 3)  # the sound of two sentences and its versions' features
+    monkeypatch.setenv("NUANCED_CACHE_LIMIT", "1GB")
+    assert prepared("af_bella") == [] and _entries(tmp_path) == first | second
+    monkeypatch.setenv("NUANCED_CACHE_LIMIT", "0")
+    *_, needed = prepared("af_bella")
+    assert "are needed, more than NUANCED_CACHE_LIMIT, 0 B" in needed
+    kept = _entries(tmp_path)
+    assert second < kept and len(first - kept) == 2 * (1 + 3)  # validation stays
+    prepared("af_heart", again=True)
+    assert _entries(tmp_path) == first | second  # since this process needs both now
+
+
+def test_a_limit_that_is_no_size_is_told_before_the_work(
+    prepared, fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("NUANCED_CACHE_LIMIT", "little")
+    with pytest.raises(ConfigError, match="NUANCED_CACHE_LIMIT: 'little'"):
+        prepared("af_heart")
+    assert fakes.kokoro.spoken == 0
 
 
 def test_there_is_a_line_from_time_to_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

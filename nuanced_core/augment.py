@@ -5,7 +5,7 @@ Kokoro's own speech has none of these, and an encoder that never heard them does
 
 import io
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import soundfile
@@ -14,12 +14,12 @@ import torchaudio.functional
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nuanced_core.config import Augment
+from nuanced_core.config import Augment, Condition
 from nuanced_core.errors import ConfigError
 
 __all__ = ["DEGRADATIONS", "augmented", "degraded"]
 
-DEGRADATIONS = ("snr20", "snr10", "telephone", "room")  # fixed conditions of tests
+DEGRADATIONS = tuple(kind for kind in get_args(Condition) if kind != "clean")  # fixed conditions of held-out clips
 
 Samples = NDArray[np.float32]
 Floats = NDArray[np.floating[Any]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nuanced_core.errors import ConfigError, DiskError
 
@@ -40,7 +40,9 @@ SignalToNoise = Annotated[float, Field(ge=-20, le=100)]
 Decibels = Annotated[float, Field(ge=0, le=40)]
 WindowFrames = Annotated[int, Field(ge=16)] | Literal["full"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Condition = Literal["clean", "snr20", "snr10", "telephone", "room"]  # see ``nuanced_core.augment.degraded``
 S = TypeVar("S", bound="Settings")
+T = TypeVar("T")
 W = TypeVar("W", "Loss", "Objective")
 
 
@@ -71,11 +73,18 @@ class Data(Settings):
         "validation", description="validation sentences: a built-in split, a text file, or a list"
     )
     sentences_per_voice: PositiveInt = Field(4, description="sentences that each training voice speaks")
-    val_sentences_per_voice: PositiveInt = Field(2, description="sentences that each validation voice speaks")
+    val_sentences_per_voice: Annotated[int, Field(ge=2)] = Field(
+        2, description="sentences that each validation voice speaks, each heard saying another one"
+    )
     max_phonemes: Annotated[int, Field(ge=4, le=510)] = Field(
         510, description="longer sentences are left out, in phonemes"
     )
     seed: Seed = Field(0, description="which sentences each voice speaks, which mixes there are, and Kokoro's noise")
+
+    @field_validator("val_voices")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _without_repeats(names)
 
 
 class Mixes(Settings):
@@ -140,6 +149,11 @@ class Features(Settings):
         4.0, description="normalised features are bounded smoothly at this many standard deviations; 0: not at all"
     )
 
+    @field_validator("layers")
+    @classmethod
+    def _each_once(cls, layers: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        return layers if isinstance(layers, str) else _without_repeats(layers)
+
 
 class Encoder(Settings):
     """The shape of the StyleEncoder."""
@@ -187,6 +201,13 @@ class Encoder(Settings):
         return self
 
 
+def _without_repeats(items: tuple[T, ...]) -> tuple[T, ...]:
+    repeated = [item for item in items if items.count(item) > 1]
+    if repeated:
+        raise ValueError(f"{repeated[0]} stands twice; name each once")
+    return items
+
+
 def _with_some_weight(weights: W) -> W:
     if not any(value for name, value in weights if isinstance(value, float)):
         raise ValueError("all weights are 0, so there is nothing to learn; raise one of them")
@@ -214,6 +235,11 @@ class Objective(Settings):
     stft: Weight = 1.0
     style: Weight = 1.0
     window_frames: WindowFrames = Field(80, description="frames of each validation sentence that are spoken")
+    conditions: tuple[Condition, ...] = Field(
+        ("clean", "snr20", "snr10", "telephone", "room"),
+        min_length=1,
+        description="how validation clips are heard, in turn: as spoken, in noise, by telephone, in a room",
+    )
 
     @model_validator(mode="after")
     def _some_weight(self) -> "Objective":
@@ -230,6 +256,10 @@ class Train(Settings):
     spoken: PositiveInt = Field(2, description="clips of each batch that Kokoro speaks for the audio losses")
     speak_every: PositiveInt = Field(1, description="Kokoro speaks at every Nth step; the others train style alone")
     window_frames: WindowFrames = Field(40, description="Kokoro frames (25 ms) spoken of each clip, or full")
+    rows: Literal["own", "any"] = Field(
+        "any",
+        description="for which phoneme count the style loss asks: that of the sentence that is heard, or any",
+    )
     precision: Literal["float32", "bf16"] = Field("float32", description="of Kokoro's convolutions in training")
     checkpointing: bool = Field(False, description="compute Kokoro's blocks twice rather than keep them: less memory")
     learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(1e-3, description="the largest, after a short warm-up")
@@ -252,6 +282,21 @@ class RunConfig(Settings):
     loss: Loss = Loss()
     objective: Objective = Objective()
     train: Train = Train()
+
+    @model_validator(mode="after")
+    def _something_reaches_the_encoder(self) -> "RunConfig":
+        blind = self.features.channel != "none" and self.encoder.pooling == "mean" and not self.encoder.frame_width
+        if blind:
+            raise ValueError(
+                f"features.channel {self.features.channel} takes each clip's mean out, and encoder.pooling mean has "
+                "nothing left; take another pooling, set encoder.frame_width, or set features.channel none"
+            )
+        if self.train.speak_every > 1 and not self.loss.style:
+            raise ValueError(
+                f"train.speak_every {self.train.speak_every}: without loss.style the steps at which Kokoro is silent "
+                "learn nothing; set it to 1, or give loss.style a weight"
+            )
+        return self
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

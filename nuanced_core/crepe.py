@@ -1,6 +1,6 @@
 """The pitch of a sound, by CREPE (Kim et al. 2018, arXiv:1802.06182); needs the extra ``eval``.
 
-Dimensions: T samples, P = ceil(T / 600) + 1 pitch frames of 25 ms.
+Dimensions: T samples, P = T // 600 + 1 pitch frames of 25 ms.
 """
 
 import torch

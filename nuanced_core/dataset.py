@@ -4,13 +4,15 @@ A cache entry's name is the hash of all that it depends on (weights, style, phon
 changed setting renders only what it changes. What the hash cannot see, a change of our own code, raises ``HEARING``
 or the cache's ``FORMAT``.
 
-Version 0 of a clip is the clip as Kokoro spoke it; version i is what ``augmented`` makes of it the i-th time.
+Version 0 of a clip, or "clean", is the clip as Kokoro spoke it; version i is what ``augmented`` makes of it the i-th
+time; a version with another name is what ``degraded`` makes of it.
 
 Dimensions: B batch, L layers, T feature frames, D Whisper channels, N tokens, S = 256 style.
 """
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +23,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, resample
-from nuanced_core.augment import augmented
+from nuanced_core.augment import augmented, degraded
 from nuanced_core.cache import Cache, content_key
-from nuanced_core.config import Augment, Data, Mixes, WindowFrames
+from nuanced_core.config import Augment, Condition, Data, Mixes, WindowFrames
 from nuanced_core.errors import ConfigError, TextError
 from nuanced_core.kokoro import PACK_ROWS, Prosody, Speech
 from nuanced_core.kokoro_decoder import Precision
@@ -33,11 +35,13 @@ from nuanced_core.style_encoder import FeatureStatistics
 from nuanced_core.text import Phonemizer, load_sentences
 from nuanced_core.voices import VoiceBank
 
-__all__ = ["CLEAN", "Batch", "Clip", "Dataset", "Utterance", "content_key", "plan", "windows"]
+__all__ = ["CLEAN", "Batch", "Clip", "Dataset", "Utterance", "Version", "content_key", "plan", "styles", "windows"]
 
 HEARING = "2"  # part of features' names: raise it when Whisper's states of a clip, or its augmented sound, change
 CLEAN = (0,)  # the version that is not augmented
 NO_COPIES = Augment(copies=0)
+
+Version = int | Condition
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,18 @@ def plan(
     Made-up voices are mixed of the training voices and speak training sentences; validation does not know of them.
 
     Raises:
-        ConfigError, VoiceError, TextError: a voice or a sentence is missing, unknown, or on both sides; or there are
-            too few voices to mix.
+        ConfigError, VoiceError, TextError: a voice or a sentence is missing, unknown, on both sides, or kept for the
+            final evaluation; or there are too few voices to mix, or too few validation sentences.
     """
     train_voices = voices.training_voices(data.voices, data.val_voices)
     train_texts = _sentences(data.sentences, "data.sentences", phonemizer, data.max_phonemes)
     val_texts = _sentences(data.val_sentences, "data.val_sentences", phonemizer, data.max_phonemes)
-    both = [text for text in val_texts if text in train_texts]
-    if both:
-        raise ConfigError(f"data.val_sentences: {both[0]!r} is a training sentence too; take it out of one of the two")
+    _refuse_shared(train_texts, val_texts)
+    if len(val_texts) < 2:
+        raise ConfigError(
+            f"data.val_sentences: {next(iter(val_texts))!r} is the only one; at least 2 are needed: a voice is heard "
+            "saying another sentence than it speaks"
+        )
 
     def spoken(
         name: str, styled: Callable[[int], Tensor], texts: dict[str, str], count: int, rows: Sequence[int] = ()
@@ -109,13 +116,47 @@ def plan(
         return [u for name in names for u in spoken(name, partial(voices.style, name), texts, count)]
 
     train = stock(train_voices, train_texts, data.sentences_per_voice)
-    names = sorted(train_voices)  # in whatever order they are listed, their mixes are the same
-    packs = torch.stack([voices.pack(name) for name in names])
     any_row = _sentences(data.sentences, "data.sentences", phonemizer, PACK_ROWS) if mixes.rows == "any" else {}
     rows = sorted(len(phonemes) for phonemes in any_row.values())
-    for mix in mixed_voices(mixes, names, data.seed):
-        train += spoken(mix.name, partial(style, mix, packs), train_texts, mixes.sentences, rows)
+    for name, styled in _mixed_styles(mixes, train_voices, data.seed, voices).items():
+        train += spoken(name, styled, train_texts, mixes.sentences, rows)
     return train, stock(data.val_voices, val_texts, data.val_sentences_per_voice)
+
+
+def styles(data: Data, mixes: Mixes, voices: VoiceBank) -> dict[str, Callable[[int], Tensor]]:
+    """Of each training voice, made-up ones included, what style (256,) it has for a phoneme count.
+
+    Raises:
+        ConfigError, VoiceError: as ``plan``.
+    """
+    names = voices.training_voices(data.voices, data.val_voices)
+    stock = {name: partial(voices.style, name) for name in names}
+    return {**stock, **_mixed_styles(mixes, names, data.seed, voices)}
+
+
+def _mixed_styles(
+    mixes: Mixes, train_voices: Sequence[str], seed: int, voices: VoiceBank
+) -> dict[str, Callable[[int], Tensor]]:
+    names = sorted(train_voices)  # in whatever order they are listed, their mixes are the same
+    packs = torch.stack([voices.pack(name) for name in names])
+    return {mix.name: partial(style, mix, packs) for mix in mixed_voices(mixes, names, seed)}
+
+
+def _refuse_shared(train_texts: Iterable[str], val_texts: Iterable[str]) -> None:
+    """Refuse a sentence, whatever its case and punctuation, that is on both sides or in the test split."""
+    test = {_words(text) for text in load_sentences("test")}
+    train = {_words(text) for text in train_texts}
+    for setting, texts in (("data.sentences", train_texts), ("data.val_sentences", val_texts)):
+        for text in texts:
+            if _words(text) in test:
+                raise ConfigError(f"{setting}: {text!r} is a test sentence, kept for the final evaluation; take it out")
+    for text in val_texts:
+        if _words(text) in train:
+            raise ConfigError(f"data.val_sentences: {text!r} is a training sentence too; take it out of one of the two")
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 class Dataset:
@@ -138,7 +179,7 @@ class Dataset:
         """Of each training clip: the clean one and its augmented copies."""
         return tuple(range(1 + self.augment.copies))
 
-    def clips(self, utterances: Iterable[Utterance], versions: Sequence[int] = CLEAN) -> list[Clip]:
+    def clips(self, utterances: Iterable[Utterance], versions: Sequence[Version] = CLEAN) -> list[Clip]:
         """Utterances as clips, in order; what is missing of them and of these versions is rendered and heard.
 
         Raises:
@@ -152,7 +193,7 @@ class Dataset:
                     self._hear(clips[-1], version)
         return clips
 
-    def missing(self, utterances: Iterable[Utterance], versions: Sequence[int] = CLEAN) -> list[Utterance]:
+    def missing(self, utterances: Iterable[Utterance], versions: Sequence[Version] = CLEAN) -> list[Utterance]:
         """Those utterances of which the cache lacks the sound, or Whisper's states of one of these versions."""
         keys = {self._clip_key(utterance): utterance for utterance in utterances}
         return [utterance for key, utterance in keys.items() if not self._is_there(key, versions)]
@@ -173,10 +214,17 @@ class Dataset:
             )
         return layers
 
-    def batch(self, clips: Sequence[Clip], layers: Sequence[int], versions: Sequence[int] | None = None) -> Batch:
+    def batch(
+        self,
+        clips: Sequence[Clip],
+        layers: Sequence[int],
+        versions: Sequence[Version] | None = None,
+        spoken: Sequence[Clip] | None = None,
+    ) -> Batch:
         """Features of some of Whisper's layers, padded to the longest clip, and the targets, on the models' device.
 
-        ``versions`` says which version of each clip is heard: by default the clean one.
+        ``versions`` says which version of each clip is heard, by default the clean one; ``spoken`` what is to be said
+        in each one's voice, by default what is heard.
         """
         device = self.models.device
         heard = zip(clips, versions or [0] * len(clips), strict=True)
@@ -186,8 +234,8 @@ class Dataset:
         return Batch(
             features.to(device, torch.float32),
             (torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
-            torch.tensor([clip.utterance.phoneme_count for clip in clips], device=device),
-            torch.stack([clip.utterance.style for clip in clips]).to(device),
+            torch.tensor([clip.utterance.phoneme_count for clip in spoken or clips], device=device),
+            torch.stack([clip.utterance.style for clip in spoken or clips]).to(device),
         )
 
     def statistics(self, clips: Sequence[Clip], layers: Sequence[int]) -> FeatureStatistics:
@@ -264,22 +312,24 @@ class Dataset:
             found = self.cache.save("clips", key, {"audio": audio, "token_frames": prosody.token_frames[0]})
         return Clip(utterance, key, found["audio"], found["token_frames"])
 
-    def _states(self, clip: Clip, layers: Sequence[int], version: int) -> Tensor:
+    def _states(self, clip: Clip, layers: Sequence[int], version: Version) -> Tensor:
         """Whisper's states of a version of a clip, (L, T, D) float16."""
         names = [str(layer) for layer in layers]
         found = self.cache.load("features", self._features_key(clip.key, version), names) or self._hear(clip, version)
         return torch.stack([found[name] for name in names])
 
-    def _hear(self, clip: Clip, version: int) -> dict[str, Tensor]:
+    def _hear(self, clip: Clip, version: Version) -> dict[str, Tensor]:
         """Whisper's states of a version of a clip by layer, each (T, D) float16, for the first time."""
         audio = resample(clip.audio, KOKORO_RATE, WHISPER_RATE)
-        if version:
+        if isinstance(version, str) and version != "clean":
+            audio = degraded(audio, WHISPER_RATE, version, _seed(clip.key, version))
+        elif isinstance(version, int) and version:
             audio = augmented(audio, WHISPER_RATE, self.augment, _seed(clip.key, version))
         states = self.models.whisper(audio).half()
         key = self._features_key(clip.key, version)
         return self.cache.save("features", key, {str(layer): s for layer, s in enumerate(states)})
 
-    def _is_there(self, clip_key: str, versions: Sequence[int]) -> bool:
+    def _is_there(self, clip_key: str, versions: Sequence[Version]) -> bool:
         features = [self.cache.has("features", self._features_key(clip_key, version)) for version in versions]
         return self.cache.has("clips", clip_key) and all(features)
 
@@ -288,8 +338,12 @@ class Dataset:
         weights = self.models.kokoro_files.sha256
         return content_key(weights, style_hash, utterance.phonemes, utterance.seed, self.models.device.type)
 
-    def _features_key(self, clip_key: str, version: int) -> str:
-        changes = [self.augment.model_dump(mode="json", exclude={"copies"}), version] if version else []
+    def _features_key(self, clip_key: str, version: Version) -> str:
+        changes: list[object] = []
+        if isinstance(version, str):
+            changes = [] if version == "clean" else [version]
+        elif version:
+            changes = [self.augment.model_dump(mode="json", exclude={"copies"}), version]
         return content_key(clip_key, self.models.whisper_file.sha256, HEARING, *changes)
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from nuanced_core.cache import content_key
-from nuanced_core.config import Objective
+from nuanced_core.config import Condition, Objective
 from nuanced_core.dataset import Clip, Dataset, windows
 from nuanced_core.losses import MelSTFTLoss, style_loss
 
-__all__ = ["Baselines", "Scores", "Validation", "skill"]
+__all__ = ["Baselines", "Scores", "Validation", "heard_for", "skill"]
 
 SPOKEN_AT_ONCE = 4  # clips: bounds the memory of a validation
 
@@ -39,6 +39,18 @@ class Baselines:
 def skill(loss: float, baselines: Baselines) -> float:
     """0 is the mean voice, 1 the oracle: ``1 - (L - L_oracle) / (L_mean - L_oracle)``."""
     return 1 - (loss - baselines.oracle.loss) / (baselines.mean.loss - baselines.oracle.loss)
+
+
+def heard_for(voices: Sequence[str], conditions: Sequence[Condition]) -> list[tuple[int, Condition]]:
+    """What is heard for each of the utterances with these voices: which utterance, in which condition.
+
+    It is the same voice's next one (for its last one the first): a style is to speak what was never heard in it.
+    """
+    of_voice: dict[str, list[int]] = {}
+    for index, voice in enumerate(voices):
+        of_voice.setdefault(voice, []).append(index)
+    following = {a: b for own in of_voice.values() for a, b in zip(own, [*own[1:], own[0]], strict=True)}
+    return [(following[index], conditions[index % len(conditions)]) for index in range(len(voices))]
 
 
 class Validation:

@@ -98,11 +98,11 @@ def evaluate(
     """The encoder, what it has to beat and the oracle on the test split, as ``nuanced evaluate --json`` prints them.
 
     Of each row: ``stft`` (mel-STFT loss of whole sentences), ``style_cosine`` and that of its ``timbre_`` and
-    ``prosody_`` half, ``skill`` (by the objective's weights), ``f0_semitones`` (error of Kokoro's pitch where both are
-    voiced; ``f0_crepe_semitones`` that of the sound, by CREPE), ``f0_spread_correlation`` (of the pitch's spread, over
-    utterances), ``energy_correlation`` (of curves, mean over utterances), ``duration_error`` (of the predicted length,
-    relative) and ``identity``: speaker cosine to the clip that was heard, where 0 is other test voices saying the
-    sentence and 1 the same voice saying it. Each has an interval of 95 % over voices, ``…_ci``.
+    ``prosody_`` half, ``skill`` (by the default objective's weights), ``f0_semitones`` (error of Kokoro's pitch where
+    both are voiced; ``f0_crepe_semitones`` that of the sound, by CREPE), ``f0_spread_correlation`` (of the pitch's
+    spread, over utterances), ``energy_correlation`` (of curves, mean over utterances), ``duration_error`` (of the
+    predicted length, relative) and ``identity``: speaker cosine to the clip that was heard, where 0 is other test
+    voices saying the sentence and 1 the same voice saying it. Each has an interval of 95 % over voices, ``…_ci``.
 
     Args:
         sentences: test sentences that each of the nine test voices speaks.
@@ -124,7 +124,7 @@ def evaluate(
         say(f"{name}: {len(table.clips)} utterances")
         measures[name] = table.measure(styles[name], noise=int(name == "oracle"))
     report: dict[str, Any] = {
-        "rows": _estimates(measures, table.bounds(), run.objective),
+        "rows": _estimates(measures, table.bounds(), Objective()),
         "voices": sorted(TEST_VOICES),
         "sentences": sentences,
         "texts": list(texts),

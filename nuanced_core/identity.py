@@ -35,7 +35,7 @@ class SpeakerEncoder:
     def __call__(self, audio: Tensor, rate: int) -> Tensor:
         """The embedding (256,), of norm 1, of audio (samples,) at ``rate`` Hz; long silences are cut out of it."""
         samples = resample(audio.detach().float().cpu(), rate, RATE).numpy()
-        speech = self._preprocess(samples)
+        speech = self._preprocess(samples) if samples.any() else samples  # silence has no level to normalise
         # A clip in which the voice detector hears no voice would be empty.
         kept = speech if len(speech) else samples
         embedding: Tensor = torch.from_numpy(np.asarray(self._encoder.embed_utterance(kept), np.float32))

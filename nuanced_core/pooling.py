@@ -35,7 +35,7 @@ class Pooling(nn.Module):
     """Frames (B, T, C) and a mask (B, T), True where a clip has a frame, to (B, ``out_channels``).
 
     A clip's frames come first, and there is at least one. All strategies are made of ``channels`` (C) and ``heads``
-    (H), which only the attentive ones read.
+    (H), which the attentive ones and the queries read.
     """
 
     out_channels: int

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nuanced_core.dataset import Dataset, Utterance
+from nuanced_core.dataset import Dataset, Utterance, Version
 from nuanced_core.errors import NuancedError, TrainingError
 from nuanced_core.model_set import ModelSet
 
@@ -39,7 +39,7 @@ class Order(NamedTuple):
     """An utterance that is to be rendered, and the versions of it that are to be heard."""
 
     utterance: Utterance
-    versions: tuple[int, ...]
+    versions: tuple[Version, ...]
 
 
 class _Worker(NamedTuple):

@@ -17,7 +17,7 @@ from nuanced_core.losses import MelSTFTLoss, STFTLoss, duration_loss, energy_los
 
 __all__ = ["SpokenLosses"]
 
-KEPT_SPECTRA = 1024  # 0.2 MB each at windows of 40 frames
+KEPT_SPECTRA = 256 * 2**20  # bytes; 1 s takes 0.2 MB on mel and 1.3 MB on linear frequency
 KEPT_PROSODY = 8192  # about 10 kB each
 
 Window = tuple[int, int]  # first frame, frames
@@ -40,6 +40,7 @@ class SpokenLosses:
         self._spectral = {name: loss.to(self.device) for name, loss in spectral.items() if getattr(weights, name)}
         self._prosodic = [name for name in ("f0", "energy", "duration") if getattr(weights, name)]
         self._spectra: OrderedDict[tuple[str, str, Window], list[Tensor]] = OrderedDict()
+        self._spectra_bytes = 0
         self._prosody: OrderedDict[str, Prosody] = OrderedDict()
 
     @property
@@ -71,6 +72,7 @@ class SpokenLosses:
     def clear(self) -> None:
         """Let go of what is kept of the references."""
         self._spectra.clear()
+        self._spectra_bytes = 0
         self._prosody.clear()
 
     def _prosodic_terms(self, clips: Sequence[Clip], prosody: Prosody) -> dict[str, Tensor]:
@@ -99,7 +101,13 @@ class SpokenLosses:
         key = (name, clip.key, window)
         if key not in self._spectra:
             reference = self.dataset.reference(clip, window).to(self.device)
-            self._spectra[key] = self._spectral[name].spectra(reference[None])
-            if len(self._spectra) > KEPT_SPECTRA:
-                self._spectra.popitem(last=False)
+            found = self._spectral[name].spectra(reference[None])
+            self._spectra[key] = found
+            self._spectra_bytes += _size(found)
+            while self._spectra_bytes > KEPT_SPECTRA and len(self._spectra) > 1:
+                self._spectra_bytes -= _size(self._spectra.popitem(last=False)[1])
         return self._spectra[key]
+
+
+def _size(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

@@ -144,12 +144,20 @@ class StyleEncoder(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor, phoneme_counts: Tensor) -> Tensor:
         """Styles (B, 256) of features (B, L, T, D), mask (B, T) True where a clip has a frame, counts (B,)."""
-        return self._styles(self.pooling(self.frames(features, mask), mask), phoneme_counts.clamp(1, PACK_ROWS) - 1)
+        return self.styles(self.pooled(features, mask), phoneme_counts)
 
     def pack(self, features: Tensor, mask: Tensor) -> Tensor:
         """One clip's voice as a pack (510, 1, 256), of its features (1, L, T, D) and mask (1, T), in eval mode."""
-        pooled = self.pooling(self.frames(features, mask), mask)
-        return self._styles(pooled.expand(PACK_ROWS, -1), torch.arange(PACK_ROWS, device=pooled.device)).unsqueeze(1)
+        pooled = self.pooled(features, mask).expand(PACK_ROWS, -1)
+        return self.styles(pooled, torch.arange(1, PACK_ROWS + 1, device=pooled.device)).unsqueeze(1)
+
+    def pooled(self, features: Tensor, mask: Tensor) -> Tensor:
+        """What is heard of clips (B, P), whatever they are to say."""
+        return self.pooling(self.frames(features, mask), mask)  # type: ignore[no-any-return]
+
+    def styles(self, pooled: Tensor, phoneme_counts: Tensor) -> Tensor:
+        """Styles (B, 256) of what was heard (B, P), each for a phoneme count (B,)."""
+        return self._styles(pooled, phoneme_counts.clamp(1, PACK_ROWS) - 1)
 
     def frames(self, features: Tensor, mask: Tensor) -> Tensor:
         """What is pooled (B, T, C), as the settings ``features`` and ``encoder.frame_width`` say.
@@ -222,7 +230,7 @@ class StyleEncoder(nn.Module):
             data = json.loads(config_file.read_text(encoding="utf-8"))
             encoder = cls(StyleEncoderConfig.from_dict(data["style_encoder"], str(config_file)))
             encoder.load_state_dict(load_file(weights_file))
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{config_file}: not a StyleEncoder's configuration: {error!r}") from None
         except (RuntimeError, SafetensorError) as error:
             raise WeightsError(f"{weights_file}: does not fit {config_file.name}: {str(error)[:200]}") from None

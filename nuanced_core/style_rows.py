@@ -33,6 +33,9 @@ class StyleRows:
     Args:
         encoder: of ``run``; taken to the dataset's device, in eval mode.
         run: the settings of the run that trained the encoder.
+
+    Raises:
+        NuancedError: a clip cannot be rendered, or Whisper lacks a layer that the encoder reads.
     """
 
     def __init__(self, encoder: StyleEncoder, run: RunConfig, dataset: Dataset, say: Say) -> None:
@@ -48,6 +51,7 @@ class StyleRows:
         utterances, _ = plan(data, Mixes(), self.voices, dataset.models.phonemizer)
         clips = rendered(dataset, utterances, say)
         self.layers = dataset.layers("all", clips[0])
+        dataset.layers(self.encoder.config.layers, clips[0])  # refused here rather than when a clip is heard
         batches = (dataset.batch([clip], self.layers) for clip in clips)
         features = torch.cat([pooled_features(batch.features, batch.mask).cpu() for batch in batches])
         names = [clip.utterance.voice for clip in clips]

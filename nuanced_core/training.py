@@ -23,9 +23,10 @@ from torch import Tensor
 from nuanced_core.audio import FRAMES_PER_SECOND, write_audio
 from nuanced_core.cache import Cache, cache_limit, content_key, shown_size
 from nuanced_core.config import Models, RunConfig
-from nuanced_core.dataset import CLEAN, Batch, Clip, Dataset, plan, windows
+from nuanced_core.dataset import Batch, Clip, Dataset, plan, styles, windows
 from nuanced_core.errors import DiskError, TrainingError, WeightsError
-from nuanced_core.evaluation import Validation, skill
+from nuanced_core.evaluation import Validation, heard_for, skill
+from nuanced_core.kokoro import PACK_ROWS
 from nuanced_core.losses import MelSTFTLoss, style_loss
 from nuanced_core.memory import peak_memory, reset_peak_memory
 from nuanced_core.model_set import ModelSet, resolve_device
@@ -50,6 +51,8 @@ class _Drawn(NamedTuple):
     generator: torch.Generator
     clips: list[Clip]
     batch: Batch
+    counts: Tensor  # (B,) phonemes for which the style loss asks
+    targets: Tensor  # (B, 256) the styles for them
 
 
 class Run:
@@ -73,7 +76,12 @@ class Run:
         self.mel = MelSTFTLoss().to(self.device)
         self.validation = Validation(dataset, val_clips, config.objective, self.mel)
         self.baselines = self.validation.baselines(_baseline_pack(config, dataset.models))
-        self._val_batch = dataset.batch(val_clips, self.layers)
+        heard = heard_for([clip.utterance.voice for clip in val_clips], config.objective.conditions)
+        self._val_batch = dataset.batch(
+            [val_clips[index] for index, _ in heard], self.layers, [condition for _, condition in heard], val_clips
+        )
+        # For the style loss a voice may be asked for the style of any phoneme count.
+        self._styles = styles(config.data, config.mixes, voices) if config.train.rows == "any" else None
 
         torch.manual_seed(config.train.seed)
         channels = self._val_batch.features.shape[-1]
@@ -176,7 +184,7 @@ class Run:
             with safe_open(file, framework="pt") as checkpoint:
                 progress = json.loads(checkpoint.metadata()["progress"])
                 tensors = {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}  # noqa: SIM118 (no mapping)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{file}: not a checkpoint: {error}; remove it to train from the start") from None
         if progress["run"] != self.config.model_dump(mode="json"):
             raise WeightsError(f"{file}: is of a run with other settings; take another folder")
@@ -207,16 +215,17 @@ class Run:
             TrainingError: a loss is not finite.
         """
         settings, weights = self.config.train, self.config.loss
-        draw, clips, batch = self._drawn()
+        draw, clips, batch, counts, targets = self._drawn()
         torch.manual_seed(draw.initial_seed())  # of dropout
-        styles = self.encoder(batch.features, batch.mask, batch.phoneme_counts)
-        terms = {"style": style_loss(styles, batch.styles)}
+        pooled = self.encoder.pooled(batch.features, batch.mask)
+        terms = {"style": style_loss(self.encoder.styles(pooled, counts), targets)}
         speech_seconds = 0.0
         if self.losses.wanted and self.step % settings.speak_every == 0:
             spoken = clips[: settings.spoken]
             choices = [windows(clip.frames, settings.window_frames) for clip in spoken]
             picks = [c[int(torch.randint(len(c), (), generator=draw))] for c in choices]
-            terms |= self.losses(spoken, picks, styles[: len(spoken)])
+            said = self.encoder.styles(pooled[: len(spoken)], batch.phoneme_counts[: len(spoken)])
+            terms |= self.losses(spoken, picks, said)
             if self.losses.spectral:
                 speech_seconds = sum(frames for _, frames in picks) / FRAMES_PER_SECOND
         weighted = {name: getattr(weights, name) * term for name, term in terms.items()}
@@ -267,7 +276,13 @@ class Run:
         order = torch.randperm(len(self.clips), generator=draw)[: settings.batch_size].tolist()
         clips = [self.clips[i] for i in order]
         versions = torch.randint(len(self.dataset.versions), (len(clips),), generator=draw).tolist()
-        return _Drawn(draw, clips, self.dataset.batch(clips, self.layers, versions))
+        batch = self.dataset.batch(clips, self.layers, versions)
+        if self._styles is None:
+            return _Drawn(draw, clips, batch, batch.phoneme_counts, batch.styles)
+        # Even in the logarithm: rows differ most for few phonemes.
+        counts = torch.rand(len(clips), generator=draw).mul(math.log(PACK_ROWS)).exp().round().long()
+        asked = [self._styles[c.utterance.voice](n) for c, n in zip(clips, counts.tolist(), strict=True)]
+        return _Drawn(draw, clips, batch, counts.to(self.device), torch.stack(asked).to(self.device))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -311,7 +326,11 @@ def prepare(config: RunConfig, say: Say) -> ModelSet:
     dataset = Dataset(models, cache_dir(), config.augment)
     train_utterances, val_utterances = plan(config.data, config.mixes, models.voices, models.phonemizer)
     orders = [Order(u, dataset.versions) for u in dataset.missing(train_utterances, dataset.versions)]
-    orders += [Order(u, CLEAN) for u in dataset.missing(val_utterances)]
+    heard = heard_for([u.voice for u in val_utterances], config.objective.conditions)
+    for index, condition in heard:
+        orders += [
+            Order(u, ("clean", condition)) for u in dataset.missing([val_utterances[index]], ("clean", condition))
+        ]
     workers = worker_count(len(orders), models)
     if workers > 1:  # they load the models themselves: what this process has loaded is left out
         render(orders, partial(Dataset, replace(models), dataset.folder, dataset.augment), workers, say)

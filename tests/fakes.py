@@ -1,5 +1,6 @@
 """Tiny stand-ins for Kokoro and Whisper, for tests of what is built around them: same doors, no weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +10,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nuanced_core.audio import SAMPLES_PER_FEATURE_FRAME, SAMPLES_PER_FRAME
+from nuanced_core.config import RunConfig
 from nuanced_core.kokoro import PACK_ROWS, STYLE_SIZE, Prosody, Speech, TextStates
+from nuanced_core.style_encoder import FeatureStatistics, StyleEncoder, StyleEncoderConfig
 from nuanced_core.text import Phonemizer
-from nuanced_core.voices import VoiceBank
+from nuanced_core.voices import TEST_VOICES, VoiceBank
 
 VOICES = ("af_bella", "af_heart", "af_nicole", "af_sky", "am_fenrir", "am_michael", "bf_alice", "bm_lewis")
 
@@ -51,6 +54,19 @@ class FakeKokoro:
         return Speech(pad_sequence(items, batch_first=True), tuple(n for _, n in windows))
 
 
+class LivelyKokoro(FakeKokoro):
+    """Pitch and energy curves that move, each style's in its own way; every tenth value is unvoiced."""
+
+    def prosody(self, text: TextStates, style: Tensor, token_frames: Tensor | None = None) -> Prosody:
+        plain = super().prosody(text, style, token_frames)
+        place = torch.arange(plain.f0.shape[1]) / 7
+        height, spread, speed, level = style[:, 128:132].split(1, dim=1)
+        f0 = 130 * 2 ** (0.5 * torch.tanh(height) + 0.2 * spread * torch.sin(place))
+        f0 = torch.where(torch.arange(f0.shape[1]) % 10 == 9, 0.0, f0)
+        energy = level + torch.sin(place) + 0.5 * torch.sin((2 + speed) * place)
+        return Prosody(plain.durations, plain.token_frames, f0, energy, plain.frames)
+
+
 class FakeWhisper:
     """Three layers of four channels: levels of four bands of each 20 ms, times the layer's number."""
 
@@ -65,11 +81,11 @@ class FakeWhisper:
         return torch.stack([bands * layer for layer in (1.0, 2.0, 3.0)])
 
 
-def fake_models(folder: Path) -> SimpleNamespace:
-    """A stand-in for ``ModelSet`` with eight voices."""
+def fake_models(folder: Path, names: Sequence[str] = VOICES) -> SimpleNamespace:
+    """A stand-in for ``ModelSet`` with eight voices, or others."""
     folder.mkdir(parents=True, exist_ok=True)
     packs = {}
-    for i, name in enumerate(VOICES):
+    for i, name in enumerate(names):
         rng = np.random.default_rng(i)
         voice = rng.normal(size=(1, 1, STYLE_SIZE)) + 0.1 * rng.normal(size=(PACK_ROWS, 1, STYLE_SIZE))
         packs[name] = folder / f"{name}.npy"
@@ -83,3 +99,39 @@ def fake_models(folder: Path) -> SimpleNamespace:
         whisper_file=SimpleNamespace(sha256="whisper", name="fake"),
         device=torch.device("cpu"),
     )
+
+
+def held_out_models(folder: Path) -> SimpleNamespace:
+    """Stand-ins with the test voices too, a livelier Kokoro, and sentences of at most 8 phonemes: little to render."""
+    models = fake_models(folder, VOICES + TEST_VOICES)
+    models.kokoro = LivelyKokoro()
+    models.phonemizer = Phonemizer("initials", lambda text: "".join(word[0] for word in text.lower().split())[:8])
+    return models
+
+
+def random_encoder(models: SimpleNamespace, run: RunConfig, layers: tuple[int, ...] = (2, 0)) -> StyleEncoder:
+    """An encoder with random weights that reads some layers of the fake Whisper, and knows three voices."""
+    packs = torch.stack([models.voices.pack(name) for name in VOICES[:3]])
+    torch.manual_seed(0)
+    encoder = StyleEncoder(
+        StyleEncoderConfig(
+            encoder=run.encoder, features=run.features, whisper="fake", layers=layers, channels=4, voices=len(packs)
+        )
+    )
+    encoder.calibrate(FeatureStatistics(torch.ones(len(layers), 4), torch.full((len(layers), 4), 2.0)), packs)
+    for weights in encoder.heads.parameters():
+        torch.nn.init.normal_(weights)
+    return encoder
+
+
+def band_embedding(audio: Tensor, rate: int) -> Tensor:
+    """A stand-in for a speaker encoder: log levels of 24 bands to 2.4 kHz, about their mean, of norm 1."""
+    spectrum = torch.fft.rfft(audio, rate).abs()[:2400].view(24, 100).mean(dim=1)  # a bin a Hz, of the first second
+    levels = torch.log(spectrum + 1e-3)
+    return torch.nn.functional.normalize(levels - levels.mean(), dim=0)
+
+
+def loudness_pitch(audio: Tensor) -> Tensor:
+    """A stand-in for a pitch tracker: each 25 ms the level as Hz, and 0 where it is low."""
+    level = 300 * audio[: len(audio) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].view(-1, SAMPLES_PER_FRAME).std(dim=1)
+    return torch.where(level > 20, level, 0.0)

@@ -38,7 +38,9 @@ def test_the_distance_of_training_clips_is_1_in_the_mean_and_grows_with_what_is_
     features = torch.randn(40, 8, generator=random)
     scale = Scale.fit(features)
     assert scale.distance(features).square().mean().sqrt() == pytest.approx(1)
-    assert scale.distance(features.mean(dim=0, keepdim=True) + 5 * features.std(dim=0, correction=0)) == pytest.approx(5)
+    assert scale.distance(features.mean(dim=0, keepdim=True) + 5 * features.std(dim=0, correction=0)) == pytest.approx(
+        5
+    )
 
 
 def test_the_nearest_voice_is_the_one_with_the_nearest_mean(random: torch.Generator) -> None:

@@ -7,8 +7,9 @@ import torch
 
 from nuanced_core import cache as cache_module
 from nuanced_core.audio import KOKORO_RATE, WHISPER_RATE, resample
+from nuanced_core.augment import degraded
 from nuanced_core.config import Augment, Data, Mixes, RunConfig, validate
-from nuanced_core.dataset import Dataset, Utterance, plan, windows
+from nuanced_core.dataset import Dataset, Utterance, plan, styles, windows
 from nuanced_core.errors import ConfigError, DiskError, TextError, VoiceError
 from nuanced_core.voices import VoiceBank
 
@@ -53,6 +54,41 @@ def test_the_order_of_sentences_and_voices_changes_nothing_on_the_other_side(
         assert [(u.voice, u.text, u.seed) for u in _plan(fakes, tiny_run, **changes)[1]] == [
             (u.voice, u.text, u.seed) for u in val
         ]
+
+
+def test_every_training_voice_has_a_style_for_each_phoneme_count(fakes: SimpleNamespace, tiny_run: RunConfig) -> None:
+    train, _ = _plan(fakes, tiny_run, MIXES)
+    data = validate(Data, tiny_run.data.model_dump(mode="json"), "x")
+    found = styles(data, MIXES, fakes.voices)
+    assert set(found) == {u.voice for u in train}
+    for u in train:
+        assert torch.equal(found[u.voice](u.phoneme_count), u.style)
+    assert not torch.equal(found["blend-0000"](3), found["blend-0000"](300))
+
+
+def test_a_clip_is_degraded_by_name_once_and_the_clean_one_has_two_names(
+    dataset: Dataset, fakes: SimpleNamespace, tiny_run: RunConfig
+) -> None:
+    utterances, _ = _plan(fakes, tiny_run)
+    (clip,) = dataset.clips(utterances[:1], (0, "clean", "telephone"))
+    assert fakes.whisper.heard == 2
+    clean, same, telephone = (dataset.batch([clip], (0, 1), [v]).features for v in (0, "clean", "telephone"))
+    assert fakes.whisper.heard == 2
+    assert torch.equal(clean, same)
+    audio = degraded(resample(clip.audio, 24_000, 16_000), 16_000, "telephone", 0)
+    torch.testing.assert_close(telephone[0], fakes.whisper(audio)[:2].half().float())
+    assert not torch.equal(clean, telephone)
+    assert dataset.missing(utterances[:1], ("room",)) == utterances[:1]
+
+
+def test_what_is_spoken_may_differ_from_what_is_heard(
+    dataset: Dataset, fakes: SimpleNamespace, tiny_run: RunConfig
+) -> None:
+    clips = dataset.clips(_plan(fakes, tiny_run)[0][:2])
+    heard = dataset.batch(clips, (0,), spoken=clips[::-1])
+    assert torch.equal(heard.features, dataset.batch(clips, (0,)).features)
+    assert heard.phoneme_counts.tolist() == [clip.utterance.phoneme_count for clip in clips[::-1]]
+    assert torch.equal(heard.styles, torch.stack([clip.utterance.style for clip in clips[::-1]]))
 
 
 def test_mixes_speak_training_sentences_beside_the_stock_voices(fakes: SimpleNamespace, tiny_run: RunConfig) -> None:
@@ -106,7 +142,12 @@ def test_mixes_of_too_many_members_are_told(fakes: SimpleNamespace, tiny_run: Ru
     ("changes", "error", "told"),
     [
         ({"voices": ["af_heart", "af_sky"]}, ConfigError, "af_sky is a validation voice too"),
-        ({"val_sentences": ["Red door."]}, ConfigError, "'Red door.' is a training sentence too"),
+        ({"val_sentences": ["Red door.", "No rain."]}, ConfigError, "'Red door.' is a training sentence too"),
+        ({"val_sentences": ["No rain.", "RED, door!"]}, ConfigError, "'RED, door!' is a training sentence too"),
+        ({"val_sentences": ["No rain."]}, ConfigError, r"data.val_sentences: 'No rain.' is the only one"),
+        ({"sentences": "test"}, ConfigError, r"data.sentences: '.*' is a test sentence"),
+        ({"val_sentences": "test"}, ConfigError, r"data.val_sentences: '.*' is a test sentence"),
+        ({"val_voices": ["af_sky", "af_sky"]}, ConfigError, "val_voices: .*af_sky stands twice"),
         ({"sentences": []}, TextError, "data.sentences"),
         ({"val_voices": ["af_hart"]}, VoiceError, "af_hart"),
         ({"max_phonemes": 4}, ConfigError, "data.max_phonemes: 4: no sentence"),

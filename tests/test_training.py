@@ -1,4 +1,5 @@
 import gc
+import json
 import math
 import weakref
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import torch
 from nuanced_core.config import Objective, RunConfig, apply_overrides, validate
 from nuanced_core.dataset import Dataset
 from nuanced_core.errors import DiskError, TrainingError, WeightsError
-from nuanced_core.evaluation import Baselines, Scores, Validation, skill
+from nuanced_core.evaluation import Baselines, Scores, Validation, heard_for, skill
 from nuanced_core.losses import MelSTFTLoss
 from nuanced_core.training import BEST, LAST, Run
 
@@ -111,6 +112,68 @@ def test_augmented_versions_are_heard_in_training_and_never_in_validation(lab: L
     clean = lab.run("b", "augment.copies=0", "loss.stft=0")
     assert any(not torch.equal(a, clean._draw(step).batch.features) for step, a in enumerate(drawn))
     assert torch.equal(run._val_batch.features, clean._val_batch.features)
+
+
+def test_a_validation_voice_is_heard_saying_another_sentence_in_each_condition_in_turn(lab: Lab) -> None:
+    conditions = ["clean", "telephone", "snr10"]
+    run = lab.run("a", f"objective.conditions={json.dumps(conditions)}")
+    clips = run.validation.clips
+    assert [c.utterance.voice for c in clips] == ["af_sky", "af_sky", "bm_lewis", "bm_lewis"]
+    heard = [(clips[1], "clean"), (clips[0], "telephone"), (clips[3], "snr10"), (clips[2], "clean")]
+    for i, (clip, condition) in enumerate(heard):
+        expected = run.dataset.batch([clip], run.layers, [condition])
+        frames = expected.features.shape[2]
+        assert torch.equal(run._val_batch.features[i : i + 1, :, :frames], expected.features)
+        assert run._val_batch.mask[i].sum() == frames
+    assert torch.equal(run._val_batch.styles, torch.stack([c.utterance.style for c in clips]))
+    assert run._val_batch.phoneme_counts.tolist() == [c.utterance.phoneme_count for c in clips]
+
+
+def test_what_is_heard_is_the_next_utterance_of_the_same_voice() -> None:
+    assert heard_for(["a", "b", "a", "a"], ("clean", "room")) == [(2, "clean"), (1, "room"), (3, "clean"), (0, "room")]
+
+
+def test_permuting_or_changing_training_data_cannot_leak_into_validation(lab: Lab) -> None:
+    """Whatever is trained on, validation hears the same, wants the same and is compared with the same."""
+    run = lab.run("a")
+    before = run.validate()
+    for i, override in enumerate(
+        (
+            'data.sentences=["A blue window.", "Red door."]',
+            'data.voices=["af_bella", "am_michael", "af_heart", "am_fenrir"]',
+            'data.voices=["af_nicole", "bf_alice"]',
+            'data.sentences=["Something else entirely.", "And more of it."]',
+            "data.sentences_per_voice=1",
+            "mixes.swaps=3",
+            "augment.copies=2",
+            "train.seed=5",
+        )
+    ):
+        other = lab.run(f"b{i}", override)
+        assert torch.equal(other._val_batch.features, run._val_batch.features)
+        assert torch.equal(other._val_batch.styles, run._val_batch.styles)
+        assert [clip.key for clip in other.validation.clips] == [clip.key for clip in run.validation.clips]
+        assert other.baselines == run.baselines
+        found = other.validate()
+        assert {k: v for k, v in found.items() if "val" not in k} == {k: v for k, v in before.items() if "val" not in k}
+        styles = torch.stack([clip.utterance.style for clip in run.validation.clips])
+        assert other.validation.scores(styles) == run.validation.scores(styles)
+        trained = {clip.key for clip in other.clips}
+        assert not trained & {clip.key for clip in run.validation.clips}
+
+
+def test_the_style_loss_asks_for_any_phoneme_count_or_for_that_of_what_is_heard(lab: Lab) -> None:
+    own, other = lab.run("a", "train.rows=own"), lab.run("b", "train.rows=any")
+    drawn = own._draw(0)
+    assert torch.equal(drawn.counts, drawn.batch.phoneme_counts) and torch.equal(drawn.targets, drawn.batch.styles)
+    counts = []
+    for step in range(40):
+        drawn = other._draw(step)
+        for clip, count, target in zip(drawn.clips, drawn.counts.tolist(), drawn.targets, strict=True):
+            assert torch.equal(target, lab.fakes.voices.style(clip.utterance.voice, count))
+            counts.append(count)
+    assert min(counts) < 5 and max(counts) > 300 and max(counts) <= 510
+    assert abs(sorted(counts)[len(counts) // 2] - 510**0.5) < 12
 
 
 def test_training_learns_the_voices_it_hears(lab: Lab) -> None:

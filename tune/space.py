@@ -71,7 +71,7 @@ class Space:
         if not found:
             raise ConfigError(
                 f"{place}: search: nothing is searched; add settings such as "
-                "'train.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}'"
+                "'train.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}', or train it once with 'nuanced train'"
             )
         plain = run.model_dump(mode="json")
         others = [other for dimension in found.values() for other in conditioned_on(dimension)]

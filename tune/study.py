@@ -61,7 +61,9 @@ def _sampler(settings: SweepSettings) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(
         # TPE's own default would make a sweep of ten trials a random search.
         n_startup_trials=min(_TPE_STARTUP_TRIALS, math.ceil(settings.trials / 3)),
+        # Conditional settings make groups of their own; without this they would be drawn one by one.
         multivariate=True,
+        group=True,
         constant_liar=True,
         seed=settings.seed,
     )

@@ -24,6 +24,10 @@ class Run(Protocol):
 
     epoch: int  # epochs finished
 
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing more to train."""
+
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch and validate; returns scalars by name, ``val/loss`` among them."""
 
@@ -62,7 +66,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        """One epoch: its scalars, ``epoch``, and ``done`` after the last."""
+        """One epoch: its scalars, ``epoch``, and ``done`` when the run is finished."""
         try:
             return self._epoch()
         except NuancedError as error:
@@ -85,14 +89,13 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         scalars = run.run_epoch()
         if self._board is not None:
             self._board.flush()
-        return {**scalars, "epoch": run.epoch, "done": run.epoch >= self._epochs}
+        return {**scalars, "epoch": run.epoch, "done": run.finished}
 
     def _begin(self) -> Run:
         config = validate(RunConfig, self._trial["run"], f"trial {self._trial['number']}")
         folder = Path(self._trial["folder"])
         folder.mkdir(parents=True, exist_ok=True)
         write_yaml(folder / "config.yaml", config.model_dump(mode="json"))
-        self._epochs = config.train.epochs
         self._board = TensorBoardReport(folder, hparams=self._trial["params"])
         self._run = self._start(config, folder, self._board)
         return self._run

@@ -36,7 +36,7 @@ SENTENCES = (
 )
 BASE = {
     "data": {"voices": VOICES, "sentences": SENTENCES, "sentences_per_voice": 1, "val_voices": ["af_sky"],
-             "val_sentences": ["He walked home."], "val_sentences_per_voice": 1},
+             "val_sentences": ["He walked home.", "Where is it?"]},
     "features": {"layers": [1, 2]},
     "train": {"batch_size": 4, "learning_rate": 1e-3},
     "objective": {"window_frames": 40},

@@ -53,7 +53,7 @@ def main() -> None:
         cold = Dataset(dataset.models, Path(folder) / "cache")
         voices, phonemizer = dataset.models.voices, dataset.models.phonemizer
         started = time.perf_counter()
-        cold.clips(plan(config.data, voices, phonemizer)[0])
+        cold.clips(plan(config.data, config.mixes, voices, phonemizer)[0])
         rendering = time.perf_counter() - started
         times = {}
         for name in ("cold", "warm"):

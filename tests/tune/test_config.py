@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nuanced_core.config import RunConfig, write_yaml
+from nuanced_core.config import RunConfig, read_yaml, write_yaml
 from nuanced_core.errors import ConfigError
 from tune.config import as_override, load_run, load_sweep
 from tune.space import Choices, Range
@@ -113,11 +113,17 @@ def test_overrides_keep_any_text(tmp_path: Path) -> None:
     assert config.sweep.outputs == strange
 
 
-def test_every_file_in_configs_loads() -> None:
-    files = sorted(CONFIGS.glob("*.yaml"))
-    assert files
-    for file in files:
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_file_in_configs_loads(file: Path) -> None:
+    load_run(file)
+    if "search" in read_yaml(file):
         load_sweep(file)
+
+
+def test_there_are_configs_to_sweep_and_one_to_train() -> None:
+    searched = {file.stem: "search" in read_yaml(file) for file in CONFIGS.glob("*.yaml")}
+    assert sum(searched.values()) >= 3
+    assert searched["default"] is False
 
 
 def test_runs_are_rendered_for_what_their_trials_are_given(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from nuanced_core.config import RunConfig, validate
 from nuanced_core.errors import ConfigError, DiskError
 from tests.tune import toy
-from tests.tune.conftest import MIXED
+from tests.tune.conftest import MIXED, sweep
 from tune import outputs
 from tune.config import SweepSettings, load_sweep
 from tune.driver import SweepResult, run_sweep
@@ -75,6 +75,14 @@ def test_a_complete_trial_s_value_is_its_best_epoch_s(mixed: Swept) -> None:
         assert trial.user_attrs["best_epoch"] == 3
         assert trial.user_attrs["metrics"]["val/skill"] == pytest.approx(1 - losses[3])
         assert trial.user_attrs["metrics"]["baseline/loss"] == 1.0
+
+
+def test_patience_ends_a_trial_as_complete_with_its_best_epoch_s_value(ray_session: None, tmp_path: Path) -> None:
+    fixed = [f"search.encoder.width=[{toy.RISING}]", "sweep.trials=1", "train.epochs=9", "train.patience=2"]
+    result, _ = sweep(MIXED, tmp_path, *fixed)
+    (trial,) = trials(result)
+    assert (trial["state"], trial["epochs"]) == ("complete", 3)
+    assert trial["value"] == pytest.approx(toy.expected_loss(config_of(result, 0), 1))
 
 
 def test_a_trial_s_folder_holds_the_settings_that_the_study_suggested(mixed: Swept) -> None:

@@ -13,6 +13,7 @@ from nuanced_core.errors import AudioError, DiskError
 __all__ = [
     "FRAMES_PER_SECOND",
     "KOKORO_RATE",
+    "QUIETEST",
     "SAMPLES_PER_FEATURE_FRAME",
     "SAMPLES_PER_FRAME",
     "WHISPER_RATE",

@@ -19,7 +19,8 @@ from nuanced_core.errors import ConfigError
 
 __all__ = ["DEGRADATIONS", "augmented", "degraded"]
 
-DEGRADATIONS = tuple(kind for kind in get_args(Condition) if kind != "clean")  # fixed conditions of held-out clips
+# Fixed conditions of held-out clips.
+DEGRADATIONS: tuple[Condition, ...] = tuple(kind for kind in get_args(Condition) if kind != "clean")
 
 Samples = NDArray[np.float32]
 Floats = NDArray[np.floating[Any]]

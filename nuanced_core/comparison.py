@@ -27,7 +27,7 @@ from nuanced_core.losses import MelSTFTLoss, style_loss
 __all__ = ["Comparison", "Embed", "Floats", "Measures", "Pitch"]
 
 SPOKEN_AT_ONCE = 4  # utterances: bounds the memory
-FORMAT = 1  # raise it when what is measured changes: kept measures are then made again
+FORMAT = 2  # raise it when what is measured changes: kept measures are then made again
 
 Embed = Callable[[Tensor, int], Tensor]  # audio (samples,), rate in Hz → a speaker embedding (E,) of norm 1
 Pitch = Callable[[Tensor], Tensor]  # audio (samples,) at 24 kHz → (P,) Hz, 0 where unvoiced
@@ -47,7 +47,7 @@ class _Reference:
 
 
 class Comparison:
-    """Each voice hears itself saying one sentence and speaks the next one (the last one hears the first).
+    """Each voice speaks each sentence as it is heard saying the next one (for the last one the first).
 
     Args:
         clips: the true voices, each voice's sentences together.
@@ -82,7 +82,7 @@ class Comparison:
         in the cache: most rows of a table are the same for every encoder.
         """
         digest = hashlib.sha256(styles.numpy().tobytes()).hexdigest()
-        extras = [self.embed is not None, self.pitch is not None]
+        extras = [_name(self.embed), _name(self.pitch)]
         clips = [clip.key for clip in self.clips]
         key = content_key("comparison", FORMAT, clips, self.shape, digest, noise, extras, self.mel.resolutions)
         kept = self.dataset.cache.load("baselines", key)
@@ -175,3 +175,8 @@ class Comparison:
         text = kokoro.encode_text([clip.utterance.phonemes for clip in clips])
         token_frames = pad_sequence([clip.token_frames for clip in clips], batch_first=True)
         return text, kokoro.prosody(text, styles, token_frames)
+
+
+def _name(extra: Embed | Pitch | None) -> str | None:
+    """What a kept measure depends on of what measured it."""
+    return None if extra is None else str(getattr(extra, "name", getattr(extra, "__qualname__", type(extra).__name__)))

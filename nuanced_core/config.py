@@ -93,14 +93,20 @@ class Mixes(Settings):
     blends: Count = Field(0, description="convex mixes of stock voices")
     half_blends: Count = Field(0, description="as blends, but timbre and prosody are mixed each for itself")
     swaps: Count = Field(0, description="the timbre of one stock voice with the prosody of another")
-    steps: Count = Field(0, description="half_blends that are then moved at random along what tells voices apart")
+    steps: Count = Field(0, description="blends that are then moved at random, by step_size and beyond")
+    half_steps: Count = Field(0, description="as steps, but timbre and prosody are moved each for itself")
     members: PositiveInt = Field(3, description="stock voices in a blend")
     concentration: Annotated[float, Field(gt=0, le=100)] = Field(
         0.6,
         description="of the Dirichlet distribution of a blend's weights: small is near one voice, large near the mean",
     )
-    step_size: Annotated[float, Field(gt=0, le=4)] = Field(
-        0.5, description="length of a step, in standard deviations of the stock voices"
+    step_size: Annotated[float, Field(ge=0, le=4)] = Field(
+        0.5,
+        description="length of a step along what tells the stock voices apart, in units of their own distance from "
+        "their mean",
+    )
+    beyond: Annotated[float, Field(ge=0, le=4)] = Field(
+        0.0, description="length of a step in any direction, also out of what stock voices can be mixed to; same units"
     )
     sentences: PositiveInt = Field(1, description="sentences that each made-up voice speaks")
     rows: Literal["own", "any"] = Field(

@@ -3,6 +3,8 @@
 Dimensions: T samples, P = T // 600 + 1 pitch frames of 25 ms.
 """
 
+from importlib.metadata import version
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,7 @@ class CrepePitch:
             import torchcrepe
         except ImportError as error:
             raise ConfigError(f"CREPE's pitch needs torchcrepe ({error}); {EXTRA}") from None
+        self.name = f"torchcrepe {version('torchcrepe')} {CAPACITY}"
         self._crepe = torchcrepe
 
     @torch.no_grad()

@@ -12,7 +12,6 @@ Dimensions: B batch, L layers, T feature frames, D Whisper channels, N tokens, S
 
 import hashlib
 import random
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,7 @@ from nuanced_core.kokoro_decoder import Precision
 from nuanced_core.mixes import mixed_voices, style
 from nuanced_core.model_set import ModelSet
 from nuanced_core.style_encoder import FeatureStatistics
-from nuanced_core.text import Phonemizer, load_sentences
+from nuanced_core.text import Phonemizer, load_sentences, spoken_words, test_sentences_in
 from nuanced_core.voices import VoiceBank
 
 __all__ = ["CLEAN", "Batch", "Clip", "Dataset", "Utterance", "Version", "content_key", "plan", "styles", "windows"]
@@ -144,19 +143,13 @@ def _mixed_styles(
 
 def _refuse_shared(train_texts: Iterable[str], val_texts: Iterable[str]) -> None:
     """Refuse a sentence, whatever its case and punctuation, that is on both sides or in the test split."""
-    test = {_words(text) for text in load_sentences("test")}
-    train = {_words(text) for text in train_texts}
     for setting, texts in (("data.sentences", train_texts), ("data.val_sentences", val_texts)):
-        for text in texts:
-            if _words(text) in test:
-                raise ConfigError(f"{setting}: {text!r} is a test sentence, kept for the final evaluation; take it out")
+        for text in test_sentences_in(texts):
+            raise ConfigError(f"{setting}: {text!r} is a test sentence, kept for the final evaluation; take it out")
+    train = {spoken_words(text) for text in train_texts}
     for text in val_texts:
-        if _words(text) in train:
+        if spoken_words(text) in train:
             raise ConfigError(f"data.val_sentences: {text!r} is a training sentence too; take it out of one of the two")
-
-
-def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 class Dataset:

@@ -16,17 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nuanced_core import metrics
-from nuanced_core.audio import KOKORO_RATE, WHISPER_RATE, resample
-from nuanced_core.augment import DEGRADATIONS, degraded
+from nuanced_core.augment import DEGRADATIONS
 from nuanced_core.cache import content_key
 from nuanced_core.comparison import Comparison, Embed, Measures, Pitch
-from nuanced_core.config import Data, Objective, RunConfig, validate
+from nuanced_core.config import Condition, Data, Objective, RunConfig, validate
 from nuanced_core.dataset import Dataset, Utterance
 from nuanced_core.errors import ConfigError, TextError
 from nuanced_core.metrics import as_json, estimate
 from nuanced_core.style_encoder import StyleEncoder
 from nuanced_core.style_rows import HEARING_ROWS, Say, StyleRows, rendered
-from nuanced_core.text import Phonemizer, load_sentences
+from nuanced_core.text import Phonemizer, load_sentences, test_sentences_in
 from nuanced_core.voices import TEST_VOICES, VoiceBank
 
 __all__ = ["ROWS", "evaluate", "held_out_sentences", "held_out_utterances", "load_export"]
@@ -115,10 +114,10 @@ def evaluate(
     """
     texts = held_out_sentences(dataset.models.phonemizer, sentences)
     utterances = held_out_utterances(dataset.models.voices, texts)
-    _refuse_test_split(run.data, dataset.models.voices)
+    _refuse_test_split(run.data, dataset.models.voices, say)
     rows = StyleRows(encoder, run, dataset, say)
     table = Comparison(dataset, rendered(dataset, utterances, say), sentences, embed, pitch)
-    styles = _heard_styles(rows, table, None) | {"oracle": table.styles}
+    styles = _heard_styles(rows, table, "clean") | {"oracle": table.styles}
     measures = {}
     for name in ROWS:
         say(f"{name}: {len(table.clips)} utterances")
@@ -152,10 +151,10 @@ def _estimates(measures: Mapping[str, Measures], bounds: Measures, objective: Ob
 
 
 def _robustness(
-    rows: StyleRows, table: Comparison, kind: str, clean: Mapping[str, Measures]
+    rows: StyleRows, table: Comparison, condition: Condition, clean: Mapping[str, Measures]
 ) -> dict[str, dict[str, Any]]:
     """Of rows that hear: style cosine when the clip is degraded, and what is lost against the clean clip."""
-    styles = _heard_styles(rows, table, kind)
+    styles = _heard_styles(rows, table, condition)
     found = {}
     for name in HEARING_ROWS:
         cosine = F.cosine_similarity(styles[name], table.styles).double().numpy().reshape(table.shape)
@@ -164,31 +163,24 @@ def _robustness(
     return found
 
 
-def _heard_styles(rows: StyleRows, table: Comparison, kind: str | None) -> dict[str, Tensor]:
-    """Styles (B, 256) of each row but the oracle, which hear the clips clean (None) or degraded."""
-    models = table.dataset.models
+def _heard_styles(rows: StyleRows, table: Comparison, condition: Condition) -> dict[str, Tensor]:
+    """Styles (B, 256) of each row but the oracle, which hear the clips in a condition."""
     found: dict[str, list[Tensor]] = {}
     for heard, count in zip(table.heard, table.counts, strict=True):
-        if kind is None:
-            features = table.dataset.batch([heard], rows.layers).features
-        else:
-            audio = resample(heard.audio, KOKORO_RATE, WHISPER_RATE)
-            audio = degraded(audio, WHISPER_RATE, kind, _seed(kind, heard.key))
-            features = models.whisper(audio)[None].half().float()  # as the dataset keeps them
-        mask = torch.ones(1, features.shape[2], dtype=torch.bool, device=features.device)
-        for name, style in rows(features, mask, [count]).items():
+        batch = table.dataset.batch([heard], rows.layers, [condition])
+        for name, style in rows(batch.features, batch.mask, [count]).items():
             found.setdefault(name, []).append(style)
     return {name: torch.cat(styles) for name, styles in found.items()}
 
 
-def _refuse_test_split(data: Data, voices: VoiceBank) -> None:
+def _refuse_test_split(data: Data, voices: VoiceBank, say: Say) -> None:
     voices.training_voices(data.voices, data.val_voices)
-    test = set(load_sentences("test"))
     for setting, source in (("data.sentences", data.sentences), ("data.val_sentences", data.val_sentences)):
         try:
-            seen = [text for text in load_sentences(source) if text in test]
+            seen = test_sentences_in(load_sentences(source))
         except TextError:
-            continue  # a file that stayed where the encoder was trained
+            say(f"{setting}: {source!r} is not here: nobody checked it for test sentences")
+            continue
         if seen:
             raise ConfigError(f"{setting}: {seen[0]!r} is a test sentence; an encoder that saw it cannot be evaluated")
 

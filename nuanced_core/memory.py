@@ -8,8 +8,11 @@ from pathlib import Path
 
 import torch
 
-from nuanced_core.audio import FRAMES_PER_SECOND
+from nuanced_core.audio import FRAMES_PER_SECOND, SAMPLES_PER_FEATURE_FRAME, WHISPER_RATE
 from nuanced_core.config import RunConfig
+from nuanced_core.style_encoder import StyleEncoder, StyleEncoderConfig
+from nuanced_core.voices import STOCK_VOICES
+from nuanced_core.whisper_features import feature_shape
 
 __all__ = ["foretold_memory", "installed_memory", "peak_memory", "reset_peak_memory"]
 
@@ -19,6 +22,8 @@ PER_CLIP = 0.13e9  # bytes per clip spoken in a step: prosody of its whole sente
 PER_SECOND = 0.16e9  # bytes per second of speech in a step
 PER_SECOND_CHECKPOINTING = 0.08e9
 SECONDS_PER_PHONEME = 0.09  # of a slow voice
+LONGEST_SENTENCE = 20.0  # seconds, of the built-in ones
+COPIES_OF_FEATURES = 4  # of a batch: as read, normalised, bounded, and the gradient of a projection
 
 
 def peak_memory(device: torch.device) -> int:
@@ -41,17 +46,39 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def foretold_memory(config: RunConfig) -> int:
-    """Bytes that a trial will take at most: Kokoro, and what a step's audio loss keeps of each second spoken.
+    """Bytes that a trial will take at most: Kokoro, what a step's audio loss keeps of each second spoken, the encoder
+    with its gradient and Adam's two moments, and the features of a batch.
 
     It was fitted on the CPU; on a GPU it was never compared.
     """
     train = config.train
-    if train.window_frames == "full":
-        seconds = config.data.max_phonemes * SECONDS_PER_PHONEME
-    else:
-        seconds = train.window_frames / FRAMES_PER_SECOND
+    longest = config.data.max_phonemes * SECONDS_PER_PHONEME
+    seconds = longest if train.window_frames == "full" else train.window_frames / FRAMES_PER_SECOND
     per_second = PER_SECOND_CHECKPOINTING if train.checkpointing else PER_SECOND
-    return int(BASE + train.spoken * (PER_CLIP + seconds * per_second))
+    spoken = train.spoken * (PER_CLIP + seconds * per_second)
+    most = min(longest, LONGEST_SENTENCE)
+    layers, channels = feature_shape(config.models.whisper)
+    choice = config.features.layers
+    heard = layers if choice == "all" else 1 if choice == "last" else len(choice)
+    frames = train.batch_size * most * WHISPER_RATE / SAMPLES_PER_FEATURE_FRAME
+    features = frames * heard * channels * 4 * COPIES_OF_FEATURES
+    return int(BASE + spoken + features + 16 * _parameters(config, heard, channels))
+
+
+def _parameters(config: RunConfig, heard: int, channels: int) -> int:
+    """Numbers that a run's encoder learns."""
+    with torch.device("meta"):
+        encoder = StyleEncoder(
+            StyleEncoderConfig(
+                encoder=config.encoder,
+                features=config.features,
+                whisper=config.models.whisper,
+                layers=tuple(range(heard)),
+                channels=channels,
+                voices=STOCK_VOICES,
+            )
+        )
+    return sum(parameter.numel() for parameter in encoder.parameters())
 
 
 def installed_memory(device: torch.device) -> int:

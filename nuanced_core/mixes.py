@@ -1,7 +1,9 @@
 """Made-up voices beside the stock ones: weights over the training voices, timbre and prosody each for itself.
 
-A mix speaks n phonemes in the style ``mean + Σ w_v (style_v − mean)``, with the styles of the V training voices for n
-phonemes and their mean; the weights of the timbre half and those of the prosody half may differ.
+A mix speaks n phonemes in the style ``mean + Σ w_v (style_v − mean) + d b``: the sum is over the V training voices'
+styles for n phonemes, d is the root of the mean of ``|style_v − mean|²``. Weights and d are those of each half. b, of
+length ``mixes.beyond`` or so in each half, leads out of what voices can be mixed to, where a new voice partly lies (of
+four, 30 % of the variance of timbre and 20 % of that of prosody).
 
 Dimensions: V training voices, S = 256 style.
 """
@@ -17,11 +19,9 @@ from torch import Tensor
 from nuanced_core.cache import content_key
 from nuanced_core.config import Mixes
 from nuanced_core.errors import ConfigError
-from nuanced_core.kokoro import PACK_ROWS, STYLE_SIZE
+from nuanced_core.kokoro import PACK_ROWS, STYLE_SIZE, TIMBRE_SIZE
 
 __all__ = ["MixedVoice", "mixed_voices", "style"]
-
-TIMBRE = STYLE_SIZE // 2  # the first half of a style: the decoder's; the other half is the prosody predictor's
 
 Weights = NDArray[np.float64]  # (V,)
 
@@ -33,6 +33,7 @@ class MixedVoice:
     name: str
     timbre: Tensor  # (V,) float64
     prosody: Tensor  # (V,) float64
+    beyond: Tensor  # (256,) float64
 
 
 def mixed_voices(settings: Mixes, training_voices: Sequence[str], seed: int) -> list[MixedVoice]:
@@ -45,7 +46,7 @@ def mixed_voices(settings: Mixes, training_voices: Sequence[str], seed: int) -> 
         ConfigError: there are too few training voices.
     """
     count = len(training_voices)
-    if settings.members > count and (settings.blends or settings.half_blends or settings.steps):
+    if settings.members > count and any((settings.blends, settings.half_blends, settings.steps, settings.half_steps)):
         raise ConfigError(f"mixes.members: {settings.members}: there are {count} training voices; take at most {count}")
     if settings.swaps and count < 2:
         raise ConfigError(f"mixes.swaps: {settings.swaps}: one training voice cannot be swapped; add to data.voices")
@@ -67,26 +68,35 @@ def mixed_voices(settings: Mixes, training_voices: Sequence[str], seed: int) -> 
         timbre, prosody = np.eye(count)[rng.choice(count, 2, replace=False)]
         return timbre, prosody
 
-    def step(rng: np.random.Generator) -> tuple[Weights, Weights]:
+    def moved(rng: np.random.Generator) -> Weights:
         # Offsets weighted by g / √V with g ~ N(0, 1) have the covariance of the voices.
-        timbre, prosody = (
-            blend(rng) + settings.step_size * rng.standard_normal(count) / np.sqrt(count) for _ in range(2)
-        )
-        return timbre, prosody
+        return blend(rng) + settings.step_size * rng.standard_normal(count) / np.sqrt(count)
+
+    def step(rng: np.random.Generator) -> tuple[Weights, Weights]:
+        weights = moved(rng)
+        return weights, weights
+
+    def half_steps(rng: np.random.Generator) -> tuple[Weights, Weights]:
+        return moved(rng), moved(rng)
 
     draws: list[tuple[str, int, Callable[[np.random.Generator], tuple[Weights, Weights]]]] = [
         ("blend", settings.blends, both),
         ("half-blend", settings.half_blends, halves),
         ("swap", settings.swaps, swap),
         ("step", settings.steps, step),
+        ("half-step", settings.half_steps, half_steps),
     ]
     voices = []
     for kind, number, draw in draws:
         for index in range(number):
             # Sizes are no part of the seed: another step_size is a longer step of the same voice the same way.
             key = content_key(seed, kind, index, list(training_voices))
-            timbre, prosody = draw(np.random.default_rng(int(key, 16)))
-            voices.append(MixedVoice(f"{kind}-{index:04}", torch.from_numpy(timbre), torch.from_numpy(prosody)))
+            rng = np.random.default_rng(int(key, 16))
+            timbre, prosody = draw(rng)
+            length = settings.beyond if kind.endswith("step") else 0.0
+            beyond = length * rng.standard_normal(STYLE_SIZE) / np.sqrt(TIMBRE_SIZE)
+            parts = (torch.from_numpy(part) for part in (timbre, prosody, beyond))
+            voices.append(MixedVoice(f"{kind}-{index:04}", *parts))
     return voices
 
 
@@ -98,5 +108,8 @@ def style(voice: MixedVoice, packs: Tensor, phoneme_count: int) -> Tensor:
     rows = packs[:, min(phoneme_count, PACK_ROWS) - 1].double()  # (V, S)
     mean = rows.mean(dim=0)
     offsets = rows - mean
-    mixed = torch.cat([voice.timbre @ offsets[:, :TIMBRE], voice.prosody @ offsets[:, TIMBRE:]])
-    return (mean + mixed).float()
+    halves = []
+    for weights, half in ((voice.timbre, slice(0, TIMBRE_SIZE)), (voice.prosody, slice(TIMBRE_SIZE, None))):
+        distance = offsets[:, half].square().sum(dim=1).mean().sqrt()
+        halves.append(weights @ offsets[:, half] + distance * voice.beyond[half])
+    return (mean + torch.cat(halves)).float()

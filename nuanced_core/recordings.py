@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nuanced_core import metrics
-from nuanced_core.audio import KOKORO_RATE, WHISPER_RATE, load_audio
+from nuanced_core.audio import KOKORO_RATE, QUIETEST, WHISPER_RATE, load_audio
 from nuanced_core.comparison import Embed, Floats
 from nuanced_core.dataset import Dataset
 from nuanced_core.errors import AudioError
@@ -75,6 +75,8 @@ def evaluate_recordings(
             )
         features = dataset.models.whisper(audio)[None].float()
         mask = torch.ones(1, features.shape[2], dtype=torch.bool, device=features.device)
+        if min(float(half.abs().max()) for half in audio.tensor_split(2)) < QUIETEST:
+            raise AudioError(f"{file}: one half of it is silent, and the halves are compared; cut the silence off")
         halves = torch.stack([embed(half, WHISPER_RATE).double() for half in audio.tensor_split(2)])  # (2, E)
         found = {
             name: float((halves @ embed(_spoken(dataset, phonemes, style), KOKORO_RATE).double()).mean())

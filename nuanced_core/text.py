@@ -8,7 +8,7 @@ One phoneme is one character of the string; Kokoro says at most `MAX_PHONEMES` o
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,8 @@ __all__ = [
     "load_sentences",
     "make_phonemizer",
     "split_sentences",
+    "spoken_words",
+    "test_sentences_in",
 ]
 
 MAX_PHONEMES = 510  # phonemes, punctuation and spaces included; Kokoro's context is 512 with both ends
@@ -106,6 +108,17 @@ def load_sentences(source: str | Path | Sequence[str]) -> tuple[str, ...]:
     if not sentences:
         raise TextError(f"sentences: {place} holds no sentence: give at least one, one a line")
     return sentences
+
+
+def spoken_words(text: str) -> str:
+    """The words of a text alone: equal for texts that differ in nothing but case, punctuation and spaces."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def test_sentences_in(texts: Iterable[str]) -> list[str]:
+    """Those texts that say what a sentence of the built-in test split says."""
+    test = {spoken_words(text) for text in load_sentences("test")}
+    return [text for text in texts if spoken_words(text) in test]
 
 
 def split_sentences(text: str) -> list[str]:

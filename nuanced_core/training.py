@@ -8,7 +8,7 @@ validation voices are scored and a checkpoint is written.
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from torch import Tensor
 from nuanced_core.audio import FRAMES_PER_SECOND, write_audio
 from nuanced_core.cache import Cache, cache_limit, content_key, shown_size
 from nuanced_core.config import Models, RunConfig
-from nuanced_core.dataset import Batch, Clip, Dataset, plan, styles, windows
+from nuanced_core.dataset import Batch, Clip, Dataset, Version, plan, styles, windows
 from nuanced_core.errors import DiskError, TrainingError, WeightsError
 from nuanced_core.evaluation import Validation, heard_for, skill
 from nuanced_core.kokoro import PACK_ROWS
@@ -312,25 +312,30 @@ class Run:
         write_audio(self.folder / f"epoch_{self.epoch}_reference.wav", clips[index].audio)
 
 
-def prepare(config: RunConfig, say: Say) -> ModelSet:
-    """Fetch the models, render all clips of a run, and compute its baselines; what is cached is not repeated.
+def prepare(configs: Sequence[RunConfig], say: Say) -> list[ModelSet]:
+    """Fetch the models, render all clips and compute the baselines of some runs; what is cached is not repeated.
 
     Windows are rendered when a step first hears them: short runs hear few of them. Beyond $NUANCED_CACHE_LIMIT,
-    entries that no run of this process needs are removed, the least recently used first.
+    entries that none of the runs needs are removed, the least recently used first.
 
     Raises:
         NuancedError: a model file, a voice or a sentence is missing, or the cache cannot be written.
     """
     limit = cache_limit()
+    prepared = [_prepare(config, say) for config in configs]
+    if limit is not None:
+        _keep_below(limit, Cache(cache_dir()), say)
+    return prepared
+
+
+def _prepare(config: RunConfig, say: Say) -> ModelSet:
     models = _models(config.models, str(resolve_device(config.train.device)), say)
     dataset = Dataset(models, cache_dir(), config.augment)
     train_utterances, val_utterances = plan(config.data, config.mixes, models.voices, models.phonemizer)
     orders = [Order(u, dataset.versions) for u in dataset.missing(train_utterances, dataset.versions)]
-    heard = heard_for([u.voice for u in val_utterances], config.objective.conditions)
-    for index, condition in heard:
-        orders += [
-            Order(u, ("clean", condition)) for u in dataset.missing([val_utterances[index]], ("clean", condition))
-        ]
+    for index, condition in heard_for([u.voice for u in val_utterances], config.objective.conditions):
+        versions: tuple[Version, ...] = ("clean", condition)
+        orders += [Order(u, versions) for u in dataset.missing([val_utterances[index]], versions)]
     workers = worker_count(len(orders), models)
     if workers > 1:  # they load the models themselves: what this process has loaded is left out
         render(orders, partial(Dataset, replace(models), dataset.folder, dataset.augment), workers, say)
@@ -341,8 +346,6 @@ def prepare(config: RunConfig, say: Say) -> ModelSet:
     dataset.layers(config.features.layers, val_clips[0])
     mel = MelSTFTLoss().to(models.device)
     Validation(dataset, val_clips, config.objective, mel).baselines(_baseline_pack(config, models))
-    if limit is not None:
-        _keep_below(limit, dataset.cache, say)
     return models
 
 

@@ -16,9 +16,16 @@ from torch import Tensor, nn
 
 from nuanced_core.audio import SAMPLES_PER_FEATURE_FRAME, WHISPER_RATE
 
-__all__ = ["WhisperFeatures"]
+__all__ = ["WhisperFeatures", "feature_shape"]
 
+# (L, D) by the first word of a model's name: openai-whisper's encoders.
+_SHAPES = {"tiny": (5, 384), "base": (7, 512), "small": (13, 768), "medium": (25, 1024), "large": (33, 1280)}
 SEGMENT = 4 * WHISPER_RATE  # most samples that Whisper hears at once
+
+
+def feature_shape(name: str) -> tuple[int, int]:
+    """(L, D) of a Whisper model by its name, before it is there; of an unknown name those of the largest."""
+    return _SHAPES.get(name.split(".")[0].split("-")[0], _SHAPES["large"])
 
 
 class WhisperFeatures:

@@ -19,8 +19,8 @@ def dataset(fakes: SimpleNamespace, tmp_path: Path) -> Dataset:
     return Dataset(fakes, tmp_path / "cache")
 
 
-KINDS = ("blend", "half-blend", "swap", "step")
-MIXES = Mixes(blends=2, half_blends=2, swaps=2, steps=2, members=3, sentences=2)
+KINDS = ("blend", "half-blend", "swap", "step", "half-step")
+MIXES = Mixes(blends=2, half_blends=2, swaps=2, steps=2, half_steps=2, members=3, sentences=2)
 
 
 def _plan(fakes: SimpleNamespace, tiny_run: RunConfig, mixes: Mixes = Mixes(), **changes: object):  # type: ignore[no-untyped-def]  # noqa: B008
@@ -97,7 +97,7 @@ def test_mixes_speak_training_sentences_beside_the_stock_voices(fakes: SimpleNam
     assert _said(train[: len(stock)]) == _said(stock) and _said(val_beside_mixes) == _said(val)
     mixed = train[len(stock) :]
     assert [u.voice for u in mixed[::2]] == [f"{kind}-{i:04}" for kind in KINDS for i in (0, 1)]
-    assert len(mixed) == 16 and {u.text for u in mixed} == {"Red door.", "A blue window."}
+    assert len(mixed) == 20 and {u.text for u in mixed} == {"Red door.", "A blue window."}
     assert len({u.seed for u in train + val}) == len(train) + len(val)
     styles = torch.stack([u.style for u in train])
     assert (torch.cdist(styles, styles) + torch.eye(len(train)) > 0.1).all()
@@ -106,7 +106,7 @@ def test_mixes_speak_training_sentences_beside_the_stock_voices(fakes: SimpleNam
 def test_more_mixes_keep_the_fewer(fakes: SimpleNamespace, tiny_run: RunConfig) -> None:
     few = _said(_plan(fakes, tiny_run, MIXES)[0])
     many = _said(_plan(fakes, tiny_run, MIXES.model_copy(update={"blends": 30, "steps": 9}))[0])
-    assert len(many) == 8 + 2 * 43 and set(few) < set(many)
+    assert len(many) == 8 + 2 * 45 and set(few) < set(many)
 
 
 def test_the_order_in_which_voices_are_listed_does_not_change_their_mixes(

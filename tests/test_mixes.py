@@ -8,7 +8,7 @@ from nuanced_core.mixes import MixedVoice, mixed_voices, style
 
 V = 6
 NAMES = [f"af_{i}" for i in range(V)]
-ALL = Mixes(blends=3, half_blends=3, swaps=3, steps=3)
+ALL = Mixes(blends=3, half_blends=3, swaps=3, steps=3, half_steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,9 @@ def _same(a: MixedVoice, b: MixedVoice) -> bool:
 def test_fewer_are_the_first_of_more_whatever_else_there_is() -> None:
     more = {v.name: v for v in mixed_voices(ALL.model_copy(update={"blends": 9, "steps": 20, "swaps": 0}), NAMES, 0)}
     few = [v for v in mixed_voices(ALL, NAMES, 0) if not v.name.startswith("swap")]
-    assert len(few) == 9
+    assert len(few) == 12
     assert all(_same(voice, more[voice.name]) for voice in few)
-    assert len(more) == 32 and list(more)[:2] == ["blend-0000", "blend-0001"]
+    assert len(more) == 35 and list(more)[:2] == ["blend-0000", "blend-0001"]
 
 
 def test_the_seed_and_the_voices_decide() -> None:
@@ -85,7 +85,7 @@ def test_a_swap_has_the_timbre_of_one_voice_and_the_prosody_of_another(packs: Te
 
 def test_steps_have_the_voices_covariance(packs: Tensor) -> None:
     size, number = 0.5, 3000
-    blends = {v.name: v for v in _weights(steps=number, members=1, step_size=1e-9)}
+    blends = {v.name: v for v in _weights(steps=number, members=1, step_size=0)}
     moved = torch.stack([v.timbre - blends[v.name].timbre for v in _weights(steps=number, members=1, step_size=size)])
     offsets = (packs[:, 9, :8] - packs[:, 9, :8].mean(dim=0)).double()  # (V, 8)
     found = torch.cov((moved @ offsets).T) / size**2
@@ -94,10 +94,35 @@ def test_steps_have_the_voices_covariance(packs: Tensor) -> None:
 
 
 def test_a_longer_step_goes_the_same_way() -> None:
-    start, near, far = (_weights(steps=5, step_size=s) for s in (1e-9, 0.5, 1.0))
+    start, near, far = (_weights(half_steps=5, step_size=s) for s in (0.0, 0.5, 1.0))
     for a, b, c in zip(start, near, far, strict=True):
         torch.testing.assert_close(c.prosody - a.prosody, 2 * (b.prosody - a.prosody), rtol=1e-6, atol=1e-8)
         assert not torch.allclose(b.prosody - a.prosody, b.timbre - a.timbre)
+
+
+def test_a_step_moves_both_halves_alike_and_a_half_step_does_not() -> None:
+    for voice in _weights(steps=5):
+        assert torch.equal(voice.timbre, voice.prosody)
+    for voice in _weights(half_steps=5):
+        assert not torch.allclose(voice.timbre, voice.prosody, atol=0.05)
+
+
+def test_beyond_leads_any_way_as_far_as_asked_from_the_same_step(packs: Tensor) -> None:
+    number, length = 400, 0.5
+    inside, outside = _weights(steps=number), _weights(steps=number, beyond=length)
+    rows = packs[:, 29].double()
+    offsets = rows - rows.mean(dim=0)
+    moved = torch.stack(
+        [style(b, packs, 30) - style(a, packs, 30) for a, b in zip(inside, outside, strict=True)]
+    ).double()  # (number, 256)
+    for half in (slice(0, 128), slice(128, 256)):
+        distance = offsets[:, half].square().sum(dim=1).mean().sqrt()
+        lengths = moved[:, half].norm(dim=1) / distance
+        assert lengths.square().mean().sqrt() == pytest.approx(length, rel=0.02)
+        span = torch.linalg.qr(offsets[:, half].T).Q[:, : V - 1]
+        share = (moved[:, half] @ span).square().sum() / moved[:, half].square().sum()
+        assert share == pytest.approx((V - 1) / 128, rel=0.2)  # no more of it in the voices' span than by chance
+    assert all(_same(a, b) for a, b in zip(inside, outside, strict=True))
 
 
 def test_every_mix_lies_in_the_span_of_the_voices_half_by_half(packs: Tensor) -> None:
@@ -118,7 +143,7 @@ def test_a_small_concentration_is_near_one_voice_and_a_large_one_near_the_mean()
     assert largest[0] > 0.99 > largest[1] > 0.4 > largest[2] > 0.25
 
 
-@pytest.mark.parametrize("kind", ["blends", "half_blends", "steps"])
+@pytest.mark.parametrize("kind", ["blends", "half_blends", "steps", "half_steps"])
 def test_more_members_than_voices_are_told(kind: str) -> None:
     with pytest.raises(ConfigError, match=r"mixes\.members: 7: there are 6 training voices"):
         _weights(**{kind: 1, "members": 7})

@@ -190,7 +190,7 @@ def prepared(tmp_path: Path, fakes: SimpleNamespace, tiny_run: RunConfig, monkey
             monkeypatch.setattr(cache_module, "_used", set())
         data = {**tiny_run.data.model_dump(mode="json"), "voices": list(voices)}
         run = validate(RunConfig, {**tiny_run.model_dump(mode="json"), "data": data, "augment": {"copies": 2}}, "x")
-        training.prepare(run, said.append)
+        training.prepare([run], said.append)
         return said
 
     return prepare
@@ -206,7 +206,7 @@ def test_prepare_renders_what_is_missing_with_its_versions(prepared, fakes: Simp
     assert prepared("af_heart") == []
     assert prepared("af_heart", "af_bella") == ["rendering 2 clips, once"]
     entries = Cache(tmp_path / "cache").entries()
-    assert len([e for e in entries if e.kind == "features"]) == 4 * 3 + 4
+    assert len([e for e in entries if e.kind == "features"]) == 4 * 3 + 4 + 3
 
 
 def test_beyond_the_limit_what_no_run_needs_is_removed(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nuanced_core.errors import NuancedError
+from nuanced_core.errors import ConfigError, NuancedError
 
 __all__ = ["main"]
 
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="for scripts")
     evaluate.add_argument("--clips", type=Path, metavar="DIR", help="recordings of people instead of the test split")
-    evaluate.add_argument("--sentences", type=int, default=3, metavar="N", help="of each test voice (default: 3)")
+    evaluate.add_argument("--sentences", type=int, metavar="N", help="of each test voice (default: 3)")
     evaluate.add_argument(
         "--identity",
         action=argparse.BooleanOptionalAction,
@@ -74,8 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--degraded",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="also hear the clips with noise, by telephone and in a room",
+        help="also hear the clips with noise, by telephone and in a room (default: yes)",
     )
     evaluate.add_argument("--source", default="auto", help="of the model files: auto, hub, packages, or a folder")
     evaluate.set_defaults(run=_evaluate)
@@ -174,14 +173,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     say = _say_aside if arguments.json else _say
     if arguments.clips is not None:
+        options = {"sentences": arguments.sentences, "degraded": arguments.degraded, "identity": arguments.identity}
+        for name, given in options.items():
+            if given is not None:
+                raise ConfigError(f"--{name}: is of the test split; leave it out with --clips")
         report = evaluate_clips(arguments.model, arguments.clips, source=arguments.source, say=say)
     else:
         report = evaluate_test_split(
             arguments.model,
             source=arguments.source,
-            sentences=arguments.sentences,
+            sentences=3 if arguments.sentences is None else arguments.sentences,
             identity=arguments.identity,
-            robustness=arguments.degraded,
+            robustness=arguments.degraded is not False,
             say=say,
         )
     if arguments.json:

@@ -57,7 +57,7 @@ def run_sweep(
 ) -> SweepResult:
     """Run a sweep in the folder ``name`` of its outputs and say how it went.
 
-    ``prepare`` gets each of the runs whose models and data the trials need, before anything is written.
+    ``prepare`` gets the runs whose models and data the trials need, before anything is written.
     ``start`` begins a trial's run in its process. With a ``console`` that is a terminal there is a live
     table; else ``say`` gets a line for each event.
 
@@ -70,7 +70,7 @@ def run_sweep(
     resources = local_resources()
     check_fit(settings, resources)
     check_disk(folder, settings.trials * BYTES_PER_TRIAL)
-    record = origin(prepare(run, say) for run in config.runs_to_prepare())
+    record = origin(prepare(config.runs_to_prepare(), say))
     concurrent = resources.fitting(settings)
     say(f"sweep {folder}: {settings.trials} trials, {concurrent} at a time")
     with local_cluster(resources):

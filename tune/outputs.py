@@ -4,7 +4,7 @@ import datetime
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,11 +90,11 @@ class Prepared(Protocol):
         """SHA-256 of each model file by what it is, and what else results rest on."""
 
 
-# Fetches the models of a run and renders its data, so that trials find both; may say what it does.
-Prepare = Callable[[RunConfig, Callable[[str], None]], Prepared]
+# Fetches the models of some runs and renders their data, so that trials find both; may say what it does.
+Prepare = Callable[[Sequence[RunConfig], Callable[[str], None]], Sequence[Prepared]]
 
 
-def origin(prepared: Iterable[Prepared]) -> dict[str, Any]:
+def origin(prepared: Sequence[Prepared]) -> dict[str, Any]:
     """With what results are made, and when: ``started`` (UTC), ``git_commit``, ``versions``, ``models``."""
     models: dict[str, str] = {}
     for one in prepared:

@@ -32,7 +32,7 @@ def run_single(
     """
     folder = new_folder(outputs, name)
     check_disk(folder, BYTES_PER_TRIAL)
-    record = origin([prepare(config, say)])
+    record = origin(prepare([config], say))
     create_folder(folder, "config.yaml", config.model_dump(mode="json"))
     write_yaml(folder / "record.yaml", record)
     with TensorBoardReport(folder) as report:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ def refused(folder: Path, *overrides: str, name: str = "toy") -> Exception:
     file.write_text(MIXED)
     before = sorted(folder.rglob("*"))
 
-    def prepare(config: RunConfig, say: object) -> toy.ToyPrepared:
+    def prepare(configs: Sequence[RunConfig], say: object) -> list[toy.ToyPrepared]:
         raise AssertionError("prepared a sweep that cannot be run")
 
     config = load_sweep(file, [f"sweep.outputs={folder}", *overrides])

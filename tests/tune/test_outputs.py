@@ -1,6 +1,6 @@
 """tune.outputs and tune.single: a folder is there whole or not at all, and a run without Ray fills it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -60,7 +60,7 @@ def test_a_single_run_leaves_settings_origin_and_curves(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_be_prepared_writes_nothing(tmp_path: Path) -> None:
-    def prepare(config: RunConfig, say: object) -> toy.ToyPrepared:
+    def prepare(configs: Sequence[RunConfig], say: object) -> list[toy.ToyPrepared]:
         raise VoiceError("no such voice")
 
     with pytest.raises(VoiceError):

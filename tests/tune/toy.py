@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from nuanced_core.config import RunConfig
@@ -90,5 +91,5 @@ class ToyPrepared:
         return {"toy": "0" * 64}
 
 
-def prepare(config: RunConfig, say: object) -> ToyPrepared:
-    return ToyPrepared()
+def prepare(configs: Sequence[RunConfig], say: object) -> list[ToyPrepared]:
+    return [ToyPrepared() for _ in configs]

@@ -14,7 +14,7 @@ from nuanced_core.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.voices import STOCK_VOICES
 from nuanced_core.whisper_features import feature_shape
 
-__all__ = ["foretold_memory", "installed_memory", "peak_memory", "reset_peak_memory"]
+__all__ = ["SECONDS_PER_PHONEME", "foretold_memory", "installed_memory", "peak_memory", "reset_peak_memory"]
 
 # Fitted to `python -m tests.benchmarks.memory` (docs/LOG.md), rounded up.
 BASE = 1.65e9  # bytes: Python, torch, Kokoro and the weights of its gradients

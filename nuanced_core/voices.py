@@ -15,7 +15,7 @@ from nuanced_core.config import nearest
 from nuanced_core.errors import ConfigError, VoiceError
 from nuanced_core.kokoro import PACK_ROWS, STYLE_SIZE
 
-__all__ = ["TEST_VOICES", "VOICE_SETS", "VoiceBank", "read_pack"]
+__all__ = ["STOCK_VOICES", "TEST_VOICES", "VOICE_SETS", "VoiceBank", "read_pack"]
 
 STOCK_VOICES = 54  # of Kokoro-82M v1.0
 

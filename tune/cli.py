@@ -231,10 +231,10 @@ def _cache(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from tune.config import load_sweep
+    from tune.config import load
     from tune.doctor import examine
 
-    findings = examine(load_sweep(arguments.config) if arguments.config else None)
+    findings = examine(load(arguments.config) if arguments.config else None)
     for finding in findings:
         print(f"{finding.name:18} {finding.value}")
     problems = [finding for finding in findings if finding.problem]

@@ -20,7 +20,7 @@ from nuanced_core.config import (
 from nuanced_core.errors import ConfigError
 from tune.space import Space
 
-__all__ = ["SweepConfig", "SweepSettings", "as_override", "load_run", "load_sweep"]
+__all__ = ["SweepConfig", "SweepSettings", "as_override", "load", "load_run", "load_sweep"]
 
 # "record" is what a finished sweep's sweep.yaml adds to its settings, so that such a file can be run again.
 _SWEEP_SECTIONS = ("search", "sweep", "record")
@@ -98,6 +98,15 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: as ``load_sweep``.
     """
     return validate(RunConfig, _read(path, overrides)[0], str(path))
+
+
+def load(path: Path) -> SweepConfig | RunConfig:
+    """What ``path`` describes: a sweep if it says what is searched, else one run.
+
+    Raises:
+        ConfigError: as ``load_sweep``.
+    """
+    return load_sweep(path) if read_yaml(path).get("search") else load_run(path)
 
 
 def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Any, Any]:

@@ -3,22 +3,25 @@
 import importlib
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FEATURE_FRAME, WHISPER_RATE
 from nuanced_core.config import RunConfig
 from nuanced_core.errors import NuancedError
-from nuanced_core.memory import foretold_memory, installed_memory
+from nuanced_core.memory import SECONDS_PER_PHONEME, foretold_memory, installed_memory
 from nuanced_core.text import make_phonemizer
-from nuanced_core.voices import VoiceBank
+from nuanced_core.voices import STOCK_VOICES, VoiceBank
 from nuanced_core.weights import cache_dir, cached
+from nuanced_core.whisper_features import feature_shape
 from tune.cluster import check_fit, local_resources
 from tune.config import SweepConfig, SweepSettings
 from tune.outputs import BYTES_PER_TRIAL, check_disk, free_bytes, versions
 
 __all__ = ["Finding", "examine"]
 
+MEAN_SENTENCE = 5.0  # seconds, of the built-in ones
 _PYTHONS = ((3, 10), (3, 12))
 # Imported, because an installed package may still not load: torchaudio beside another torch, say.
 _IMPORTED = ("torch", "torchaudio", "ray", "optuna", "tensorboard", "soundfile", "whisper", "kokoro")
@@ -33,11 +36,14 @@ class Finding:
     problem: str | None = None
 
 
-def examine(config: SweepConfig | None = None) -> list[Finding]:
-    """Everything that a sweep needs, that of ``config`` if there is one."""
-    run = config.run if config else RunConfig()
-    sweep = config.sweep if config else SweepSettings()
-    whispers = {prepared.models.whisper for prepared in config.runs_to_prepare()} if config else {run.models.whisper}
+def examine(config: SweepConfig | RunConfig | None = None) -> list[Finding]:
+    """Everything that a sweep or a run needs, that of ``config`` if there is one."""
+    if isinstance(config, SweepConfig):
+        run, sweep, runs = config.run, config.sweep, config.runs_to_prepare()
+    else:
+        run, sweep = config or RunConfig(), SweepSettings(trials=1)
+        runs = [run]
+    whispers = {prepared.models.whisper for prepared in runs}
     return [
         _python(),
         *_packages(),
@@ -46,7 +52,7 @@ def examine(config: SweepConfig | None = None) -> list[Finding]:
         *_model_files(sorted(whispers)),
         *_voices(run),
         _phonemizer(),
-        *_disk(sweep),
+        *_disk(sweep, runs),
     ]
 
 
@@ -127,14 +133,39 @@ def _phonemizer() -> Finding:
         return Finding("phonemizer", "none", " ".join(str(error).split())[:200])
 
 
-def _disk(sweep: SweepSettings) -> Iterator[Finding]:
+def _disk(sweep: SweepSettings, runs: Sequence[RunConfig]) -> Iterator[Finding]:
     places = (
         ("disk of outputs", Path(sweep.outputs), sweep.trials * BYTES_PER_TRIAL),
-        ("disk of cache", cache_dir(), 0),
+        ("disk of cache", cache_dir(), _cache_bytes(runs)),
     )
     for name, folder, needed in places:
         problem = _problem(lambda folder=folder, needed=needed: check_disk(folder, needed))  # type: ignore[misc]
-        yield Finding(name, f"{free_bytes(folder) / 2**30:.1f} GiB free ({folder})", problem)
+        value = f"{free_bytes(folder) / 2**30:.1f} GiB free, {needed / 2**30:.1f} GiB wanted ({folder})"
+        yield Finding(name, value, problem)
+
+
+def _cache_bytes(runs: Sequence[RunConfig]) -> int:
+    """What the clips of some runs take, sound and Whisper's states, if none is there yet; of a voice set the most."""
+    most: dict[str, int] = {}
+    for run in runs:
+        layers, channels = feature_shape(run.models.whisper)
+        states = layers * channels * 2 * WHISPER_RATE // SAMPLES_PER_FEATURE_FRAME  # bytes a second, float16
+        seconds = min(run.data.max_phonemes * SECONDS_PER_PHONEME, MEAN_SENTENCE)
+        a_clip = int(seconds * (KOKORO_RATE * 4 + states * (1 + run.augment.copies)))
+        mixes, data = run.mixes, run.data
+        voices = STOCK_VOICES if isinstance(data.voices, str) else len(data.voices)
+        clips = voices * data.sentences_per_voice + len(data.val_voices) * data.val_sentences_per_voice
+        kinds = {"stock": clips} | {
+            kind: mixes.sentences * getattr(mixes, kind)
+            for kind in ("blends", "half_blends", "swaps", "steps", "half_steps")
+        }
+        # More of a kind keeps the fewer, so variants that differ in numbers alone share what they have in common.
+        shape = mixes.model_dump(exclude={*kinds})
+        heard = run.augment.model_dump(exclude={"copies"})
+        for kind, count in kinds.items():
+            key = repr([kind, run.models, data.model_dump(), heard, {} if kind == "stock" else shape])
+            most[key] = max(most.get(key, 0), count * a_clip)
+    return sum(most.values())
 
 
 def _problem(check: Callable[[], None]) -> str | None:

@@ -6,7 +6,7 @@ import pytest
 
 from nuanced_core.config import RunConfig, read_yaml, write_yaml
 from nuanced_core.errors import ConfigError
-from tune.config import as_override, load_run, load_sweep
+from tune.config import as_override, load, load_run, load_sweep
 from tune.space import Choices, Range
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -115,9 +115,12 @@ def test_overrides_keep_any_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_file_in_configs_loads(file: Path) -> None:
-    load_run(file)
+    run = load_run(file)
+    loaded = load(file)
     if "search" in read_yaml(file):
-        load_sweep(file)
+        assert loaded == load_sweep(file)
+    else:
+        assert loaded == run
 
 
 def test_there_are_configs_to_sweep_and_one_to_train() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nuanced_core.config import RunConfig
-from tune.config import SweepConfig, SweepSettings
+from nuanced_core.config import RunConfig, validate
+from tune.config import SweepConfig, SweepSettings, load
 from tune.doctor import Finding, examine
 from tune.space import Space
 
@@ -40,3 +40,26 @@ def test_a_package_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tune.doctor._IMPORTED", ("nothing_of_this_name",))
     problem = examined()["nothing_of_this_name"].problem
     assert problem is not None and "ModuleNotFoundError" in problem
+
+
+def test_the_cache_that_is_wanted_grows_with_what_is_rendered_and_counts_the_same_clips_once() -> None:
+    def wanted(search: dict[str, object], **sections: object) -> float:
+        run = validate(RunConfig, sections, "a.yaml")
+        config = SweepConfig(run, Space.parse(search, run, "a.yaml"), SweepSettings(trials=1))
+        value = {finding.name: finding for finding in examine(config)}["disk of cache"].value
+        return float(value.split("free, ")[1].split()[0])
+
+    width = {"encoder.width": [8, 16]}
+    few = wanted(width, mixes={"steps": 1000})
+    assert few > 5 * wanted(width) > 0
+    assert wanted(width, mixes={"steps": 1000}, models={"whisper": "large-v3"}) > 10 * few
+    assert wanted({"mixes.steps": [1000, 3000]}) == pytest.approx(wanted(width, mixes={"steps": 3000}), rel=0.01)
+    assert wanted({"mixes.steps": [1000], "mixes.step_size": [0.5, 1.0]}) == pytest.approx(2 * few, rel=0.1)
+
+
+def test_a_file_of_one_run_is_examined_too(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("mixes: {steps: 100000}\nmodels: {whisper: large-v3}\n")
+    found = {finding.name: finding for finding in examine(load(file))}
+    assert found["whisper-large-v3 files"].value == "not fetched yet"
+    assert "may be needed" in str(found["disk of cache"].problem)

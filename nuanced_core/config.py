@@ -109,6 +109,9 @@ class Mixes(Settings):
         0.0, description="length of a step in any direction, also out of what stock voices can be mixed to; same units"
     )
     sentences: PositiveInt = Field(1, description="sentences that each made-up voice speaks")
+    share: Probability | None = Field(
+        None, description="of each batch that made-up voices speak; null: as they are many among the clips"
+    )
     rows: Literal["own", "any"] = Field(
         "own",
         description="the style in which a made-up voice speaks a sentence: that for its phoneme count, or that for the "
@@ -175,6 +178,9 @@ class Encoder(Settings):
     )
     heads: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="of the attentive poolings: heads, which share the channels; of queries: how many"
+    )
+    standardise: bool = Field(
+        True, description="give each pooled channel mean 0 and variance 1 over training clips, as it is pooled at first"
     )
     normalisation: Literal["none", "layer", "batch"] = Field(
         "none", description="of each hidden layer, before its activation"

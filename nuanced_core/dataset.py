@@ -234,18 +234,27 @@ class Dataset:
     def statistics(self, clips: Sequence[Clip], layers: Sequence[int]) -> FeatureStatistics:
         """Mean and spread (L, D) of each feature over all frames of some clips.
 
-        Of each clip one version is heard, in turn: a copy more does not take longer.
+        Of each clip one version is heard, in turn: a copy more does not take longer. They are kept in the cache.
         """
-        total = torch.zeros(3, dtype=torch.float64)
+        heard = [self._features_key(clip.key, self.versions[i % len(self.versions)]) for i, clip in enumerate(clips)]
+        key = content_key("statistics", heard, list(layers))
+        kept = self.cache.load("baselines", key)
+        if kept is None:
+            mean, std = self._statistics(clips, layers)
+            kept = self.cache.save("baselines", key, {"mean": mean, "std": std})
+        return FeatureStatistics(kept["mean"], kept["std"])
+
+    def _statistics(self, clips: Sequence[Clip], layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        frames = 0
         sums: list[Tensor] = []
         for index, clip in enumerate(clips):
             states = self._states(clip, layers, self.versions[index % len(self.versions)]).double()
             part = [states.sum(dim=1), states.square().sum(dim=1)]
             sums = part if not sums else [a + b for a, b in zip(sums, part, strict=True)]
-            total[0] += states.shape[1]
-        mean = sums[0] / total[0]
-        variance = (sums[1] / total[0] - mean.square()).clamp(min=1e-8)
-        return FeatureStatistics(mean.float(), variance.sqrt().float())
+            frames += states.shape[1]
+        mean = sums[0] / frames
+        variance = (sums[1] / frames - mean.square()).clamp(min=1e-8)
+        return mean.float(), variance.sqrt().float()
 
     def reference(self, clip: Clip, window: tuple[int, int]) -> Tensor:
         """A window (first frame, frames) of a clip as Kokoro speaks it alone, (samples,) at 24 kHz.

@@ -8,6 +8,7 @@ __all__ = [
     "ConfigError",
     "DiskError",
     "NuancedError",
+    "StoppedError",
     "TextError",
     "TrainingError",
     "VoiceError",
@@ -43,6 +44,12 @@ class AudioError(NuancedError):
 
 class DiskError(NuancedError):
     """A folder cannot be written, or its disk is full."""
+
+
+class StoppedError(NuancedError):
+    """A run was asked to stop; it wrote a checkpoint and can go on from it."""
+
+    exit_code = 130
 
 
 class TrainingError(NuancedError):

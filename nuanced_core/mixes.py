@@ -70,7 +70,9 @@ def mixed_voices(settings: Mixes, training_voices: Sequence[str], seed: int) -> 
 
     def moved(rng: np.random.Generator) -> Weights:
         # Offsets weighted by g / √V with g ~ N(0, 1) have the covariance of the voices.
-        return blend(rng) + settings.step_size * rng.standard_normal(count) / np.sqrt(count)
+        weights = blend(rng)
+        weights += settings.step_size * rng.standard_normal(count) / np.sqrt(count)
+        return weights
 
     def step(rng: np.random.Generator) -> tuple[Weights, Weights]:
         weights = moved(rng)

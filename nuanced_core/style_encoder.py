@@ -81,6 +81,8 @@ class StyleEncoder(nn.Module):
 
     feature_mean: Tensor
     feature_std: Tensor
+    pooled_mean: Tensor
+    pooled_std: Tensor
     mean_pack: Tensor
     style_std: Tensor
     voice_offsets: Tensor
@@ -112,6 +114,8 @@ class StyleEncoder(nn.Module):
             width = settings.frame_width
         self.pooling = POOLINGS[settings.pooling](width, settings.heads)
 
+        self.register_buffer("pooled_mean", torch.zeros(self.pooling.out_channels))
+        self.register_buffer("pooled_std", torch.ones(self.pooling.out_channels))
         width = self.pooling.out_channels + (COUNT_CHANNELS if settings.phoneme_count == "embedding" else 0)
         halves = (slice(0, TIMBRE_SIZE), slice(TIMBRE_SIZE, STYLE_SIZE))
         self._parts = halves if settings.trunk == "separate" else (slice(0, STYLE_SIZE),)  # of a style, one a trunk
@@ -142,6 +146,13 @@ class StyleEncoder(nn.Module):
         if self._reads_voices:
             self.voice_offsets.copy_(offsets[:, _knots()])
 
+    @torch.no_grad()
+    def calibrate_pooled(self, pooled: Tensor) -> None:
+        """Take over the statistics of some training clips as they are pooled (N, P), if the settings standardise."""
+        if self.config.encoder.standardise:
+            self.pooled_mean.copy_(pooled.mean(dim=0))
+            self.pooled_std.copy_(pooled.std(dim=0, correction=0).clamp(min=MIN_SPREAD))
+
     def forward(self, features: Tensor, mask: Tensor, phoneme_counts: Tensor) -> Tensor:
         """Styles (B, 256) of features (B, L, T, D), mask (B, T) True where a clip has a frame, counts (B,)."""
         return self.styles(self.pooled(features, mask), phoneme_counts)
@@ -150,6 +161,12 @@ class StyleEncoder(nn.Module):
         """One clip's voice as a pack (510, 1, 256), of its features (1, L, T, D) and mask (1, T), in eval mode."""
         pooled = self.pooled(features, mask).expand(PACK_ROWS, -1)
         return self.styles(pooled, torch.arange(1, PACK_ROWS + 1, device=pooled.device)).unsqueeze(1)
+
+    @property
+    def pools_without_learning(self) -> bool:
+        """Whether nothing is learned of what ``pooled`` does: then a clip's pooled frames are always the same."""
+        before = (self.layer_logits, self.projection, *self.pooling.parameters())
+        return all(part is None for part in before)
 
     def pooled(self, features: Tensor, mask: Tensor) -> Tensor:
         """What is heard of clips (B, P), whatever they are to say."""
@@ -189,7 +206,7 @@ class StyleEncoder(nn.Module):
 
     def _styles(self, pooled: Tensor, rows: Tensor) -> Tensor:
         """Styles (B, S) of pooled frames (B, P), each for its row (B,) of a pack."""
-        x = pooled
+        x = (pooled - self.pooled_mean) / self.pooled_std
         if self.config.encoder.phoneme_count == "embedding":
             x = torch.cat([x, _count_channels(rows).to(x.dtype)], dim=1)
         outputs = [head(trunk(x)) for trunk, head in zip(self.trunks, self.heads, strict=True)]

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from nuanced_core.audio import FRAMES_PER_SECOND, write_audio
 from nuanced_core.cache import Cache, cache_limit, content_key, shown_size
 from nuanced_core.config import Models, RunConfig
 from nuanced_core.dataset import Batch, Clip, Dataset, Version, plan, styles, windows
-from nuanced_core.errors import DiskError, TrainingError, WeightsError
+from nuanced_core.errors import DiskError, StoppedError, TrainingError, WeightsError
 from nuanced_core.evaluation import Validation, heard_for, skill
 from nuanced_core.kokoro import PACK_ROWS
 from nuanced_core.losses import MelSTFTLoss, style_loss
@@ -42,6 +43,8 @@ Say = Callable[[str], None]
 
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
 PER_EPOCH = ("val/loss", "val/stft", "val/style", "val/skill", "train/steps_per_second", "train/peak_memory_gb")
+CALIBRATED = 128  # clips at most of which pooled channels are standardised
+KEPT_POOLED = 2**30  # bytes
 WARM_UP = 50  # steps until the learning rate is whole: attention that starts too fast never recovers
 
 
@@ -50,7 +53,8 @@ class _Drawn(NamedTuple):
 
     generator: torch.Generator
     clips: list[Clip]
-    batch: Batch
+    heard: Batch | Tensor  # already pooled, (B, P), where the encoder learns nothing of how it pools
+    own_counts: Tensor  # (B,) phonemes of what is heard
     counts: Tensor  # (B,) phonemes for which the style loss asks
     targets: Tensor  # (B, 256) the styles for them
 
@@ -97,6 +101,9 @@ class Run:
         self.encoder = StyleEncoder(encoder_config).to(self.device)
         packs = torch.stack([voices.pack(name) for name in names])  # (V, 510, 256)
         self.encoder.calibrate(dataset.statistics(self.clips, self.layers), packs)
+        self._kept_pooled: dict[tuple[str, Version], Tensor] = {}
+        self._made_up = sum(clip.utterance.voice not in names for clip in self.clips)  # they come last
+        self._calibrate_pooled()
         train = config.train
         self.optimizer = torch.optim.AdamW(
             self.encoder.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay
@@ -105,6 +112,7 @@ class Run:
         self.step = 0  # steps finished
         self.best_loss = math.inf
         self.best_epoch = 0  # after which the loss was best
+        self.scalars: dict[str, float] = {}  # of the last epoch, from the checkpoint if there is one
         self.losses = SpokenLosses(dataset, config.loss, train.precision, train.checkpointing)
         # On the CPU a second thread would only take cores from the first one (measured: 10 % slower steps).
         self._reader = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
@@ -112,6 +120,14 @@ class Run:
         _make_folder(folder / LAST.parent)
         if (folder / LAST).is_file():
             self.load(folder / LAST)
+
+    def _calibrate_pooled(self) -> None:
+        every = -(-len(self.clips) // CALIBRATED)
+        some, versions = self.clips[::every], self.dataset.versions
+        pooled = [self._pooled(clip, versions[index % len(versions)]) for index, clip in enumerate(some)]
+        self.encoder.calibrate_pooled(torch.stack(pooled))
+        if not self.encoder.pools_without_learning:
+            self._kept_pooled.clear()
 
     @property
     def finished(self) -> bool:
@@ -121,33 +137,42 @@ class Run:
         return self.epoch >= train.epochs or stuck
 
     def run_epoch(self) -> dict[str, float]:
-        """Train one epoch, score the validation voices, write checkpoints and sound; returns the scalars.
+        """Train to the end of an epoch, score the validation voices, write checkpoints and sound; returns the scalars.
+
+        Where ``report`` raises StoppedError, a checkpoint of the middle of the epoch is written first.
 
         Raises:
             TrainingError: a loss is not finite.
             DiskError: the folder cannot be written.
+            StoppedError: ``report`` asked to stop.
         """
         self.encoder.train()
         reset_peak_memory(self.device)
         started = time.perf_counter()
         values: dict[str, list[float]] = {}
-        steps = self.config.train.steps_per_epoch
-        for _ in range(steps):
-            for name, value in self.train_step().items():
-                values.setdefault(name, []).append(value)
+        first, end = self.step, (self.epoch + 1) * self.config.train.steps_per_epoch
+        try:
+            while self.step < end:
+                for name, value in self.train_step().items():
+                    values.setdefault(name, []).append(value)
+        except StoppedError:
+            self.save(self.folder / LAST)
+            raise
         means = {name: sum(found) / len(found) for name, found in values.items()}
-        means["train/steps_per_second"] = steps / (time.perf_counter() - started)
+        means["train/steps_per_second"] = (end - first) / (time.perf_counter() - started)
         means["train/peak_memory_gb"] = peak_memory(self.device) / 1e9
         self.epoch += 1
         scalars = self.validate()
         self._write_sound()
         once = {name: value for name, value in {**means, **scalars}.items() if name in PER_EPOCH}
-        self._report(self.step, once)
+        with suppress(StoppedError):  # the epoch is done: its checkpoint comes first, and the next step asks again
+            self._report(self.step, once)
+        self.scalars = {**means, **scalars}
         if scalars["val/loss"] < self.best_loss:
             self.best_loss, self.best_epoch = scalars["val/loss"], self.epoch
             self.save(self.folder / BEST)
         self.save(self.folder / LAST)
-        return {**means, **scalars}
+        return self.scalars
 
     def save(self, file: Path) -> None:
         """Write encoder, optimizer and progress to one file, whole or not at all.
@@ -163,6 +188,7 @@ class Run:
             "step": self.step,
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
             "best_epoch": self.best_epoch,
+            "scalars": self.scalars,
             "style_encoder": self.encoder.config.to_dict(),
             "run": self.config.model_dump(mode="json"),
         }
@@ -199,6 +225,7 @@ class Run:
             {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
         )
         self.epoch, self.step, self.best_epoch = progress["epoch"], progress["step"], progress["best_epoch"]
+        self.scalars = progress["scalars"]
         self.best_loss = math.inf if progress["best_loss"] is None else progress["best_loss"]
 
     def close(self) -> None:
@@ -207,6 +234,7 @@ class Run:
             self._reader.shutdown(wait=True, cancel_futures=True)
         self._next = None
         self.losses.clear()
+        self._kept_pooled.clear()
 
     def train_step(self) -> dict[str, float]:
         """Take one step; returns its scalars.
@@ -215,16 +243,16 @@ class Run:
             TrainingError: a loss is not finite.
         """
         settings, weights = self.config.train, self.config.loss
-        draw, clips, batch, counts, targets = self._drawn()
+        draw, clips, heard, own_counts, counts, targets = self._drawn()
         torch.manual_seed(draw.initial_seed())  # of dropout
-        pooled = self.encoder.pooled(batch.features, batch.mask)
+        pooled = heard if isinstance(heard, Tensor) else self.encoder.pooled(heard.features, heard.mask)
         terms = {"style": style_loss(self.encoder.styles(pooled, counts), targets)}
         speech_seconds = 0.0
         if self.losses.wanted and self.step % settings.speak_every == 0:
             spoken = clips[: settings.spoken]
             choices = [windows(clip.frames, settings.window_frames) for clip in spoken]
             picks = [c[int(torch.randint(len(c), (), generator=draw))] for c in choices]
-            said = self.encoder.styles(pooled[: len(spoken)], batch.phoneme_counts[: len(spoken)])
+            said = self.encoder.styles(pooled[: len(spoken)], own_counts[: len(spoken)])
             terms |= self.losses(spoken, picks, said)
             if self.losses.spectral:
                 speech_seconds = sum(frames for _, frames in picks) / FRAMES_PER_SECOND
@@ -273,16 +301,49 @@ class Run:
     def _draw(self, step: int) -> "_Drawn":
         settings = self.config.train
         draw = torch.Generator().manual_seed(int(content_key(settings.seed, step)[:15], 16))
-        order = torch.randperm(len(self.clips), generator=draw)[: settings.batch_size].tolist()
-        clips = [self.clips[i] for i in order]
+        clips = self._drawn_clips(draw)
         versions = torch.randint(len(self.dataset.versions), (len(clips),), generator=draw).tolist()
-        batch = self.dataset.batch(clips, self.layers, versions)
+        heard: Batch | Tensor
+        if self.encoder.pools_without_learning:
+            heard = torch.stack([self._pooled(clip, version) for clip, version in zip(clips, versions, strict=True)])
+        else:
+            heard = self.dataset.batch(clips, self.layers, versions)
+        own = torch.tensor([clip.utterance.phoneme_count for clip in clips], device=self.device)
         if self._styles is None:
-            return _Drawn(draw, clips, batch, batch.phoneme_counts, batch.styles)
+            targets = torch.stack([clip.utterance.style for clip in clips]).to(self.device)
+            return _Drawn(draw, clips, heard, own, own, targets)
         # Even in the logarithm: rows differ most for few phonemes.
         counts = torch.rand(len(clips), generator=draw).mul(math.log(PACK_ROWS)).exp().round().long()
         asked = [self._styles[c.utterance.voice](n) for c, n in zip(clips, counts.tolist(), strict=True)]
-        return _Drawn(draw, clips, batch, counts.to(self.device), torch.stack(asked).to(self.device))
+        return _Drawn(draw, clips, heard, own, counts.to(self.device), torch.stack(asked).to(self.device))
+
+    def _drawn_clips(self, draw: torch.Generator) -> list[Clip]:
+        """A batch, of which made-up voices speak the share that ``mixes.share`` says."""
+        size, share = self.config.train.batch_size, self.config.mixes.share
+        if share is None or not self._made_up:
+            order = torch.randperm(len(self.clips), generator=draw)[:size]
+            return [self.clips[i] for i in order.tolist()]
+        mixed = round(size * share)
+        stock = len(self.clips) - self._made_up
+        chosen = torch.cat(
+            [
+                torch.randperm(stock, generator=draw)[: size - mixed],
+                stock + torch.randperm(self._made_up, generator=draw)[:mixed],
+            ]
+        )
+        order = chosen[torch.randperm(len(chosen), generator=draw)]  # the first ones are those that Kokoro speaks
+        return [self.clips[i] for i in order.tolist()]
+
+    @torch.no_grad()
+    def _pooled(self, clip: Clip, version: Version) -> Tensor:
+        """What the encoder pools of a version of a clip (P,), kept as long as there is room for it."""
+        found = self._kept_pooled.get((clip.key, version))
+        if found is None:
+            batch = self.dataset.batch([clip], self.layers, [version])
+            found = self.encoder.pooled(batch.features, batch.mask)[0]
+            if len(self._kept_pooled) * found.nbytes < KEPT_POOLED:
+                self._kept_pooled[clip.key, version] = found
+        return found
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -370,7 +431,7 @@ def train(config: RunConfig, folder: Path, report: Report, say: Say) -> Run:
     while not run.finished:
         scalars = run.run_epoch()
         say(
-            f"epoch {run.epoch}/{config.train.epochs}: loss {scalars['loss/total']:.4f}, "
+            f"epoch {run.epoch}/{config.train.epochs}: loss {scalars.get('loss/total', math.nan):.4f}, "
             f"val/loss {scalars['val/loss']:.4f} (mean voice {scalars['baseline/loss']:.4f}), "
             f"val/skill {scalars['val/skill']:.3f}"
         )

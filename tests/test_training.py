@@ -108,9 +108,9 @@ def test_patience_ends_a_run_that_brings_nothing_better(lab: Lab, monkeypatch: p
 
 def test_augmented_versions_are_heard_in_training_and_never_in_validation(lab: Lab) -> None:
     run = lab.run("a", "augment.copies=2", "loss.stft=0")
-    drawn = [run._draw(step).batch.features for step in range(3)]
+    drawn = [run._draw(step).heard for step in range(3)]
     clean = lab.run("b", "augment.copies=0", "loss.stft=0")
-    assert any(not torch.equal(a, clean._draw(step).batch.features) for step, a in enumerate(drawn))
+    assert any(not torch.equal(a, clean._draw(step).heard) for step, a in enumerate(drawn))
     assert torch.equal(run._val_batch.features, clean._val_batch.features)
 
 
@@ -165,7 +165,8 @@ def test_permuting_or_changing_training_data_cannot_leak_into_validation(lab: La
 def test_the_style_loss_asks_for_any_phoneme_count_or_for_that_of_what_is_heard(lab: Lab) -> None:
     own, other = lab.run("a", "train.rows=own"), lab.run("b", "train.rows=any")
     drawn = own._draw(0)
-    assert torch.equal(drawn.counts, drawn.batch.phoneme_counts) and torch.equal(drawn.targets, drawn.batch.styles)
+    own_styles = torch.stack([clip.utterance.style for clip in drawn.clips])
+    assert torch.equal(drawn.counts, drawn.own_counts) and torch.equal(drawn.targets, own_styles)
     counts = []
     for step in range(40):
         drawn = other._draw(step)

@@ -8,9 +8,9 @@ from optuna.trial import FrozenTrial
 
 from nuanced_core.errors import ConfigError
 from nuanced_core.training import BEST
-from tune.config import SweepSettings
+from tune.config import SETTINGS_FILE
 from tune.report import best_trial
-from tune.study import STUDY_FILE, open_study
+from tune.study import STUDY_FILE, read_study
 
 __all__ = ["Chosen", "best_checkpoint"]
 
@@ -29,7 +29,7 @@ def best_checkpoint(folder: Path, number: int | None = None) -> Chosen:
     Raises:
         ConfigError: ``folder`` holds neither, or the trial has no checkpoint.
     """
-    if (folder / BEST).is_file() and not (folder / STUDY_FILE).exists():
+    if (folder / BEST).is_file() and not any((folder / name).exists() for name in (STUDY_FILE, SETTINGS_FILE)):
         if number is not None:
             raise ConfigError(f"{folder}: one run, not a sweep; leave --trial out")
         return Chosen(folder / BEST, {"run": folder.name})
@@ -43,9 +43,10 @@ def best_checkpoint(folder: Path, number: int | None = None) -> Chosen:
 
 
 def _trial(folder: Path, number: int | None) -> FrozenTrial:
-    trials = open_study(folder, SweepSettings()).get_trials(deepcopy=False)
+    study = read_study(folder)
+    trials = study.get_trials(deepcopy=False)
     if number is None:
-        best = best_trial(trials)
+        best = best_trial(study)
         if best is None:
             raise ConfigError(f"{folder}: no trial is complete yet; name one with --trial")
         return best

@@ -41,11 +41,20 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep = commands.add_parser("sweep", help="run many trials, and let each learn from those before it")
     _add_config(sweep)
-    sweep.add_argument("--trials", type=int, metavar="N", help="how many trials to run")
+    sweep.add_argument("--resume", type=Path, metavar="DIR", help="go on with the sweep in this folder, or extend it")
+    sweep.add_argument(
+        "--trials", type=int, metavar="N", help="budget: trials, those that a resumed sweep has included"
+    )
+    sweep.add_argument("--hours", type=float, metavar="H", help="budget: no trial begins later")
+    sweep.add_argument(
+        "--enqueue", action="append", metavar="SETTINGS", help="try these first, as {name: value, …}; may be repeated"
+    )
+    sweep.add_argument("--warm-start", metavar="DIR", help="try the best settings of another sweep first")
     sweep.set_defaults(run=_sweep)
 
     train = commands.add_parser("train", help="train one encoder with the settings as they are")
     _add_config(train)
+    train.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
     train.set_defaults(run=_train)
 
     status = commands.add_parser("status", help="how a sweep stands, also while it runs")
@@ -99,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of settings")
+    command.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file of settings")
     command.add_argument("--name", help="name of the new folder in the outputs (default: the file's name)")
     command.add_argument("--outputs", metavar="DIR", help="folder of the outputs (default: outputs)")
     command.add_argument(
@@ -113,36 +122,72 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from tune.config import as_override, load_sweep
+    from tune.config import load_sweep
 
-    overrides = list(arguments.overrides)
-    if arguments.trials is not None:
-        overrides.append(as_override("sweep.trials", arguments.trials))
-    if arguments.outputs is not None:
-        overrides.append(as_override("sweep.outputs", arguments.outputs))
-    config = load_sweep(arguments.config, overrides)
+    _check_resume(arguments)
+    overrides = _sweep_overrides(arguments)
+    config = None if arguments.resume else load_sweep(arguments.config, overrides)
 
     from rich.console import Console
 
     from nuanced_core.training import prepare, start_run
-    from tune.driver import run_sweep
+    from tune.driver import resume_sweep, run_sweep
 
-    name = arguments.name or arguments.config.stem
-    result = run_sweep(config, name=name, start=start_run, prepare=prepare, say=_say, console=Console())
+    if config is None:
+        result = resume_sweep(
+            arguments.resume,
+            overrides=overrides,
+            start=start_run,
+            prepare=prepare,
+            say=_say,
+            console=Console(),
+        )
+    else:
+        name = arguments.name or arguments.config.stem
+        result = run_sweep(config, name=name, start=start_run, prepare=prepare, say=_say, console=Console())
     return result.exit_code
+
+
+def _check_resume(arguments: argparse.Namespace) -> None:
+    """Either a file that describes a new folder, or a folder that is there already."""
+    if (arguments.config is None) == (arguments.resume is None):
+        raise ConfigError("give either CONFIG, to begin, or --resume DIR, to go on")
+    for option in ("name", "outputs"):
+        if arguments.resume is not None and getattr(arguments, option) is not None:
+            raise ConfigError(f"--{option}: a folder that is resumed stays what and where it is; leave it out")
+
+
+def _sweep_overrides(arguments: argparse.Namespace) -> list[str]:
+    """The options as overrides of ``sweep`` settings, behind those of ``--set``."""
+    from tune.config import as_override
+
+    found = list(arguments.overrides)
+    for name in ("trials", "hours", "outputs", "warm_start"):
+        value = getattr(arguments, name)
+        if value is not None:
+            found.append(as_override(f"sweep.{name}", value))
+    if arguments.hours is not None and arguments.trials is None:
+        found.append(as_override("sweep.trials", None))
+    if arguments.enqueue is not None:
+        found.append(f"sweep.enqueue=[{', '.join(arguments.enqueue)}]")
+    return found
 
 
 def _train(arguments: argparse.Namespace) -> int:
     from tune.config import load_run
 
-    config = load_run(arguments.config, arguments.overrides)
+    _check_resume(arguments)
+    config = None if arguments.resume else load_run(arguments.config, arguments.overrides)
 
     from nuanced_core.training import prepare, train
-    from tune.single import run_single
+    from tune.single import resume_single, run_single
 
-    name = arguments.name or arguments.config.stem
-    outputs = Path(arguments.outputs or "outputs")
-    run_single(config, outputs=outputs, name=name, prepare=prepare, train=train, say=_say)
+    if config is None:
+        resume_single(arguments.resume, arguments.overrides, prepare=prepare, train=train, say=_say)
+    else:
+        name = arguments.name or arguments.config.stem
+        outputs = Path(arguments.outputs or "outputs")
+        run_single(config, outputs=outputs, name=name, prepare=prepare, train=train, say=_say)
     return 0
 
 

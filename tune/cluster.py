@@ -54,7 +54,7 @@ class Resources:
             fit = min(fit, self.gpus * int(1 / per_gpu + 1e-6))
         elif per_gpu:
             fit = min(fit, int(self.gpus // per_gpu))
-        return min(fit, settings.trials, settings.max_concurrent or fit)
+        return min(fit, settings.trials or fit, settings.max_concurrent or fit)
 
 
 def local_resources() -> Resources:

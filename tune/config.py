@@ -20,21 +20,54 @@ from nuanced_core.config import (
 from nuanced_core.errors import ConfigError
 from tune.space import Space
 
-__all__ = ["SweepConfig", "SweepSettings", "as_override", "load", "load_run", "load_sweep"]
+__all__ = ["SETTINGS_FILE", "SweepConfig", "SweepSettings", "as_override", "load", "load_run", "load_sweep"]
+
+SETTINGS_FILE = "sweep.yaml"  # in the folder of a sweep
 
 # "record" is what a finished sweep's sweep.yaml adds to its settings, so that such a file can be run again.
 _SWEEP_SECTIONS = ("search", "sweep", "record")
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Hours = Annotated[float, Field(gt=0)]
+Objective = Literal["val/loss", "val/stft", "val/style", "train/seconds_per_step"]
 
 
 class SweepSettings(Settings):
     """How a space is searched, and with what."""
 
-    trials: PositiveInt = Field(default=20, description="budget: trials that are run, failed ones included")
-    sampler: Literal["tpe", "random"] = Field(default="tpe", description="what decides which settings to try")
+    trials: PositiveInt | None = Field(
+        default=20, description="budget: trials that are run, failed ones included; null: until the hours are used up"
+    )
+    hours: Hours | None = Field(default=None, description="budget: no trial begins later, all resumptions together")
+    gpu_hours: Hours | None = Field(default=None, description="budget: hours of whole GPUs that trials have used")
+    objectives: tuple[Objective, ...] = Field(
+        default=("val/loss",),
+        min_length=1,
+        description="what is minimised; of several there is a Pareto front instead of one best trial, and no pruning",
+    )
+    sampler: Literal["tpe", "random", "cmaes", "gp", "qmc"] = Field(
+        default="tpe", description="what decides which settings to try"
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="of the sampler")
-    pruner: Literal["halving", "median", "none"] = Field(default="halving", description="what stops poor trials early")
+    pruner: Literal["halving", "hyperband", "median", "patience", "none"] = Field(
+        default="halving", description="what stops poor trials early"
+    )
+    patience: PositiveInt = Field(default=3, description="of pruner patience: epochs that may bring nothing better")
+    enqueue: tuple[dict[str, Any], ...] = Field(
+        default=(), description="settings that are tried first, by dotted name; what they leave out is drawn"
+    )
+    warm_start: str | None = Field(default=None, description="folder of another sweep, whose best settings come first")
+    warm_start_trials: PositiveInt = Field(default=3, description="how many of them")
+    max_failures: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="how often a trial whose process dies goes on from its checkpoint"
+    )
+    stop_after_failures: Annotated[int, Field(ge=0)] = Field(
+        default=5, description="the sweep stops if so many trials fail before one does not; 0: never"
+    )
+    storage: str | None = Field(
+        default=None, description="SQLAlchemy URL of a database for the study; null: a journal file in the folder"
+    )
+    study_name: str | None = Field(default=None, description="in that database; null: the folder's name")
     cpus_per_trial: Annotated[float, Field(gt=0)] = Field(default=1, description="CPU cores, also torch's threads")
     gpus_per_trial: Annotated[float, Field(ge=0)] = Field(
         default=0, description="GPUs; a fraction lets trials share one"
@@ -46,6 +79,24 @@ class SweepSettings(Settings):
     def _whole_or_shared(self) -> "SweepSettings":
         if self.gpus_per_trial > 1 and self.gpus_per_trial % 1:
             raise ValueError(f"gpus_per_trial {self.gpus_per_trial:g} is neither a share of one GPU nor whole")
+        return self
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "SweepSettings":
+        if self.trials is None and self.hours is None and self.gpu_hours is None:
+            raise ValueError("trials, hours and gpu_hours are all null, so the sweep would never end; set one of them")
+        if self.gpu_hours is not None and not self.gpus_per_trial:
+            raise ValueError("gpu_hours would never be used up while gpus_per_trial is 0; set hours instead")
+        return self
+
+    @model_validator(mode="after")
+    def _several_objectives(self) -> "SweepSettings":
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("objectives: one stands twice; name each once")
+        if len(self.objectives) > 1 and self.pruner != "none":
+            raise ValueError(f"several objectives cannot be pruned by one of them; set pruner none, not {self.pruner}")
+        if len(self.objectives) > 1 and self.sampler == "cmaes":
+            raise ValueError("sampler cmaes takes one objective; take tpe, gp, qmc or random")
         return self
 
 
@@ -60,6 +111,26 @@ class SweepConfig:
     def runs_to_prepare(self) -> list[RunConfig]:
         """The runs whose data and models the trials need, each combination once."""
         return self.search.variants(self.run)
+
+    def check_extends(self, before: "SweepConfig") -> None:
+        """Refuse what trials of ``before`` and trials of this sweep could not be compared by, or sampled from.
+
+        Raises:
+            ConfigError: one line that names the setting, what it was and what it would be.
+        """
+        fixed = {
+            "objective": (before.run.objective, self.run.objective),
+            **{
+                f"data.{name}": (getattr(before.run.data, name), getattr(self.run.data, name))
+                for name in ("val_voices", "val_sentences", "val_sentences_per_voice", "max_phonemes", "seed")
+            },
+            "sweep.objectives": (before.sweep.objectives, self.sweep.objectives),
+            "sweep.storage": (before.sweep.storage, self.sweep.storage),
+        }
+        for name, (old, new) in fixed.items():
+            if old != new:
+                raise ConfigError(f"{name}: was {old}, would be {new}: trials could not be compared; begin a new sweep")
+        self.search.check_extends(before.search)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, in the form that ``load_sweep`` reads."""
@@ -144,6 +215,6 @@ def _refuse_fixed_and_searched(search: Space, overrides: Sequence[str]) -> None:
             )
 
 
-def as_override(name: str, value: str | int) -> str:
+def as_override(name: str, value: str | float | None) -> str:
     """``name=value`` for the overrides, whatever characters the value holds."""
     return f"{name}={json.dumps(value)}"

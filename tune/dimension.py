@@ -17,7 +17,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from nuanced_core.config import nearest
 from nuanced_core.errors import ConfigError
 
-__all__ = ["Choices", "Condition", "Range", "conditioned_on", "flat_names", "read_dimension"]
+__all__ = ["Choices", "Condition", "Range", "conditioned_on", "flat_names", "read_dimension", "shares_trials"]
 
 _RANGE_KEYS = ("low", "high", "log", "step")
 _KEYS = (*_RANGE_KEYS, "choices", "when")
@@ -60,6 +60,17 @@ class Range:
             return trial.suggest_int(name, int(self.low), int(self.high), step=step, log=self.log)
         return trial.suggest_float(name, float(self.low), float(self.high), step=self.step, log=self.log)
 
+    def as_stored(self, value: Any, place: str) -> int | float:
+        """A value that somebody chose, as Optuna stores it.
+
+        Raises:
+            ConfigError: it is not in the range.
+        """
+        right = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
+        if not right or not self.low <= value <= self.high:
+            raise ConfigError(f"{place}: {value!r}: not in {json.dumps(self.as_yaml())}")
+        return int(value) if self.whole else float(value)
+
     def as_yaml(self) -> dict[str, Any]:
         """The range as a search space says it."""
         said = {key: getattr(self, key) for key in _RANGE_KEYS}
@@ -91,9 +102,26 @@ class Choices:
         """The value that Optuna wants ``trial`` to try."""
         return self.values[self.keys.index(trial.suggest_categorical(name, self.keys))]
 
+    def as_stored(self, value: Any, place: str) -> bool | int | float | str | None:
+        """A value that somebody chose, as Optuna stores it.
+
+        Raises:
+            ConfigError: it is none of the choices.
+        """
+        if value not in self.values:
+            raise ConfigError(f"{place}: {value!r}: none of {json.dumps(list(self.values))}")
+        return self.keys[self.values.index(value)]
+
     def as_yaml(self) -> list[Any] | dict[str, Any]:
         """The choices as a search space says them."""
         return {"choices": list(self.values)} | _when(self) if self.when else list(self.values)
+
+
+def shares_trials(old: Range | Choices, new: Range | Choices) -> bool:
+    """Whether Optuna can learn of ``new`` from trials of ``old``: a range may grow or shrink, choices stay."""
+    if isinstance(old, Choices) or isinstance(new, Choices):
+        return isinstance(old, Choices) and isinstance(new, Choices) and old.keys == new.keys
+    return (old.whole, old.log) == (new.whole, new.log)
 
 
 def conditioned_on(dimension: Range | Choices) -> list[str]:

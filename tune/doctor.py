@@ -17,7 +17,7 @@ from nuanced_core.weights import cache_dir, cached
 from nuanced_core.whisper_features import feature_shape
 from tune.cluster import check_fit, local_resources
 from tune.config import SweepConfig, SweepSettings
-from tune.outputs import BYTES_PER_TRIAL, check_disk, free_bytes, versions
+from tune.outputs import check_disk, disk_of_trials, free_bytes, versions
 
 __all__ = ["Finding", "examine"]
 
@@ -135,7 +135,7 @@ def _phonemizer() -> Finding:
 
 def _disk(sweep: SweepSettings, runs: Sequence[RunConfig]) -> Iterator[Finding]:
     places = (
-        ("disk of outputs", Path(sweep.outputs), sweep.trials * BYTES_PER_TRIAL),
+        ("disk of outputs", Path(sweep.outputs), disk_of_trials(sweep)),
         ("disk of cache", cache_dir(), _cache_bytes(runs)),
     )
     for name, folder, needed in places:

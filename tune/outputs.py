@@ -9,8 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from nuanced_core.config import RunConfig, write_yaml
+from nuanced_core.config import RunConfig, read_yaml, write_yaml
 from nuanced_core.errors import ConfigError, DiskError
+from tune.config import SweepSettings
 
 __all__ = [
     "BYTES_PER_TRIAL",
@@ -18,9 +19,12 @@ __all__ = [
     "Prepared",
     "check_disk",
     "create_folder",
+    "disk_of_trials",
     "free_bytes",
     "new_folder",
     "origin",
+    "recorded_models",
+    "rewrite",
     "versions",
 ]
 
@@ -61,6 +65,11 @@ def check_disk(folder: Path, needed: int) -> None:
         )
 
 
+def disk_of_trials(settings: SweepSettings) -> int:
+    """Bytes that a sweep's trials may need; of one whose budget is time, those of one trial."""
+    return (settings.trials or 1) * BYTES_PER_TRIAL
+
+
 def free_bytes(folder: Path) -> int:
     """Bytes that are free on the disk of ``folder``, which may not exist yet."""
     return shutil.disk_usage(_existing(folder)).free
@@ -92,6 +101,25 @@ class Prepared(Protocol):
 
 # Fetches the models of some runs and renders their data, so that trials find both; may say what it does.
 Prepare = Callable[[Sequence[RunConfig], Callable[[str], None]], Sequence[Prepared]]
+
+
+def recorded_models(settings_file: Path) -> dict[str, str]:
+    """SHA-256 by model file, as ``origin`` noted them when the sweep began.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    record = read_yaml(settings_file).get("record") or {}
+    return dict(record.get("models") or {})
+
+
+def rewrite(settings_file: Path, settings: Mapping[str, Any]) -> None:
+    """Put other settings into a sweep's file, and leave what is recorded there of its beginning.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    write_yaml(settings_file, {**settings, "record": read_yaml(settings_file).get("record")})
 
 
 def origin(prepared: Sequence[Prepared]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What one sees while a sweep runs: a live table of its trials in a terminal, plain lines elsewhere."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,24 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tune.ledger import TrialLedger
 from tune.report import short_params
-from tune.study import METRIC, TrialLedger
+from tune.study import METRIC
 
 __all__ = ["Progress"]
 
 # Above and below the rows: header, rules and the line of counts.
 _TABLE_FRAME_LINES = 6
-_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan"}
+_LATEST = 64  # trials of Ray's list that are looked at, at each turn
+_STYLES = {
+    "complete": "green",
+    "pruned": "yellow",
+    "failed": "red",
+    "running": "cyan",
+    "waiting": "dim",
+    "interrupted": "magenta",
+}
+_PATIENCE = 10.0  # seconds that a trial waits before it is told for what
 
 
 @dataclass
@@ -37,9 +48,18 @@ class Progress(Callback):  # type: ignore[misc]
     """Follows the trials for Ray; what it says of their ends is what the study was told."""
 
     def __init__(
-        self, ledger: TrialLedger, budget: int, say: Callable[[str], None], console: Console | None = None
+        self,
+        ledger: TrialLedger,
+        budget: int | None,
+        say: Callable[[str], None],
+        console: Console | None = None,
+        on_turn: Callable[[], object] = lambda: None,
     ) -> None:
         self._ledger = ledger
+        self._on_turn = on_turn
+        self._seen = 0  # of the ledger's endings
+        self._best: int | None = None
+        self._waiting: dict[str, float] = {}  # since when, by Ray's number of the trial
         self._budget = budget
         self._say = say
         self._rows: dict[int, _Row] = {}
@@ -84,7 +104,16 @@ class Progress(Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Ray has handled an event, or waited for one."""
+        self._on_turn()
         self._note_endings()
+        # The latest alone can wait: Ray is never given more of them than fit.
+        for trial in trials[-_LATEST:]:
+            self._note_waiting(trial)
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """A trial's process died, and it will go on from its checkpoint in another one."""
+        number = trial.config["number"]
+        self._line(f"trial {number}: its process died; it goes on from its last checkpoint")
 
     def on_experiment_end(self, trials: Any, **info: Any) -> None:
         """Ray has stopped all trials."""
@@ -92,22 +121,31 @@ class Progress(Callback):  # type: ignore[misc]
 
     def _note_endings(self) -> None:
         """Also of the trials that never got a process."""
-        endings = self._ledger.endings
-        for number in [n for n in endings if n not in self._rows or self._rows[n].state == "running"]:
-            ending = endings[number]
+        ended = self._ledger.ended
+        while self._seen < len(ended):
+            number, ending = ended[self._seen]
+            self._seen += 1
             row = self._rows.setdefault(number, _Row(number, 0, ""))
             row.state = ending.state
             row.note = ending.error or ""
             if ending.state == "complete":
                 row.loss = ending.value
-            best = "  (best so far)" if number == self._best() else ""
+                if self._best is None or row.best < self._rows[self._best].best:
+                    self._best = number
+            best = "  (best so far)" if number == self._best else ""
             value = "" if ending.value is None else f": {METRIC} {ending.value:.4f}"
             after = f" after epoch {row.epoch}" if ending.state == "pruned" else ""
             self._line(f"trial {number} {ending.state}{after}{value}{f': {row.note}' if row.note else ''}{best}")
 
-    def _best(self) -> int | None:
-        rows = [row for row in self._rows.values() if row.state == "complete"]
-        return min(rows, key=lambda row: row.best).number if rows else None
+    def _note_waiting(self, trial: Any) -> None:
+        """Tell of a trial that has had no process for a while what it waits for."""
+        if trial.status != "PENDING":
+            self._waiting.pop(trial.trial_id, None)
+            return
+        since = self._waiting.setdefault(trial.trial_id, time.monotonic())
+        if 0 <= since < time.monotonic() - _PATIENCE:
+            self._waiting[trial.trial_id] = -1.0  # told
+            self._line(f"trial {trial.config['number']} waits for {_wanted(trial)}")
 
     def _line(self, line: str) -> None:
         if self._live is None:
@@ -121,7 +159,7 @@ class Progress(Callback):  # type: ignore[misc]
 
     def _table(self, room: int) -> Group:
         """The best trial, those that run and the latest others, as many as fit into ``room`` lines."""
-        best = self._best()
+        best = self._best
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("trial", "state", "epoch", METRIC, "val/skill"):
             table.add_column(column, no_wrap=True)
@@ -137,4 +175,17 @@ class Progress(Callback):  # type: ignore[misc]
                 Text(row.note or row.params),
             )
         ended = sum(row.state != "running" for row in self._rows.values())
-        return Group(table, Text(f"{ended} of {self._budget} trials ended; * is the best", style="dim"))
+        budget = "" if self._budget is None else f" of {self._budget}"
+        return Group(table, Text(f"{ended}{budget} trials ended; * is the best", style="dim"))
+
+
+def _wanted(trial: Any) -> str:
+    """What a trial needs, beside what Ray has free: ``1 CPU (0 free of 2), 0.25 GPU (0 free of 1)``."""
+    import ray
+
+    there, free = ray.cluster_resources(), ray.available_resources()
+    return ", ".join(
+        f"{amount:g} {name} ({free.get(name, 0):g} free of {there.get(name, 0):g})"
+        for name, amount in trial.placement_group_factory.required_resources.items()
+        if amount
+    )

@@ -9,17 +9,16 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.config import SweepSettings
-from tune.study import METRIC, open_study
+from tune.study import METRIC, read_study
 
-__all__ = ["best_trial", "final_lines", "mark", "short_params", "status", "status_lines"]
+__all__ = ["best_trial", "final_lines", "mark", "ranked", "short_params", "status", "status_lines"]
 
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
-    TrialState.WAITING: "running",
+    TrialState.WAITING: "waiting",
 }
 # Rows of the final table and the scalars' names that they stand in, before the slash.
 _COMPARED = {"style encoder": "val", "mean voice": "baseline", "oracle": "oracle"}
@@ -37,28 +36,42 @@ def status(folder: Path) -> dict[str, Any]:
 
     ``state`` is ``running`` (its driver is alive, or on another machine), ``finished`` (the budget is met) or
     ``interrupted`` (stopped before that, or the driver died). Each of ``trials`` has ``number``, ``state``
-    (``complete``, ``pruned``, ``failed``, ``running``), ``value`` (the lowest ``val/loss`` of a complete
-    trial, the last of a pruned or running one, null before there is one or if it failed), ``epochs``
-    (finished ones), ``params`` (by dotted setting) and ``error`` (one line, or null). ``best`` has
-    ``number``, ``value``, ``skill`` and ``params`` of the complete trial of the lowest value; it is null
-    while no trial is complete.
+    (``complete``, ``pruned``, ``failed``, ``running``, ``interrupted``: in flight when the driver ended, ``waiting``:
+    enqueued), ``value`` (the lowest ``val/loss`` of a complete trial, the last of one that is not, null before there is
+    one or if it failed), ``epochs`` (finished ones), ``params`` (by dotted setting) and ``error`` (one line, or null).
+    ``best`` has ``number``, ``value``, ``skill`` and ``params`` of the complete trial of the lowest value; it is null
+    while no trial is complete. ``pareto`` is empty with one objective; with several it has, of each trial that no other
+    is better than in all, ``number``, ``values`` (by objective) and ``params``, and ``best`` is that of the lowest
+    ``val/loss`` among all.
 
     Raises:
         ConfigError: ``folder`` holds no sweep.
     """
-    study = open_study(folder, SweepSettings())
-    trials = study.get_trials(deepcopy=False)
-    best = best_trial(trials)
+    return _status(read_study(folder))
+
+
+def _status(study: optuna.Study) -> dict[str, Any]:
+    state = _sweep_state(study)
+    best = best_trial(study)
+    names = study.user_attrs.get("objectives", [METRIC])
     return {
-        "state": _sweep_state(study),
-        "trials": [_trial_status(trial) for trial in trials],
+        "state": state,
+        "trials": [_trial_status(trial, state) for trial in study.get_trials(deepcopy=False)],
         "best": best
         and {
             "number": best.number,
-            "value": best.value,
+            "value": _value(best),
             "skill": best.user_attrs["metrics"].get("val/skill"),
             "params": best.user_attrs["params"],
         },
+        "pareto": [
+            {
+                "number": trial.number,
+                "values": dict(zip(names, trial.values, strict=True)),
+                "params": trial.user_attrs["params"],
+            }
+            for trial in (study.best_trials if len(study.directions) > 1 else [])
+        ],
     }
 
 
@@ -77,7 +90,9 @@ def status_lines(folder: Path) -> list[str]:
         settings = short_params(trial["params"]) + (f"  ({trial['error']})" if trial["error"] else "")
         rows.append((number, trial["state"], str(trial["epochs"]), value, settings))
     lines = [f"{folder}: {told['state']}; {_counts(told['trials'])}", *_aligned(rows)]
-    return lines if best is None else [*lines, f"* best: val/skill {_number(told['best']['skill'])}"]
+    if best is not None:
+        lines.append(f"* best: val/skill {_number(told['best']['skill'])}")
+    return [*lines, *_pareto_lines(told["pareto"])]
 
 
 def final_lines(folder: Path) -> list[str]:
@@ -86,9 +101,11 @@ def final_lines(folder: Path) -> list[str]:
     Raises:
         ConfigError: ``folder`` holds no sweep.
     """
-    trials = open_study(folder, SweepSettings()).get_trials(deepcopy=False)
-    counts = _counts([_trial_status(trial) for trial in trials])
-    best = best_trial(trials)
+    study = read_study(folder)
+    trials = study.get_trials(deepcopy=False)
+    told = _status(study)
+    counts = _counts(told["trials"])
+    best = best_trial(study)
     if best is None:
         errors = [trial.user_attrs["error"] for trial in trials if "error" in trial.user_attrs]
         first = f"; the first error: {errors[0]}" if errors else ""
@@ -98,6 +115,7 @@ def final_lines(folder: Path) -> list[str]:
         *(f"  {name} = {_number(value)}" for name, value in best.user_attrs["params"].items()),
         "",
         *_comparison(best.user_attrs["metrics"]),
+        *_pareto_lines(told["pareto"]),
         "",
         f"curves: tensorboard --logdir {folder / 'trials'}",
         f"export: nuanced export {folder} -o {Path('models') / folder.name}",
@@ -111,25 +129,50 @@ def short_params(params: Mapping[str, Any]) -> str:
     return " ".join(f"{name.rpartition('.')[2] if unique else name}={_number(value)}" for name, value in params.items())
 
 
-def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """The complete trial of the lowest ``val/loss``, or None while none is complete."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return min(complete, key=lambda trial: trial.value or 0.0, default=None)
+    return next(iter(ranked(study)), None)
 
 
-def _trial_status(trial: FrozenTrial) -> dict[str, Any]:
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials, that of the lowest ``val/loss`` first."""
+    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda trial: _value(trial) or 0.0)
+
+
+def _value(trial: FrozenTrial) -> float | None:
+    """The ``val/loss``, whatever the objectives are."""
+    if trial.values is not None and len(trial.values) > 1:
+        value: float | None = trial.user_attrs.get("metrics", {}).get(METRIC)
+        return value
+    return trial.value
+
+
+def _trial_status(trial: FrozenTrial, sweep_state: str) -> dict[str, Any]:
     last = trial.last_step
-    value = trial.value
+    value = _value(trial)
     if value is None and last is not None and trial.state == TrialState.RUNNING:
         value = trial.intermediate_values[last]
+    in_flight = trial.state == TrialState.RUNNING and sweep_state != "running"
     return {
         "number": trial.number,
-        "state": _STATES[trial.state],
+        "state": "interrupted" if in_flight else _STATES[trial.state],
         "value": value,
-        "epochs": last or 0,
+        "epochs": trial.user_attrs.get("epochs", last or 0),
         "params": trial.user_attrs.get("params", trial.params),
         "error": trial.user_attrs.get("error"),
     }
+
+
+def _pareto_lines(front: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not front:
+        return []
+    names = list(front[0]["values"])
+    rows: list[Sequence[str]] = [("trial", *names, "settings")]
+    for trial in front:
+        values = (f"{trial['values'][name]:.4f}" for name in names)
+        rows.append((str(trial["number"]), *values, short_params(trial["params"])))
+    return ["", "Pareto front: no other trial is better in all of these", *(f"  {line}" for line in _aligned(rows))]
 
 
 def _sweep_state(study: optuna.Study) -> str:
@@ -152,7 +195,7 @@ def _alive(pid: int) -> bool:
 
 def _counts(trials: Sequence[Mapping[str, Any]]) -> str:
     states = [trial["state"] for trial in trials]
-    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(_STATES.values()) if state in states]
+    parts = [f"{states.count(state)} {state}" for state in (*_STATES.values(), "interrupted") if state in states]
     return ", ".join(parts) or "no trials"
 
 

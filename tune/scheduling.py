@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from tune.study import TrialLedger
+from tune.ledger import TrialLedger
 from tune.trainable import ERROR_FILE
 
 __all__ = ["StudyScheduler", "StudySearcher"]
@@ -27,11 +27,12 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._ledger = ledger
         self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The configuration of Ray's trial ``trial_id``, or ``FINISHED``."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The configuration of Ray's trial ``trial_id``; None while one may still be handed out again; ``FINISHED``."""
         asked = self._ledger.ask()
         if asked is None:
-            return str(Searcher.FINISHED)
+            # A trial that runs may run out of memory and be handed out again with more.
+            return None if self._numbers and self._ledger.closed is None else str(Searcher.FINISHED)
         self._numbers[trial_id] = asked["number"]
         return asked
 

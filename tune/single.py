@@ -1,13 +1,19 @@
 """One run without Ray: the same folder, curves and checkpoints as a trial's, in this process."""
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nuanced_core.config import RunConfig, write_yaml
+from nuanced_core.errors import ConfigError, StoppedError
+from tune.config import load_run
 from tune.outputs import BYTES_PER_TRIAL, Prepare, check_disk, create_folder, new_folder, origin
+from tune.signals import first_signal_asks
 from tune.tensorboard import TensorBoardReport
 
-__all__ = ["run_single"]
+__all__ = ["resume_single", "run_single"]
+
+CONFIG_FILE = "config.yaml"
 
 Say = Callable[[str], None]
 Report = Callable[[int, Mapping[str, float]], None]
@@ -33,10 +39,46 @@ def run_single(
     folder = new_folder(outputs, name)
     check_disk(folder, BYTES_PER_TRIAL)
     record = origin(prepare([config], say))
-    create_folder(folder, "config.yaml", config.model_dump(mode="json"))
+    create_folder(folder, CONFIG_FILE, config.model_dump(mode="json"))
     write_yaml(folder / "record.yaml", record)
-    with TensorBoardReport(folder) as report:
+    return _train(config, folder, train, say)
+
+
+def resume_single(
+    folder: Path,
+    overrides: Sequence[str],
+    *,
+    prepare: Prepare,
+    train: Callable[[RunConfig, Path, Report, Say], object],
+    say: Say,
+) -> Path:
+    """Let a run go on from its last checkpoint, to its end; one that is finished is left as it is.
+
+    Raises:
+        ConfigError: the folder holds no run, or ``overrides`` are given: a checkpoint is of its settings.
+        DiskError: the folder cannot be written.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise ConfigError(f"{folder}: not the folder of a run (it holds no {CONFIG_FILE})")
+    if overrides:
+        raise ConfigError(f"--set {overrides[0]}: a run goes on with the settings that it began with; leave it out")
+    config = load_run(file)
+    prepare([config], say)
+    return _train(config, folder, train, say)
+
+
+def _train(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path, Report, Say], object], say: Say) -> Path:
+    stop = threading.Event()
+
+    with TensorBoardReport(folder) as board, first_signal_asks(stop.set):
+
+        def report(step: int, scalars: Mapping[str, float]) -> None:
+            board(step, scalars)
+            if stop.is_set():
+                raise StoppedError(f"stopped after step {step}; go on with: nuanced train --resume {folder}")
+
         train(config, folder, report, say)
     say(f"curves: tensorboard --logdir {folder}")
-    say(f"export: nuanced export {folder} -o {Path('models') / name}")
+    say(f"export: nuanced export {folder} -o {Path('models') / folder.name}")
     return folder

@@ -16,7 +16,7 @@ import optuna
 
 from nuanced_core.config import RunConfig, dotted_names, nearest, validate
 from nuanced_core.errors import ConfigError
-from tune.dimension import Choices, Range, conditioned_on, flat_names, read_dimension
+from tune.dimension import Choices, Range, conditioned_on, flat_names, read_dimension, shares_trials
 
 __all__ = ["Choices", "Range", "Space"]
 
@@ -82,6 +82,33 @@ class Space:
             for tried in dimension.tried:
                 _substituted(run, given[name] | {name: tried}, f"{place}: search")
         return space
+
+    def check_extends(self, before: "Space") -> None:
+        """Refuse a change that Optuna cannot take: other choices of a setting, or a range in place of choices.
+
+        Raises:
+            ConfigError: one line that names the setting, what it was and what it would be.
+        """
+        for name, old in before.dimensions.items():
+            new = self.dimensions.get(name)
+            if new is not None and not shares_trials(old, new):
+                raise ConfigError(
+                    f"search.{name}: was {json.dumps(old.as_yaml())}, would be {json.dumps(new.as_yaml())}: trials "
+                    f"so far cannot be learned from; keep it, drop it with --set search.{name}=null, or begin anew"
+                )
+
+    def enqueued(self, params: Mapping[str, Any], place: str) -> dict[str, Any]:
+        """Settings by dotted name as Optuna's ``enqueue_trial`` takes them.
+
+        Raises:
+            ConfigError: a setting is not searched, or may not have the value.
+        """
+        found: dict[str, Any] = {}
+        for name, value in params.items():
+            if name not in self.dimensions:
+                raise ConfigError(f"{place}: {name}: is not searched; {nearest(name, self.names)}")
+            found[name] = self.dimensions[name].as_stored(value, f"{place}: {name}")
+        return found
 
     @property
     def names(self) -> list[str]:

@@ -16,25 +16,36 @@ _COMPARED = ("val/loss", "val/stft", "val/style", "val/skill")
 
 
 class TensorBoardReport:
-    """A run's report: called with a step and its scalars, it writes them as event files in ``folder``."""
+    """A run's report: called with a step and its scalars, it writes them as event files in ``folder``.
+
+    In a folder that has event files already, a run goes on: of the earlier points those at its first step and later
+    count no more, since they were reported after the checkpoint from which it goes on.
+    """
 
     def __init__(self, folder: Path, hparams: Mapping[str, Any] | None = None) -> None:
-        self._writer = SummaryWriter(str(folder))
-        if hparams:
-            self._write_hparams(hparams)
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
+        if not any(folder.glob("events.out.*")):
+            self._writer = SummaryWriter(str(folder))
+            if hparams:
+                _write_hparams(self._writer, hparams)
 
     def __call__(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add one point at ``step`` to the curve of each name."""
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self._folder), purge_step=step)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Let readers see everything that was reported so far."""
-        self._writer.flush()
+        if self._writer is not None:
+            self._writer.flush()
 
     def close(self) -> None:
         """Write what is left and end the files."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def __enter__(self) -> "TensorBoardReport":
         return self
@@ -47,12 +58,13 @@ class TensorBoardReport:
     ) -> None:
         self.close()
 
-    def _write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        # SummaryWriter.add_hparams would put them into a run folder of their own, with copies of the metrics.
-        plain = {name: _as_hparam(value) for name, value in hparams.items()}
-        experiment, start, end = hparams_summaries(plain, dict.fromkeys(_COMPARED, 0.0))  # type: ignore[no-untyped-call]
-        for summary in (experiment, start, end):
-            self._writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
+
+def _write_hparams(writer: SummaryWriter, hparams: Mapping[str, Any]) -> None:
+    # SummaryWriter.add_hparams would put them into a run folder of their own, with copies of the metrics.
+    plain = {name: _as_hparam(value) for name, value in hparams.items()}
+    experiment, start, end = hparams_summaries(plain, dict.fromkeys(_COMPARED, 0.0))  # type: ignore[no-untyped-call]
+    for summary in (experiment, start, end):
+        writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
 
 
 def _as_hparam(value: Any) -> bool | int | float | str:

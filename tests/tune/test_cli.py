@@ -10,7 +10,7 @@ import pytest
 
 from nuanced_core.training import BEST
 from tests.tune.test_driver import Swept
-from tests.tune.test_study import ledger, result
+from tests.tune.test_ledger import ledger, result
 from tune import cli, doctor
 from tune.checkpoints import best_checkpoint
 from tune.cli import main

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from tests.tune.test_study import ledger, result
+from tests.tune.test_ledger import ledger, result
 from tune.progress import Progress
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.tune.test_study import ledger, result
+from tests.tune.test_ledger import ledger, result
 from tune.config import SweepSettings
 from tune.report import final_lines, mark, short_params, status, status_lines
 from tune.study import open_study

@@ -55,7 +55,12 @@ def _measure(spoken: int, window: int | str, checkpointing: bool) -> str:
     models = ModelSet.fetch(RunConfig().models, "cpu", lambda line: None)
     voices = models.voices.training_voices("all", ("af_sky",))[: max(spoken, 2)]
     data = {
-        "data": {"voices": voices, "sentences": [LONG], "val_voices": ["af_sky"], "val_sentences": ["He ran."]},
+        "data": {
+            "voices": voices,
+            "sentences": [LONG],
+            "val_voices": ["af_sky"],
+            "val_sentences": ["He ran.", "Where is it?"],
+        },
         "train": {"spoken": spoken, "window_frames": window, "checkpointing": checkpointing},
         "objective": {"window_frames": 16},
     }

@@ -32,6 +32,11 @@ def test_status_as_json_is_the_sweep_s_status(mixed: Swept, capsys: pytest.Captu
         (["export", "nowhere", "-o", "out"], "nowhere: not the folder of a sweep"),
         (["sweep", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["sweep"], "give either CONFIG, to begin, or --resume DIR, to go on"),
+        (["train", "a.yaml", "--resume", "a"], "give either CONFIG, to begin, or --resume DIR, to go on"),
+        (["sweep", "--resume", "nowhere"], "nowhere: not the folder of a sweep"),
+        (["train", "--resume", "nowhere"], "nowhere: not the folder of a run"),
+        (["sweep", "--resume", "a", "--name", "b"], "--name: a folder that is resumed stays what and where it is"),
         (["doctor", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
     ],
 )
@@ -47,7 +52,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [[], ["swep"], ["sweep"], ["status", "a", "--jsn"], ["export", "a"]])
+@pytest.mark.parametrize("arguments", [[], ["swep"], ["status", "a", "--jsn"], ["export", "a"]])
 def test_a_command_line_that_cannot_be_parsed_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -89,7 +89,15 @@ def test_runs_to_prepare_are_the_combinations_of_models_and_data(tmp_path: Path)
         ("sweep.trails=3", "sweep.trails: unknown setting; did you mean sweep.trials?"),
         ("sweep.trials=0", "sweep.trials: 0: input should be greater than or equal to 1"),
         ("sweep.trials=many", 'sweep.trials: "many": input should be a valid integer'),
-        ("sweep.pruner=hyper", "sweep.pruner: \"hyper\": input should be 'halving', 'median' or 'none'"),
+        (
+            "sweep.pruner=hyper",
+            "sweep.pruner: \"hyper\": input should be 'halving', 'hyperband', 'median', 'patience' or 'none'",
+        ),
+        ("sweep.trials=null", "trials, hours and gpu_hours are all null, so the sweep would never end"),
+        (
+            "sweep.objectives=[val/stft, val/style]",
+            "several objectives cannot be pruned by one of them; set pruner none",
+        ),
         ("sweep.gpus_per_trial=1.5", "gpus_per_trial 1.5 is neither a share of one GPU nor whole"),
         ("sweep=fast", 'sweep: "fast"'),
         ("search=fast", "search: 'fast': not 'setting: range or choices' lines"),

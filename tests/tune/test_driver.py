@@ -206,7 +206,7 @@ def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "0.0 GiB are free" in str(error)
 
 
-def test_ctrl_c_leaves_no_trial_running_and_no_process(tmp_path: Path) -> None:
+def test_ctrl_c_lets_trials_go_on_another_day_and_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text(MIXED)
     script = f"""
 import sys
@@ -238,8 +238,8 @@ sys.exit(run_sweep(config, name="toy", start=toy.start, prepare=toy.prepare, say
         driver.kill()
     assert driver.returncode == 130, told
     study = open_study(tmp_path / "toy", SweepSettings())
-    assert {trial.state for trial in study.trials} == {TrialState.FAIL}
-    assert {trial.user_attrs["error"] for trial in study.trials} == {"interrupted"}
+    assert {trial.state for trial in study.trials} == {TrialState.RUNNING}  # they will go on
+    assert f"stopped; go on with: nuanced sweep --resume {tmp_path / 'toy'}" in told
     assert study.user_attrs["state"] == "interrupted"
     until = time.monotonic() + 10
     while Path(f"/proc/{worker}").exists() and time.monotonic() < until:

@@ -42,6 +42,7 @@ def test_status_has_exactly_the_shape_that_is_promised(tmp_path: Path) -> None:
             {"number": 3, "state": "complete", "value": 0.4, "epochs": 1, "params": params[3], "error": None},
         ],
         "best": {"number": 3, "value": 0.4, "skill": -0.4, "params": params[3]},
+        "pareto": [],
     }
 
 
@@ -72,7 +73,7 @@ def test_the_report_compares_the_best_trial_with_the_baselines(tmp_path: Path) -
     study = swept(tmp_path)
     rate = study.trials[3].user_attrs["params"]["train.learning_rate"]
     lines = final_lines(tmp_path)
-    assert lines[0] == "best trial: 3 (2 complete, 1 failed, 1 running)"
+    assert lines[0] == "best trial: 3 (2 complete, 1 failed, 1 interrupted)"
     assert f"  train.learning_rate = {rate:.4g}" in lines
     rows = [line.split() for line in lines]
     assert ["loss", "stft", "style"] in rows
@@ -97,7 +98,7 @@ def test_the_report_without_a_complete_trial_shows_the_first_error(tmp_path: Pat
 def test_the_table_has_a_line_for_each_trial_and_marks_the_best(tmp_path: Path) -> None:
     mark(swept(tmp_path), "interrupted")
     lines = status_lines(tmp_path)
-    assert lines[0].endswith("interrupted; 2 complete, 1 failed, 1 running")
+    assert lines[0].endswith("interrupted; 2 complete, 1 failed, 1 interrupted")
     assert [line.split()[:2] for line in lines[2:6]] == [
         ["0", "complete"],
         ["1", "failed"],

@@ -7,14 +7,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from nuanced_core.config import RunConfig
-from nuanced_core.errors import TrainingError
+from nuanced_core.errors import DiskError, TrainingError
 from tune.trainable import Report
 
 # encoder.width → what happens in the second epoch.
 TRAINING_ERROR, NAN, CRASH, KILLED = 101, 102, 103, 104
 SLOW = 105  # its epochs take 3 s
 RISING = 106  # its first epoch is the best one
+KILLED_ONCE, DISK_FULL, OUT_OF_MEMORY = 107, 108, 109
 
 _starts = 0  # in this process
 
@@ -23,7 +26,12 @@ class ToyRun:
     def __init__(self, config: RunConfig, folder: Path, report: Report) -> None:
         self.config, self.folder, self.report = config, folder, report
         self.epoch = 0
+        self.scalars: dict[str, float] = {}
         self._best = (math.inf, 0)  # loss, epoch
+        self._file = folder / "checkpoint.json"
+        if self._file.exists():
+            kept = json.loads(self._file.read_text())
+            self.epoch, self.scalars, self._best = kept["epoch"], kept["scalars"], tuple(kept["best"])
 
     @property
     def finished(self) -> bool:
@@ -35,7 +43,7 @@ class ToyRun:
         if self.epoch == 2:
             self._go_wrong(self.config.encoder.width)
         if self.config.encoder.width == SLOW:
-            time.sleep(3)
+            self._dawdle()
         loss = expected_loss(self.config, self.epoch)
         if self.config.encoder.width == NAN and self.epoch == 2:
             loss = math.nan
@@ -53,21 +61,34 @@ class ToyRun:
             "oracle/style": 0.0,
         }
         self.report(self.epoch * 10, scalars)
+        self.scalars = scalars
+        kept = {"epoch": self.epoch, "scalars": scalars, "best": self._best}
+        part = self._file.with_suffix(".part")
+        part.write_text(json.dumps(kept))
+        part.replace(self._file)
         return scalars
-
-    def save(self, file: Path) -> None:
-        file.write_text("checkpoint")
 
     def close(self) -> None:
         (self.folder / "closed").touch()
+
+    def _dawdle(self) -> None:
+        """Thirty steps of 0.1 s, as of an epoch that takes long; the report may stop it between two."""
+        for step in range(30):
+            time.sleep(0.1)
+            self.report(self.epoch * 100 - 99 + step, {"loss/total": 1.0})
 
     def _go_wrong(self, width: int) -> None:
         if width == TRAINING_ERROR:
             raise TrainingError("step 17: loss/stft is nan; lower train.learning_rate")
         if width == CRASH:
             raise ValueError("two lines\nof a reason")
-        if width == KILLED:
+        if width == KILLED or (width == KILLED_ONCE and not (self.folder / "killed").exists()):
+            (self.folder / "killed").touch()
             os._exit(1)
+        if width == DISK_FULL:
+            raise DiskError("last.safetensors: cannot be written: no space left")
+        if width == OUT_OF_MEMORY:
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def expected_loss(config: RunConfig, epoch: int) -> float:

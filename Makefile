@@ -23,6 +23,8 @@ setup: .venv/ready
 	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found: install one, or name it with PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[eval]' \
+		2>.venv/eval.log || echo "left out: the extra 'eval' (speaker identity), which needs a C compiler; see .venv/eval.log"
 	@touch $@
 
 sweep: setup

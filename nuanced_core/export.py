@@ -38,8 +38,8 @@ encoder = StyleEncoder.from_pretrained("{name}")
 |---|---|
 {rows}
 
-Trained on Kokoro's own voices: how it does on recordings of people was not measured. Use the voice of a living
-person only with their consent. Kokoro-82M is Apache-2.0, Whisper is MIT.
+Trained on Kokoro's own voices: recordings of people lie far from them. Use the voice of a living person only with
+their consent. Kokoro-82M is Apache-2.0, Whisper is MIT.
 """
 
 

@@ -41,6 +41,23 @@ def test_the_seed_and_the_voices_decide() -> None:
     assert mixed_voices(Mixes(), NAMES, 0) == []
 
 
+def test_the_draws_stay_what_they_are() -> None:
+    """Whoever changes them renders every clip of every made-up voice anew."""
+    held = {
+        "blend-0000": ([0.369516, 0.0, 0.0, 0.427981, 0.0, 0.202504], [0.0, 0.0]),
+        "half-blend-0000": ([0.475522, 0.157265, 0.0, 0.0, 0.0, 0.367213], [0.0, 0.0]),
+        "swap-0000": ([1.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0]),
+        "step-0000": ([-0.0245, 0.027661, 0.770278, 0.535604, 0.12551, 0.486955], [-0.022056, -0.059203]),
+        "half-step-0000": ([-0.037834, 0.166671, 0.625316, 0.248382, -0.011906, 0.083671], [-0.092817, -0.027733]),
+    }
+    found = _weights(blends=1, half_blends=1, swaps=1, steps=1, half_steps=1, beyond=0.5)
+    assert [voice.name for voice in found] == list(held)
+    for voice in found:
+        timbre, beyond = held[voice.name]
+        assert voice.timbre.tolist() == pytest.approx(timbre, abs=1e-5)
+        assert voice.beyond[:2].tolist() == pytest.approx(beyond, abs=1e-5)
+
+
 def test_blends_are_convex_and_of_as_many_members_as_asked() -> None:
     for voice in _weights(blends=50, half_blends=50, members=4):
         for weights in (voice.timbre, voice.prosody):

@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="also hear the clips with noise, by telephone and in a room (default: yes)",
     )
+    evaluate.add_argument(
+        "--card", action="store_true", help="also write the results into the model's folder: card and evaluation.json"
+    )
     evaluate.add_argument("--source", default="auto", help="of the model files: auto, hub, packages, or a folder")
     evaluate.set_defaults(run=_evaluate)
 
@@ -214,11 +217,12 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from tune.evaluation import evaluate_clips, evaluate_test_split, tables
+    from tune.evaluation import evaluate_clips, evaluate_test_split, tables, write_card
 
     say = _say_aside if arguments.json else _say
     if arguments.clips is not None:
-        options = {"sentences": arguments.sentences, "degraded": arguments.degraded, "identity": arguments.identity}
+        options = {name: getattr(arguments, name) for name in ("sentences", "degraded", "identity")}
+        options["card"] = arguments.card or None
         for name, given in options.items():
             if given is not None:
                 raise ConfigError(f"--{name}: is of the test split; leave it out with --clips")
@@ -232,6 +236,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             robustness=arguments.degraded is not False,
             say=say,
         )
+        if arguments.card:
+            write_card(arguments.model, report)
     if arguments.json:
         print(json.dumps(report, indent=2))
         return 0

@@ -1,5 +1,6 @@
 """``nuanced evaluate``: an exported encoder on the test split or on recordings, and the tables that show it."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from nuanced_core.comparison import Embed, Pitch
 from nuanced_core.config import Models
 from nuanced_core.crepe import CrepePitch
 from nuanced_core.dataset import Dataset
-from nuanced_core.errors import ConfigError
+from nuanced_core.errors import ConfigError, DiskError
 from nuanced_core.held_out import ROWS, evaluate, load_export
 from nuanced_core.identity import SpeakerEncoder
 from nuanced_core.model_set import ModelSet, resolve_device
@@ -18,9 +19,11 @@ from nuanced_core.recordings import evaluate_recordings, recordings_in
 from nuanced_core.style_rows import HEARING_ROWS, StyleRows
 from nuanced_core.weights import cache_dir
 
-__all__ = ["evaluate_clips", "evaluate_test_split", "tables"]
+__all__ = ["evaluate_clips", "evaluate_test_split", "tables", "write_card"]
 
 Say = Callable[[str], None]
+
+_CARD_SECTION = "## On the test split (`nuanced evaluate`)"
 
 # name: what people read, digits, factor
 MEASURES = {
@@ -78,6 +81,43 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
     if "robustness" in report:
         found.append(_robustness_table(report))
     return found
+
+
+def write_card(model: Path, report: Mapping[str, Any]) -> None:
+    """Put the report on the test split into the model's folder: ``evaluation.json``, and a table in its card.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    card = model / "README.md"
+    try:
+        text = card.read_text(encoding="utf-8") if card.is_file() else f"# {model.name}\n"
+        text = text.partition(_CARD_SECTION)[0].rstrip()
+        card.write_text(f"{text}\n\n{_CARD_SECTION}\n\n{markdown(report)}", encoding="utf-8")
+        (model / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DiskError(f"{model}: cannot be written: {error.strerror}") from None
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The tables of a report on the test split as Markdown."""
+    rows, found = report["rows"], []
+    head = f"{len(report['voices'])} test voices, {report['sentences']} sentences each; ± is half an interval of 95 %."
+    lines = [f"| | {' | '.join(ROWS)} |", f"|---|{'---:|' * len(ROWS)}"]
+    for name, (shown, digits, factor) in MEASURES.items():
+        if name in rows["encoder"]:
+            cells = " | ".join(_cell(rows[row], name, digits, factor) for row in ROWS)
+            lines.append(f"| {shown.strip()} | {cells} |")
+    found.append("\n".join([head, "", *lines]))
+    if "robustness" in report:
+        lines = [f"| style cosine, clip degraded | {' | '.join(HEARING_ROWS)} |", f"|---|{'---:|' * len(HEARING_ROWS)}"]
+        for kind, of_rows in report["robustness"].items():
+            cells = (
+                f"{_cell(of_rows[r], 'style_cosine', 3)}, lost {_cell(of_rows[r], 'loss', 3)}" for r in HEARING_ROWS
+            )
+            lines.append(f"| {kind} | {' | '.join(cells)} |")
+        found.append("\n".join(lines))
+    return "\n\n".join(found) + "\n"
 
 
 def _extras(identity: bool | None, say: Say) -> tuple[Embed | None, Pitch | None]:

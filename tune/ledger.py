@@ -233,7 +233,7 @@ class TrialLedger:
     def _give_more(self, held: _OpenTrial, result: Mapping[str, Any]) -> None:
         """Out of GPU memory: once more with the share that would do, if there is one."""
         share = float(result["share"])
-        if held.retried or not held.gpus < share <= 1:
+        if held.retried or not 0 < held.gpus < share <= 1:
             held.failure = str(result["out_of_memory"])
             return
         held.gpus, held.retried = share, True

@@ -151,9 +151,11 @@ def out_of_memory(share: float, *, peak: float | None = None) -> dict[str, Any]:
         share: of a GPU that it had.
         peak: of the card's memory that it held at most; measured here if None.
     """
-    if peak is None:
-        import torch
+    import torch
 
+    if peak is None and not torch.cuda.is_available():
+        peak = share
+    elif peak is None:
         held = torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(0).total_memory
         peak = max(held, min(share, 1.0))
     wanted = next((part for part in SHARES if part >= HEADROOM * peak and part > share), 1.0)

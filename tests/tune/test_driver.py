@@ -151,7 +151,7 @@ def test_the_sweep_s_file_says_what_was_run_and_can_be_run_again(mixed: Swept) -
 
 def test_nothing_but_what_is_useful_is_left(mixed: Swept) -> None:
     result, _ = mixed
-    assert {path.name for path in result.folder.iterdir()} == {"sweep.yaml", "study.journal", "trials"}
+    assert {path.name for path in result.folder.iterdir()} == {"sweep.yaml", "study.journal", "driver.lock", "trials"}
     assert {path.name for path in result.folder.parent.iterdir()} == {"toy", "toy.yaml"}
 
 

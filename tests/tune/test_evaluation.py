@@ -1,6 +1,7 @@
 """tune.evaluation and `nuanced evaluate`: what is printed for scripts and for people, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -300,3 +301,21 @@ def test_people_get_the_tables_of_the_same_numbers(
     assert main(["evaluate", str(house.model), "--clips", str(house.clips)]) == 0
     out = capsys.readouterr().out
     assert "1.wav" in out and "2.wav" in out and "all" in out
+
+
+def test_the_card_gets_the_results_once_and_keeps_the_rest(
+    house: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(house.model, model)
+    before = (model / "README.md").read_text()
+    for _ in range(2):
+        assert main(["evaluate", str(model), "--no-identity", "--no-degraded", "--json", "--card"]) == 0
+    report = json.loads((model / "evaluation.json").read_text())
+    assert report == json.loads(capsys.readouterr().out.partition("\n}\n")[0] + "\n}")
+    card = (model / "README.md").read_text()
+    assert card.startswith(before.rstrip()) and card.count("## On the test split") == 1
+    cosine = report["rows"]["encoder"]["style_cosine"]
+    (line,) = [line for line in card.splitlines() if line.startswith("| style cosine")]
+    assert f"| {cosine:.3f} ±" in line
+    assert main(["evaluate", str(model), "--clips", str(house.clips), "--card"]) == 2

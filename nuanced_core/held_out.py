@@ -35,6 +35,7 @@ MEANS = (
     "stft", "style_cosine", "timbre_cosine", "prosody_cosine",
     "f0_semitones", "f0_crepe_semitones", "energy_correlation", "duration_error",
 )  # fmt: skip
+BEATEN = ("nearest", "ridge")
 LENGTHS = range(25, 71)  # phonemes of a test sentence that is taken first: 2 to 5 s of speech
 
 
@@ -102,6 +103,8 @@ def evaluate(
     spread, over utterances), ``energy_correlation`` (of curves, mean over utterances), ``duration_error`` (of the
     predicted length, relative) and ``identity``: speaker cosine to the clip that was heard, where 0 is other test
     voices saying the sentence and 1 the same voice saying it. Each has an interval of 95 % over voices, ``…_ci``.
+    ``gains`` has the differences of the encoder's measures and those of nearest and of ridge, with intervals that are
+    paired by voice.
 
     Args:
         sentences: test sentences that each of the nine test voices speaks.
@@ -124,6 +127,7 @@ def evaluate(
         measures[name] = table.measure(styles[name], noise=int(name == "oracle"))
     report: dict[str, Any] = {
         "rows": _estimates(measures, table.bounds(), Objective()),
+        "gains": {name: _gains(measures["encoder"], measures[name]) for name in BEATEN},
         "voices": sorted(TEST_VOICES),
         "sentences": sentences,
         "texts": list(texts),
@@ -148,6 +152,12 @@ def _estimates(measures: Mapping[str, Measures], bounds: Measures, objective: Ob
             found["identity"] = estimate(metrics.normalised, *cosines)
         rows[name] = as_json(found)
     return rows
+
+
+def _gains(encoder: Measures, other: Measures) -> dict[str, Any]:
+    """How much larger the encoder's measures are than another row's, voice by voice: their intervals are paired."""
+    shared = [name for name in (*MEANS, "heard_cosine") if name in encoder and name in other]
+    return as_json({name: estimate(metrics.mean, encoder[name] - other[name]) for name in shared})
 
 
 def _robustness(

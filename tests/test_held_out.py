@@ -280,6 +280,20 @@ def test_intervals_are_over_voices_not_over_utterances(spoken: Spoken) -> None:
         np.testing.assert_allclose(found[f"{name}_ci"], [voices.low, voices.high], atol=0.08 * wide)
 
 
+def test_gains_are_the_encoder_s_measures_less_another_row_s_voice_by_voice(whole: tuple[Lab, dict[str, Any]]) -> None:
+    _, report = whole
+    encoder = report["rows"]["encoder"]
+    assert set(report["gains"]) == {"nearest", "ridge"}
+    for row, gains in report["gains"].items():
+        for name in ("style_cosine", "stft", "f0_semitones"):
+            assert gains[name] == pytest.approx(encoder[name] - report["rows"][row][name], abs=1e-9)
+            low, high = gains[f"{name}_ci"]
+            assert low <= gains[name] <= high
+    # The rows' own intervals hold what voices differ by; those of their difference do not.
+    width = lambda row: row["stft_ci"][1] - row["stft_ci"][0]  # noqa: E731
+    assert width(report["gains"]["ridge"]) < width(encoder) + width(report["rows"]["ridge"])
+
+
 def test_nearest_speaks_in_a_training_voice_and_ridge_beats_no_oracle(whole: tuple[Lab, dict[str, Any]]) -> None:
     lab, report = whole
     clips = lab.clips(report["texts"])

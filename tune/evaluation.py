@@ -1,7 +1,7 @@
 """``nuanced evaluate``: an exported encoder on the test split or on recordings, and the tables that show it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
     """What people look at of either report; ± is half the width of the interval of 95 %."""
     if "clips" in report:
         return [_recordings_table(report)]
-    found = [_rows_table(report)]
+    found = [_rows_table(report), _gains_table(report)]
     if "robustness" in report:
         found.append(_robustness_table(report))
     return found
@@ -109,6 +109,9 @@ def markdown(report: Mapping[str, Any]) -> str:
             cells = " | ".join(_cell(rows[row], name, digits, factor) for row in ROWS)
             lines.append(f"| {shown.strip()} | {cells} |")
     found.append("\n".join([head, "", *lines]))
+    lines = [f"| encoder less another row, paired by voice | {' | '.join(report['gains'])} |", "|---|---:|---:|"]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in _gain_cells(report)]
+    found.append("\n".join(lines))
     if "robustness" in report:
         lines = [f"| style cosine, clip degraded | {' | '.join(HEARING_ROWS)} |", f"|---|{'---:|' * len(HEARING_ROWS)}"]
         for kind, of_rows in report["robustness"].items():
@@ -144,6 +147,29 @@ def _rows_table(report: Mapping[str, Any]) -> Table:
         if name in rows["encoder"]:
             table.add_row(shown, *(_cell(rows[row], name, digits, factor) for row in ROWS))
     return table
+
+
+def _gains_table(report: Mapping[str, Any]) -> Table:
+    rows = list(report["gains"])
+    table = _table("the encoder's measure less that of another row, paired by voice", "", *rows)
+    for name, cells in _gain_cells(report):
+        table.add_row(name, *cells)
+    return table
+
+
+def _gain_cells(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Of each measure of the gains its name and its value beside each row, with the interval itself."""
+    for name in MEASURES:
+        of_rows = report["gains"].values()
+        if all(name in gains for gains in of_rows):
+            shown, digits, factor = MEASURES[name]
+            yield shown.strip(), [_interval(gains, name, digits, factor) for gains in of_rows]
+
+
+def _interval(row: Mapping[str, Any], name: str, digits: int, factor: float) -> str:
+    value, (low, high) = row[name], row[f"{name}_ci"]
+    shown = [_number(number, digits, factor) for number in (value, low, high)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def _robustness_table(report: Mapping[str, Any]) -> Table:

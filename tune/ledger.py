@@ -48,6 +48,7 @@ class _OpenTrial:
     pruned: bool = False
     interrupted: bool = False
     failure: str | None = None
+    death: str | None = None  # of its last process, after which it may go on in another one
     retried: bool = False  # with more GPU memory
 
 
@@ -139,6 +140,14 @@ class TrialLedger:
     def fail(self, number: int, reason: str) -> None:
         """Let a trial end as failed, for ``reason`` in one line."""
         self._open[number].failure = " ".join(reason.split())
+
+    def note_death(self, number: int, reason: str) -> None:
+        """A trial's process died: ``reason``, in one line, is why it failed if it does not go on."""
+        self._open[number].death = reason
+
+    def give_up(self, number: int) -> None:
+        """Let a trial end as failed because its process died too often."""
+        self.fail(number, self._open[number].death or "its process failed")
 
     def end(self, number: int) -> None:
         """Tell the study how a trial ended, with what was noted of it."""

@@ -39,7 +39,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """End the study's trial; Ray does not show the last result to the scheduler, so it is noted here."""
         number = self._numbers.pop(trial_id)
-        if result and not error:
+        if error:
+            self._ledger.give_up(number)
+        elif result:
             self._ledger.report(number, result)
         self._ledger.end(number)
 
@@ -62,8 +64,8 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         return str(FIFOScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Note why the trial's process gave up; the searcher is told next and ends the trial."""
-        self._ledger.fail(trial.config["number"], _reason(trial))
+        """Note why the trial's process gave up: the trial goes on in another, or the searcher is told next."""
+        self._ledger.note_death(trial.config["number"], _reason(trial))
 
 
 def _reason(trial: Any) -> str:

@@ -102,7 +102,7 @@ def test_the_table_has_a_line_for_each_trial_and_marks_the_best(tmp_path: Path) 
     assert [line.split()[:2] for line in lines[2:6]] == [
         ["0", "complete"],
         ["1", "failed"],
-        ["2", "running"],
+        ["2", "interrupted"],
         ["3*", "complete"],
     ]
     assert "(no memory)" in lines[3]

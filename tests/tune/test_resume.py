@@ -157,7 +157,7 @@ def test_enqueued_settings_and_the_best_of_another_sweep_come_first(ray_session:
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(ray_session: None, tmp_path: Path) -> None:
     result, said = sweep(MIXED, tmp_path, f"search.encoder.width=[{toy.KILLED_ONCE}]", "sweep.trials=1")
     (trial,) = result.status["trials"]
-    assert (trial["state"], trial["epochs"]) == ("complete", 4)
+    assert (trial["error"], trial["state"], trial["epochs"]) == (None, "complete", 4)
     assert any("its process died; it goes on from its last checkpoint" in line for line in said)
     starts = json.loads((result.folder / "trials" / "0" / "start.json").read_text())
     assert starts["nth"] == 1  # of a new process

@@ -115,10 +115,10 @@ def markdown(report: Mapping[str, Any]) -> str:
     if "robustness" in report:
         lines = [f"| style cosine, clip degraded | {' | '.join(HEARING_ROWS)} |", f"|---|{'---:|' * len(HEARING_ROWS)}"]
         for kind, of_rows in report["robustness"].items():
-            cells = (
+            lost = (
                 f"{_cell(of_rows[r], 'style_cosine', 3)}, lost {_cell(of_rows[r], 'loss', 3)}" for r in HEARING_ROWS
             )
-            lines.append(f"| {kind} | {' | '.join(cells)} |")
+            lines.append(f"| {kind} | {' | '.join(lost)} |")
         found.append("\n".join(lines))
     return "\n\n".join(found) + "\n"
 

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _cosines(overrides: list[str]) -> dict[str, float]:
-    config = load_run(Path("configs/default.yaml"), overrides)
+    config = load_run(Path("configs/style_alone.yaml"), overrides)
     prepare([config], lambda line: None)
     with tempfile.TemporaryDirectory() as folder:
         run = start_run(config, Path(folder), lambda step, scalars: None)

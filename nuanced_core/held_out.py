@@ -28,7 +28,7 @@ from nuanced_core.style_rows import HEARING_ROWS, Say, StyleRows, rendered
 from nuanced_core.text import Phonemizer, load_sentences, test_sentences_in
 from nuanced_core.voices import TEST_VOICES, VoiceBank
 
-__all__ = ["ROWS", "evaluate", "held_out_sentences", "held_out_utterances", "load_export"]
+__all__ = ["BEATEN", "ROWS", "evaluate", "held_out_sentences", "held_out_utterances", "load_export"]
 
 ROWS = ("mean", "nearest", "ridge", "encoder", "oracle")
 MEANS = (

@@ -316,6 +316,6 @@ def test_the_card_gets_the_results_once_and_keeps_the_rest(
     card = (model / "README.md").read_text()
     assert card.startswith(before.rstrip()) and card.count("## On the test split") == 1
     cosine = report["rows"]["encoder"]["style_cosine"]
-    (line,) = [line for line in card.splitlines() if line.startswith("| style cosine")]
+    line = next(line for line in card.splitlines() if line.startswith("| style cosine"))
     assert f"| {cosine:.3f} ±" in line
     assert main(["evaluate", str(model), "--clips", str(house.clips), "--card"]) == 2

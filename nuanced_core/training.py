@@ -8,11 +8,9 @@ validation voices are scored and a checkpoint is written.
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,21 +20,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nuanced_core.audio import FRAMES_PER_SECOND, write_audio
-from nuanced_core.cache import Cache, cache_limit, content_key, shown_size
-from nuanced_core.config import Models, RunConfig
+from nuanced_core.cache import content_key
+from nuanced_core.config import RunConfig
 from nuanced_core.dataset import Batch, Clip, Dataset, Version, plan, styles, windows
 from nuanced_core.errors import DiskError, StoppedError, TrainingError, WeightsError
 from nuanced_core.evaluation import Validation, heard_for, skill
 from nuanced_core.kokoro import PACK_ROWS
 from nuanced_core.losses import MelSTFTLoss, style_loss
 from nuanced_core.memory import peak_memory, reset_peak_memory
-from nuanced_core.model_set import ModelSet, resolve_device
-from nuanced_core.rendering import Order, render, worker_count
+from nuanced_core.model_set import resolve_device
+from nuanced_core.preparation import baseline_pack, loaded_models
 from nuanced_core.spoken_losses import SpokenLosses
 from nuanced_core.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.weights import cache_dir
 
-__all__ = ["BEST", "LAST", "Report", "Run", "prepare", "start_run", "train"]
+__all__ = ["BEST", "LAST", "Report", "Run", "start_run", "train"]
 
 Report = Callable[[int, Mapping[str, float]], None]  # (step, scalars by name)
 Say = Callable[[str], None]
@@ -79,7 +77,7 @@ class Run:
         self.layers = dataset.layers(config.features.layers, self.clips[0])
         self.mel = MelSTFTLoss().to(self.device)
         self.validation = Validation(dataset, val_clips, config.objective, self.mel)
-        self.baselines = self.validation.baselines(_baseline_pack(config, dataset.models))
+        self.baselines = self.validation.baselines(baseline_pack(config, dataset.models))
         heard = heard_for([clip.utterance.voice for clip in val_clips], config.objective.conditions)
         self._val_batch = dataset.batch(
             [val_clips[index] for index, _ in heard], self.layers, [condition for _, condition in heard], val_clips
@@ -373,55 +371,9 @@ class Run:
         write_audio(self.folder / f"epoch_{self.epoch}_reference.wav", clips[index].audio)
 
 
-def prepare(configs: Sequence[RunConfig], say: Say) -> list[ModelSet]:
-    """Fetch the models, render all clips and compute the baselines of some runs; what is cached is not repeated.
-
-    Windows are rendered when a step first hears them: short runs hear few of them. Beyond $NUANCED_CACHE_LIMIT,
-    entries that none of the runs needs are removed, the least recently used first.
-
-    Raises:
-        NuancedError: a model file, a voice or a sentence is missing, or the cache cannot be written.
-    """
-    limit = cache_limit()
-    prepared = [_prepare(config, say) for config in configs]
-    if limit is not None:
-        _keep_below(limit, Cache(cache_dir()), say)
-    return prepared
-
-
-def _prepare(config: RunConfig, say: Say) -> ModelSet:
-    models = _models(config.models, str(resolve_device(config.train.device)), say)
-    dataset = Dataset(models, cache_dir(), config.augment)
-    train_utterances, val_utterances = plan(config.data, config.mixes, models.voices, models.phonemizer)
-    orders = [Order(u, dataset.versions) for u in dataset.missing(train_utterances, dataset.versions)]
-    for index, condition in heard_for([u.voice for u in val_utterances], config.objective.conditions):
-        versions: tuple[Version, ...] = ("clean", condition)
-        orders += [Order(u, versions) for u in dataset.missing([val_utterances[index]], versions)]
-    workers = worker_count(len(orders), models)
-    if workers > 1:  # they load the models themselves: what this process has loaded is left out
-        render(orders, partial(Dataset, replace(models), dataset.folder, dataset.augment), workers, say)
-    else:
-        render(orders, lambda: dataset, 1, say)
-    dataset.missing(train_utterances, dataset.versions)  # what workers rendered counts as used by this process too
-    val_clips = dataset.clips(val_utterances)
-    dataset.layers(config.features.layers, val_clips[0])
-    mel = MelSTFTLoss().to(models.device)
-    Validation(dataset, val_clips, config.objective, mel).baselines(_baseline_pack(config, models))
-    return models
-
-
-def _keep_below(limit: int, cache: Cache, say: Say) -> None:
-    removed = cache.prune(limit)
-    if removed:
-        say(f"cache: removed {len(removed)} entries, {shown_size(sum(entry.bytes for entry in removed))}")
-    left = sum(entry.bytes for entry in cache.entries())
-    if left > limit:
-        say(f"cache: {shown_size(left)} are needed, more than NUANCED_CACHE_LIMIT, {shown_size(limit)}")
-
-
 def start_run(config: RunConfig, folder: Path, report: Report) -> Run:
     """A run in a folder; models are loaded once per process and kept for the next run."""
-    models = _models(config.models, str(resolve_device(config.train.device)), _silent)
+    models = loaded_models(config.models, str(resolve_device(config.train.device)))
     return Run(config, Dataset(models, cache_dir(), config.augment), folder, report)
 
 
@@ -437,26 +389,6 @@ def train(config: RunConfig, folder: Path, report: Report, say: Say) -> Run:
         )
     run.close()
     return run
-
-
-_loaded: dict[tuple[Models, str], ModelSet] = {}
-
-
-def _models(settings: Models, device: str, say: Say) -> ModelSet:
-    """The models of this process: loading Kokoro takes longer than a short trial should."""
-    if (settings, device) not in _loaded:
-        _loaded[settings, device] = ModelSet.fetch(settings, device, say)
-    return _loaded[settings, device]
-
-
-def _silent(line: str) -> None:
-    """Say nothing: a trial's models were told of when they were prepared."""
-
-
-def _baseline_pack(config: RunConfig, models: ModelSet) -> Tensor:
-    """The mean voice, of all voices that may be trained on: the same for every trial, whatever it trains on."""
-    voices = models.voices
-    return voices.mean_pack(voices.training_voices("all", config.data.val_voices))
 
 
 def _make_folder(folder: Path) -> None:

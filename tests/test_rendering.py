@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nuanced_core import cache as cache_module
-from nuanced_core import rendering, training
+from nuanced_core import preparation, rendering
 from nuanced_core.cache import Cache
 from nuanced_core.config import Augment, RunConfig, validate
 from nuanced_core.dataset import Dataset, Utterance
@@ -182,7 +182,7 @@ def prepared(tmp_path: Path, fakes: SimpleNamespace, tiny_run: RunConfig, monkey
     """Prepares a run of some voices with the fakes, as another process than before; returns what was said."""
     monkeypatch.setenv("NUANCED_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("NUANCED_CACHE_LIMIT", raising=False)
-    monkeypatch.setattr(training, "_models", lambda settings, device, say: fakes)
+    monkeypatch.setattr(preparation, "loaded_models", lambda settings, device, say: fakes)
 
     def prepare(*voices: str, again: bool = False) -> list[str]:
         said: list[str] = []
@@ -190,7 +190,7 @@ def prepared(tmp_path: Path, fakes: SimpleNamespace, tiny_run: RunConfig, monkey
             monkeypatch.setattr(cache_module, "_used", set())
         data = {**tiny_run.data.model_dump(mode="json"), "voices": list(voices)}
         run = validate(RunConfig, {**tiny_run.model_dump(mode="json"), "data": data, "augment": {"copies": 2}}, "x")
-        training.prepare([run], said.append)
+        preparation.prepare([run], said.append)
         return said
 
     return prepare

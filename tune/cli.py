@@ -133,7 +133,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from nuanced_core.training import prepare, start_run
+    from nuanced_core.preparation import prepare
+    from nuanced_core.training import start_run
     from tune.driver import resume_sweep, run_sweep
 
     if config is None:
@@ -182,7 +183,8 @@ def _train(arguments: argparse.Namespace) -> int:
     _check_resume(arguments)
     config = None if arguments.resume else load_run(arguments.config, arguments.overrides)
 
-    from nuanced_core.training import prepare, train
+    from nuanced_core.preparation import prepare
+    from nuanced_core.training import train
     from tune.single import resume_single, run_single
 
     if config is None:

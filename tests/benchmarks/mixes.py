@@ -17,7 +17,8 @@ from torch.nn.functional import cosine_similarity
 
 from nuanced_core.config import Condition, RunConfig
 from nuanced_core.evaluation import heard_for
-from nuanced_core.training import Run, prepare, start_run
+from nuanced_core.preparation import prepare
+from nuanced_core.training import Run, start_run
 from tune.config import load_run
 
 KINDS = ("blends", "half_blends", "swaps", "steps", "half_steps")

@@ -71,6 +71,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a worker starts so slowly that progress is told of."""
+    monkeypatch.setattr(rendering, "TELL_EVERY", 1e9)
+
+
 def _missing(folder: Path) -> list[str]:
     dataset = opened(folder)
     return [order.utterance.text for order in ORDERS if dataset.missing([order.utterance], order.versions)]
@@ -238,7 +244,7 @@ def test_a_limit_that_is_no_size_is_told_before_the_work(
 
 
 def test_there_is_a_line_from_time_to_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "TELL_EVERY", -1)
+    monkeypatch.setattr(rendering, "TELL_EVERY", -1.0)
     said: list[str] = []
     render(ORDERS[:2], lambda: opened(folder), 1, said.append)
     assert said == ["rendering 2 clips, once", "rendered 1 of 2 clips", "rendered 2 of 2 clips"]

@@ -71,15 +71,27 @@ def _clips() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def _choices(settings: type[Settings], name: str) -> list[Any]:
-    return [False, True] if name == "residual" else list(get_args(settings.model_fields[name].annotation))
+    return (
+        [False, True] if name in ("residual", "standardise") else list(get_args(settings.model_fields[name].annotation))
+    )
 
 
 SPACE = {
     **{name: _choices(Features, name) for name in ("combine", "channel")},
     **{
         name: _choices(Encoder, name)
-        for name in ("activation", "pooling", "normalisation", "residual", "trunk", "output", "phoneme_count")
+        for name in (
+            "activation",
+            "pooling",
+            "normalisation",
+            "residual",
+            "standardise",
+            "trunk",
+            "output",
+            "phoneme_count",
+        )
     },
+    "standardise": [False, True],
     "bound": [0.0, 4.0],
     "frame_width": [0, 6],
     "heads": [1, 3],
@@ -285,6 +297,21 @@ def test_without_its_channel_a_clip_sounds_the_same_through_any_filter_and_gain(
         torch.testing.assert_close(encoder(other, mask, counts), encoder(features, mask, counts), rtol=1e-3, atol=1e-3)
         plain = _trained(channel="none", pooling="mean_std")
         assert (plain(other, mask, counts) - plain(features, mask, counts)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_pooled_channels_are_standardised_over_the_clips_given_if_asked(standardise: bool) -> None:
+    encoder = _trained(standardise=standardise, pooling="mean_std", dropout=0.0)
+    features, mask, counts = _clips()
+    pooled = encoder.pooled(features, mask)
+    before = encoder(features, mask, counts)
+    encoder.calibrate_pooled(10 * pooled + 3)
+    expected = (pooled - (10 * pooled + 3).mean(dim=0)) / (10 * pooled).std(dim=0, correction=0).clamp(min=1e-3)
+    after = encoder(features, mask, counts)
+    assert torch.equal(after, before) is not standardise
+    encoder.pooled_mean.zero_()
+    encoder.pooled_std.fill_(1)
+    torch.testing.assert_close(encoder.styles(expected if standardise else pooled, counts), after)
 
 
 def test_residuals_add_up_where_shapes_agree() -> None:

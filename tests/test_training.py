@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import soundfile
 import torch
+from torch import Tensor
 
 from nuanced_core.config import Objective, RunConfig, apply_overrides, validate
 from nuanced_core.dataset import Dataset
@@ -175,6 +176,41 @@ def test_the_style_loss_asks_for_any_phoneme_count_or_for_that_of_what_is_heard(
             counts.append(count)
     assert min(counts) < 5 and max(counts) > 300 and max(counts) <= 510
     assert abs(sorted(counts)[len(counts) // 2] - 510**0.5) < 12
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean_std", "max"])
+def test_what_is_pooled_without_learning_is_kept_and_the_same(lab: Lab, pooling: str) -> None:
+    run = lab.run("a", f"encoder.pooling={pooling}", "augment.copies=2", "loss.stft=0")
+    for step in range(3):
+        drawn = run._draw(step)
+        assert isinstance(drawn.heard, Tensor)
+        versions = [v for c in drawn.clips for (key, v) in run._kept_pooled if key == c.key]
+        assert versions
+        for clip, heard in zip(drawn.clips, drawn.heard, strict=True):
+            batches = [run.dataset.batch([clip], run.layers, [version]) for version in run.dataset.versions]
+            possible = [run.encoder.pooled(batch.features, batch.mask)[0] for batch in batches]
+            assert min(float((heard - one).abs().max()) for one in possible) == 0
+    before = lab.fakes.whisper.heard
+    run._draw(1)
+    assert lab.fakes.whisper.heard == before
+
+
+def test_learned_pooling_hears_the_frames(lab: Lab) -> None:
+    for override in ("encoder.pooling=attentive", "encoder.frame_width=4", "encoder.pooling=gru"):
+        assert not isinstance(lab.run(override, override)._draw(0).heard, Tensor)
+
+
+def test_made_up_voices_speak_the_share_of_a_batch_that_is_asked_for(lab: Lab) -> None:
+    mixes = ["mixes.swaps=9", "train.batch_size=8"]
+    run = lab.run("a", *mixes, "mixes.share=0.25")
+    firsts = set()
+    for step in range(12):
+        clips = run._draw(step).clips
+        made_up = [clip.utterance.voice.startswith("swap") for clip in clips]
+        assert (len(clips), sum(made_up)) == (8, 2)
+        firsts.add(made_up[0])
+    assert firsts == {True, False}  # Kokoro speaks the first ones: of either
+    assert sum(c.utterance.voice.startswith("swap") for c in lab.run("b", *mixes, "mixes.share=0")._draw(0).clips) == 0
 
 
 def test_training_learns_the_voices_it_hears(lab: Lab) -> None:

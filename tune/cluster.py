@@ -121,10 +121,7 @@ def local_cluster(resources: Resources) -> Iterator[None]:
 
 
 def _quieten() -> None:
-    """Ray and Optuna tell users about themselves; the study holds what matters."""
-    import optuna
-
+    """Ray tells users about itself; the study holds what matters."""
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(ray|optuna)\b")

@@ -40,6 +40,7 @@ def open_study(
     Raises:
         ConfigError: there is no study, and ``create`` is false; or the database cannot be reached.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells users about itself
     path = folder / STUDY_FILE
     if settings.storage is None and not create and not path.is_file():
         raise ConfigError(f"{folder}: not the folder of a sweep (it holds no {STUDY_FILE})")

@@ -24,6 +24,7 @@ from nuanced_core.kokoro import PACK_ROWS, STYLE_SIZE, TIMBRE_SIZE
 __all__ = ["MixedVoice", "mixed_voices", "style"]
 
 Weights = NDArray[np.float64]  # (V,)
+Draw = Callable[[np.random.Generator], tuple[Weights, Weights]]  # of timbre and prosody
 
 
 @dataclass(frozen=True)
@@ -57,36 +58,22 @@ def mixed_voices(settings: Mixes, training_voices: Sequence[str], seed: int) -> 
         weights[members] = rng.dirichlet(np.full(settings.members, settings.concentration))
         return weights
 
-    def both(rng: np.random.Generator) -> tuple[Weights, Weights]:
-        weights = blend(rng)
-        return weights, weights
-
-    def halves(rng: np.random.Generator) -> tuple[Weights, Weights]:
-        return blend(rng), blend(rng)
-
-    def swap(rng: np.random.Generator) -> tuple[Weights, Weights]:
-        timbre, prosody = np.eye(count)[rng.choice(count, 2, replace=False)]
-        return timbre, prosody
-
     def moved(rng: np.random.Generator) -> Weights:
         # Offsets weighted by g / √V with g ~ N(0, 1) have the covariance of the voices.
         weights = blend(rng)
         weights += settings.step_size * rng.standard_normal(count) / np.sqrt(count)
         return weights
 
-    def step(rng: np.random.Generator) -> tuple[Weights, Weights]:
-        weights = moved(rng)
-        return weights, weights
+    def swap(rng: np.random.Generator) -> tuple[Weights, Weights]:
+        timbre, prosody = np.eye(count)[rng.choice(count, 2, replace=False)]
+        return timbre, prosody
 
-    def half_steps(rng: np.random.Generator) -> tuple[Weights, Weights]:
-        return moved(rng), moved(rng)
-
-    draws: list[tuple[str, int, Callable[[np.random.Generator], tuple[Weights, Weights]]]] = [
-        ("blend", settings.blends, both),
-        ("half-blend", settings.half_blends, halves),
+    draws: list[tuple[str, int, Draw]] = [
+        ("blend", settings.blends, _together(blend)),
+        ("half-blend", settings.half_blends, _apart(blend)),
         ("swap", settings.swaps, swap),
-        ("step", settings.steps, step),
-        ("half-step", settings.half_steps, half_steps),
+        ("step", settings.steps, _together(moved)),
+        ("half-step", settings.half_steps, _apart(moved)),
     ]
     voices = []
     for kind, number, draw in draws:
@@ -100,6 +87,20 @@ def mixed_voices(settings: Mixes, training_voices: Sequence[str], seed: int) -> 
             parts = (torch.from_numpy(part) for part in (timbre, prosody, beyond))
             voices.append(MixedVoice(f"{kind}-{index:04}", *parts))
     return voices
+
+
+def _together(weights: Callable[[np.random.Generator], Weights]) -> Draw:
+    """The same weights for timbre and prosody, as every real voice has them."""
+
+    def draw(rng: np.random.Generator) -> tuple[Weights, Weights]:
+        both = weights(rng)
+        return both, both
+
+    return draw
+
+
+def _apart(weights: Callable[[np.random.Generator], Weights]) -> Draw:
+    return lambda rng: (weights(rng), weights(rng))
 
 
 def style(voice: MixedVoice, packs: Tensor, phoneme_count: int) -> Tensor:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import cosine_similarity
 
 from nuanced_core import StyleEncoder
+from nuanced_core.audio import resample
 from nuanced_core.config import Encoder, Features, RunConfig, Settings, apply_overrides, validate
 from nuanced_core.dataset import Dataset
 from nuanced_core.errors import ConfigError, WeightsError
@@ -463,3 +464,35 @@ def test_a_folder_that_is_no_encoder_is_told(exported: tuple[Run, Path], tmp_pat
     config.write_text("{")
     with pytest.raises(ConfigError, match="not a StyleEncoder's configuration"):
         StyleEncoder.from_pretrained(folder)
+
+
+SHIPPED = Path(__file__).parents[1] / "models" / "default"
+
+
+def test_the_shipped_encoder_is_small_and_its_card_has_its_numbers() -> None:
+    encoder = StyleEncoder.from_pretrained(SHIPPED)
+    assert encoder.config.whisper == "tiny.en"
+    assert (SHIPPED / "model.safetensors").stat().st_size < 5_000_000
+    report = json.loads((SHIPPED / "evaluation.json").read_text())
+    assert f"| {report['rows']['encoder']['style_cosine']:.3f} ±" in (SHIPPED / "README.md").read_text()
+
+
+@pytest.mark.real
+def test_the_shipped_encoder_hears_a_voice_that_it_was_not_trained_on(models: ModelSet, tmp_path: Path) -> None:
+    encoder = StyleEncoder.from_pretrained(SHIPPED)
+    phonemes = "ʃi ˈoʊpənd ðə ˈoʊld dˈɔɹ ænd lˈʊkt ɪntʊ ðə ɡˈɑɹdən."
+    cosines = []
+    for voice in ("af_sky", "am_puck"):
+        style = models.voices.style(voice, len(phonemes))
+        with torch.no_grad():
+            text = models.kokoro.encode_text([phonemes])
+            prosody = models.kokoro.prosody(text, style[None])
+            audio = models.kokoro.speak(text, prosody, style[None], [0]).item(0)
+            features = models.whisper(resample(audio, 24_000, 16_000))[None].float()
+            mask = torch.ones(1, features.shape[2], dtype=torch.bool)
+            pack = encoder.pack(features, mask)[:, 0]
+        row = len(phonemes) - 1
+        of_mean = torch.cosine_similarity(encoder.mean_pack[row], style, dim=0)
+        assert torch.cosine_similarity(pack[row], style, dim=0) > of_mean + 0.05
+        cosines.append(torch.cosine_similarity(pack[row], pack[300], dim=0))
+    assert max(cosines) < 0.99  # rows differ, as those of stock voices do

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -137,6 +138,8 @@ def _started(open_dataset: Callable[[], Dataset]) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, its = context.Pipe()
     process = context.Process(target=_work, args=(its, open_dataset), daemon=True)
+    # The first process also starts Python's resource tracker, which would unblock the signal again.
+    resource_tracker.ensure_running()
     # A blocked signal stays blocked in a new process: Ctrl-C is the parent's to handle.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -130,8 +130,6 @@ def _drive(
     settings = config.sweep
     lock = DriverLock(folder, say)
     try:
-        if rewritten:
-            rewrite(folder / SETTINGS_FILE, config.as_dict())
         mend_study(folder)
         (folder / STOP_FILE).unlink(missing_ok=True)
         resources = local_resources()
@@ -143,6 +141,8 @@ def _drive(
             raise ConfigError(
                 f"{folder}: its budget is met ({_budget(settings)}); ask for more with --trials N or --hours H"
             )
+        if rewritten:  # not before all that may be wrong with the new settings was told
+            rewrite(folder / SETTINGS_FILE, config.as_dict())
         again = f", {ledger.reopened} of them go on" if ledger.reopened else ""
         say(f"sweep {folder}: {_budget(settings)}{again}, {concurrent} at a time")
         with local_cluster(resources):

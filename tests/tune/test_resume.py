@@ -152,6 +152,8 @@ def test_enqueued_settings_and_the_best_of_another_sweep_come_first(ray_session:
     assert result.status["trials"][1]["params"] == best
     with pytest.raises(ConfigError, match=r"sweep\.enqueue\[0\]: encoder\.width: 48: none of \[64, 32\]"):
         resume(tmp_path / "b", "sweep.trials=3", "sweep.enqueue=[{encoder.width: 48}]")
+    again, _ = resume(tmp_path / "b", "sweep.trials=3")  # what was refused was not written down
+    assert len(again.status["trials"]) == 3
 
 
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(ray_session: None, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,8 @@ def run_sweep(
     check_disk(folder, disk_of_trials(settings))
     record = origin(prepare(config.runs_to_prepare(), say))
     create_folder(folder, SETTINGS_FILE, {**config.as_dict(), "record": record})
-    return _drive(folder, config, start, say, console)
+    with closing(DriverLock(folder, say)) as lock:
+        return _drive(folder, config, start, say, console, lock)
 
 
 def resume_sweep(
@@ -108,47 +109,50 @@ def resume_sweep(
     file = folder / SETTINGS_FILE
     if not file.is_file():
         raise ConfigError(f"{folder}: not the folder of a sweep (it holds no {SETTINGS_FILE})")
-    before = load_sweep(file)
-    config = load_sweep(file, overrides)
-    config.check_extends(before)
-    check_fit(config.sweep, local_resources())
-    record = origin(prepare(config.runs_to_prepare(), say))
-    changed = sorted(
-        name for name, digest in recorded_models(file).items() if record["models"].get(name, digest) != digest
-    )
-    if changed:
-        raise ConfigError(
-            f"{folder}: {', '.join(changed[:3])}: not the file that the sweep began with; fetch that one again "
-            "(models.source), or begin a new sweep"
+    with closing(DriverLock(folder, say)) as lock:  # first: what is refused is refused before anything is rendered
+        before = load_sweep(file)
+        config = load_sweep(file, overrides)
+        config.check_extends(before)
+        check_fit(config.sweep, local_resources())
+        record = origin(prepare(config.runs_to_prepare(), say))
+        changed = sorted(
+            name for name, digest in recorded_models(file).items() if record["models"].get(name, digest) != digest
         )
-    return _drive(folder, config, start, say, console, rewritten=config != before)
+        if changed:
+            raise ConfigError(
+                f"{folder}: {', '.join(changed[:3])}: not the file that the sweep began with; fetch that one again "
+                "(models.source), or begin a new sweep"
+            )
+        return _drive(folder, config, start, say, console, lock, rewritten=config != before)
 
 
 def _drive(
-    folder: Path, config: SweepConfig, start: Start, say: Say, console: Console | None, rewritten: bool = False
+    folder: Path,
+    config: SweepConfig,
+    start: Start,
+    say: Say,
+    console: Console | None,
+    lock: DriverLock,
+    rewritten: bool = False,
 ) -> SweepResult:
     settings = config.sweep
-    lock = DriverLock(folder, say)
-    try:
-        mend_study(folder)
-        (folder / STOP_FILE).unlink(missing_ok=True)
-        resources = local_resources()
-        study = open_study(folder, settings, create=True, epochs=config.run.train.epochs)
-        enqueue(study, config, say)
-        ledger = TrialLedger(study, config.search, config.run, folder.absolute() / "trials", settings)
-        concurrent = resources.fitting(settings)
-        if not ledger.unmet and not ledger.reopened:
-            raise ConfigError(
-                f"{folder}: its budget is met ({_budget(settings)}); ask for more with --trials N or --hours H"
-            )
-        if rewritten:  # not before all that may be wrong with the new settings was told
-            rewrite(folder / SETTINGS_FILE, config.as_dict())
-        again = f", {ledger.reopened} of them go on" if ledger.reopened else ""
-        say(f"sweep {folder}: {_budget(settings)}{again}, {concurrent} at a time")
-        with local_cluster(resources):
-            interrupted = _search(folder, settings, concurrent, study, ledger, start, say, console, lock)
-    finally:
-        lock.release()
+    mend_study(folder)
+    (folder / STOP_FILE).unlink(missing_ok=True)
+    resources = local_resources()
+    study = open_study(folder, settings, create=True, epochs=config.run.train.epochs)
+    enqueue(study, config, say)
+    ledger = TrialLedger(study, config.search, config.run, folder.absolute() / "trials", settings)
+    concurrent = resources.fitting(settings)
+    if not ledger.unmet and not ledger.reopened:
+        raise ConfigError(
+            f"{folder}: its budget is met ({_budget(settings)}); ask for more with --trials N or --hours H"
+        )
+    if rewritten:  # not before all that may be wrong with the new settings was told
+        rewrite(folder / SETTINGS_FILE, config.as_dict())
+    again = f", {ledger.reopened} of them go on" if ledger.reopened else ""
+    say(f"sweep {folder}: {_budget(settings)}{again}, {concurrent} at a time")
+    with local_cluster(resources):
+        interrupted = _search(folder, settings, concurrent, study, ledger, start, say, console, lock)
     if ledger.fatal is not None:
         raise ledger.fatal.__class__(f"{ledger.fatal}; then: {_resume_command(folder)}")
     for line in final_lines(folder):

@@ -23,7 +23,7 @@ DEAD_AFTER = 60.0  # seconds without one, of a driver on another machine
 
 
 class DriverLock:
-    """Held from its making to ``release``.
+    """Held from its making to ``close``.
 
     Args:
         folder: of the sweep.
@@ -62,7 +62,7 @@ class DriverLock:
             with suppress(OSError):  # a disk that is away for a while comes back, or stops the trials itself
                 os.utime(self._path)
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let another driver in; may be called twice."""
         if not self._file.closed:
             self._write({})

@@ -5,6 +5,7 @@ process hashes a tensor when it first reads it; a damaged entry counts as missin
 it was last used. Model files (``weights/``) lie in the same folder and are never touched here.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from nuanced_core.errors import ConfigError, DiskError
 
-__all__ = ["KINDS", "Cache", "Entry", "Kind", "cache_limit", "content_key", "parse_size", "shown_size"]
+__all__ = ["KINDS", "Cache", "Entry", "Kind", "cache_limit", "content_key", "locked", "parse_size", "shown_size"]
 
 FORMAT = "1"  # part of every key: raise it when what all entries hold changes
 STALE_PART_SECONDS = 3600  # a .part file that old has lost its writer
@@ -164,6 +165,23 @@ class Cache:
 def content_key(*parts: object) -> str:
     """The name of what depends on all of the parts (anything that JSON can say)."""
     return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Inside it no other process of this machine is inside the same; the kernel lets go when a process dies.
+
+    Raises:
+        DiskError: the file cannot be made.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        opened = file.open("a")
+    except OSError as error:
+        raise DiskError(f"{file}: cannot be made: {error.strerror}; name another folder with NUANCED_CACHE") from None
+    with opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def cache_limit() -> int | None:

@@ -1,5 +1,7 @@
-"""Which checkpoint is meant by the folder of a sweep, or by that of a single run."""
+"""Which checkpoint is meant by the folder of a sweep, or by that of a single run, and which ones are kept."""
 
+from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,14 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from nuanced_core.errors import ConfigError
-from nuanced_core.training import BEST
-from tune.config import SETTINGS_FILE
+from nuanced_core.training import BEST, LAST
+from tune.config import SETTINGS_FILE, SweepSettings
+from tune.ledger import Ending
 from tune.report import best_trial
+from tune.shared import SharedFolder
 from tune.study import STUDY_FILE, read_study
 
-__all__ = ["Chosen", "best_checkpoint"]
+__all__ = ["CheckpointKeeper", "Chosen", "best_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,39 @@ def _trial(folder: Path, number: int | None) -> FrozenTrial:
     if number not in range(len(trials)):
         raise ConfigError(f"{folder}: no trial {number}; it has {len(trials)}, numbered from 0")
     return trials[number]
+
+
+class CheckpointKeeper:
+    """Removes the checkpoints that nobody will want: those of trials that ended, as the settings say.
+
+    Args:
+        places: folders that hold the trials' folders.
+        complete: value and number of the trials that are complete already.
+    """
+
+    def __init__(
+        self, settings: SweepSettings, places: Sequence[SharedFolder], complete: Sequence[tuple[float, int]] = ()
+    ) -> None:
+        self._settings, self._places = settings, places
+        self._ranked = sorted(complete)
+
+    def note(self, number: int, ending: Ending) -> None:
+        """A trial has ended; one that is interrupted has not."""
+        if ending.state == "interrupted":
+            return
+        most = self._settings.keep_trials
+        if self._settings.keep_checkpoints == "best":
+            self._remove(number, LAST)
+        if most is None:
+            return
+        if ending.state != "complete" or ending.value is None:
+            self._remove(number, BEST, LAST)
+            return
+        insort(self._ranked, (ending.value, number))
+        for _, outdone in self._ranked[most:]:
+            self._remove(outdone, BEST, LAST)
+        del self._ranked[most:]
+
+    def _remove(self, number: int, *files: Path) -> None:
+        for place in self._places:
+            place.remove(*(f"trials/{number}/{file.as_posix()}" for file in files))

@@ -6,8 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nuanced_core.errors import ConfigError, NuancedError
+
+if TYPE_CHECKING:
+    from tune.cluster import Machines
 
 __all__ = ["main"]
 
@@ -50,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "--enqueue", action="append", metavar="SETTINGS", help="try these first, as {name: value, …}; may be repeated"
     )
     sweep.add_argument("--warm-start", metavar="DIR", help="try the best settings of another sweep first")
+    _add_address(sweep)
     sweep.set_defaults(run=_sweep)
 
     train = commands.add_parser("train", help="train one encoder with the settings as they are")
@@ -106,8 +111,21 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what this machine has of what a sweep needs")
     doctor.add_argument("--config", type=Path, help="the sweep that should run (default: the defaults)")
+    _add_address(doctor)
     doctor.set_defaults(run=_doctor)
+
+    dashboard = commands.add_parser("dashboard", help="a sweep's study in a browser, also while it runs")
+    dashboard.add_argument("folder", type=Path, metavar="DIR", help="folder of the sweep")
+    dashboard.add_argument("--port", type=int, default=8080, metavar="PORT", help="on this machine (default: 8080)")
+    dashboard.set_defaults(run=_dashboard)
     return parser
+
+
+def _add_address(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--address", metavar="auto|HOST:PORT", help="join this Ray cluster instead of using this machine alone"
+    )
+    command.add_argument("--insecure", action="store_true", help="join it even if it lets anybody in")
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:
@@ -135,21 +153,24 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     from nuanced_core.preparation import prepare
     from nuanced_core.training import start_run
-    from tune.driver import resume_sweep, run_sweep
+    from tune.driver import Doors, resume_sweep, run_sweep
 
+    doors = Doors(start=start_run, prepare=prepare, say=_say, console=Console(), machines=_machines(arguments))
     if config is None:
-        result = resume_sweep(
-            arguments.resume,
-            overrides=overrides,
-            start=start_run,
-            prepare=prepare,
-            say=_say,
-            console=Console(),
-        )
+        result = resume_sweep(arguments.resume, overrides=overrides, doors=doors)
     else:
-        name = arguments.name or arguments.config.stem
-        result = run_sweep(config, name=name, start=start_run, prepare=prepare, say=_say, console=Console())
+        result = run_sweep(config, name=arguments.name or arguments.config.stem, doors=doors)
     return result.exit_code
+
+
+def _machines(arguments: argparse.Namespace) -> "Machines":
+    from tune.cluster import JoinedCluster, ThisMachine
+
+    if arguments.address is not None:
+        return JoinedCluster(arguments.address, arguments.insecure)
+    if arguments.insecure:
+        raise ConfigError("--insecure: is about a cluster that is joined; give --address too, or leave it out")
+    return ThisMachine()
 
 
 def _check_resume(arguments: argparse.Namespace) -> None:
@@ -285,9 +306,12 @@ def _cache(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from tune.config import load
-    from tune.doctor import examine
+    from tune.doctor import examine, examine_nodes
 
-    findings = examine(load(arguments.config) if arguments.config else None)
+    config = load(arguments.config) if arguments.config else None
+    machines = _machines(arguments)
+    with machines.joined():
+        findings = examine(config) if arguments.address is None else examine_nodes(machines.resources(), config)
     for finding in findings:
         print(f"{finding.name:18} {finding.value}")
     problems = [finding for finding in findings if finding.problem]
@@ -295,6 +319,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(f"problem: {finding.name}: {finding.problem}")
     print("a sweep could not run" if problems else "a sweep can run")
     return 1 if problems else 0
+
+
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from tune.dashboard import serve
+
+    serve(arguments.folder, arguments.port, say=_say)
+    return 0
 
 
 def _say(line: str) -> None:

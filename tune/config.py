@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,23 +69,39 @@ class SweepSettings(Settings):
     )
     study_name: str | None = Field(default=None, description="in that database; null: the folder's name")
     cpus_per_trial: Annotated[float, Field(gt=0)] = Field(default=1, description="CPU cores, also torch's threads")
-    gpus_per_trial: Annotated[float, Field(ge=0)] = Field(
-        default=0, description="GPUs; a fraction lets trials share one"
+    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        default=0, description="GPUs; a fraction lets trials share one; auto: the share that a measured step needs"
     )
     max_concurrent: PositiveInt | None = Field(default=None, description="trials at one time; null is as many as fit")
     outputs: str = Field(default="outputs", min_length=1, description="folder that holds the sweeps")
+    shared: str | None = Field(
+        default=None,
+        min_length=1,
+        description="path or fsspec URL that all nodes reach, for copies of trials' folders; null: they see outputs",
+    )
+    keep_checkpoints: Literal["best_and_last", "best"] = Field(
+        default="best_and_last", description="of a trial that has ended; one that is under way has both"
+    )
+    keep_trials: PositiveInt | None = Field(
+        default=None, description="trials whose checkpoints are kept, the best so many; null: all"
+    )
+
+    @property
+    def gpus(self) -> float:
+        """``gpus_per_trial`` as a number, which the driver has put in the place of ``auto``."""
+        return 0.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial
 
     @model_validator(mode="after")
     def _whole_or_shared(self) -> "SweepSettings":
-        if self.gpus_per_trial > 1 and self.gpus_per_trial % 1:
-            raise ValueError(f"gpus_per_trial {self.gpus_per_trial:g} is neither a share of one GPU nor whole")
+        if self.gpus > 1 and self.gpus % 1:
+            raise ValueError(f"gpus_per_trial {self.gpus:g} is neither a share of one GPU nor whole")
         return self
 
     @model_validator(mode="after")
     def _bounded(self) -> "SweepSettings":
         if self.trials is None and self.hours is None and self.gpu_hours is None:
             raise ValueError("trials, hours and gpu_hours are all null, so the sweep would never end; set one of them")
-        if self.gpu_hours is not None and not self.gpus_per_trial:
+        if self.gpu_hours is not None and not self.gpus_per_trial:  # auto may find a GPU
             raise ValueError("gpu_hours would never be used up while gpus_per_trial is 0; set hours instead")
         return self
 
@@ -97,6 +113,10 @@ class SweepSettings(Settings):
             raise ValueError(f"several objectives cannot be pruned by one of them; set pruner none, not {self.pruner}")
         if len(self.objectives) > 1 and self.sampler == "cmaes":
             raise ValueError("sampler cmaes takes one objective; take tpe, gp, qmc or random")
+        if len(self.objectives) > 1 and self.keep_trials is not None:
+            raise ValueError(
+                "keep_trials keeps the best ones, and of several objectives none is the best; leave it out"
+            )
         return self
 
 
@@ -107,6 +127,11 @@ class SweepConfig:
     run: RunConfig
     search: Space
     sweep: SweepSettings
+
+    def on_gpus(self, share: float) -> "SweepConfig":
+        """With so many GPUs for each trial, in the place of ``gpus_per_trial: auto``."""
+        sweep = self.sweep.model_copy(update={"gpus_per_trial": share})
+        return replace(self, run=_on_device(self.run, "cuda" if share else "cpu"), sweep=sweep)
 
     def runs_to_prepare(self) -> list[RunConfig]:
         """The runs whose data and models the trials need, each combination once."""
@@ -195,13 +220,19 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], Any, An
 
 def _on_its_device(run: RunConfig, sweep: SweepSettings, place: str) -> RunConfig:
     """``run`` on what its trials are given, so that driver and trials render for the same device."""
+    if sweep.gpus_per_trial == "auto":
+        return run
     given = "cuda" if sweep.gpus_per_trial else "cpu"
     if run.train.device not in ("auto", given):
         raise ConfigError(
             f"{place}: train.device: {run.train.device!r}: sweep.gpus_per_trial {sweep.gpus_per_trial:g} gives each "
             f"trial {given!r}; take auto, or change sweep.gpus_per_trial"
         )
-    return run.model_copy(update={"train": run.train.model_copy(update={"device": given})})
+    return _on_device(run, given)
+
+
+def _on_device(run: RunConfig, device: str) -> RunConfig:
+    return run.model_copy(update={"train": run.train.model_copy(update={"device": device})})
 
 
 def _refuse_fixed_and_searched(search: Space, overrides: Sequence[str]) -> None:

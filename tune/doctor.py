@@ -1,10 +1,10 @@
-"""What this machine has of what a sweep needs, and what is wrong with it."""
+"""What this machine, or each node of a cluster, has of what a sweep needs, and what is wrong with it."""
 
 import importlib
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FEATURE_FRAME, WHISPER_RATE
@@ -15,11 +15,12 @@ from nuanced_core.text import make_phonemizer
 from nuanced_core.voices import STOCK_VOICES, VoiceBank
 from nuanced_core.weights import cache_dir, cached
 from nuanced_core.whisper_features import feature_shape
-from tune.cluster import check_fit, local_resources
+from tune.cluster import Resources, at_a_time, check_fit, local_resources
 from tune.config import SweepConfig, SweepSettings
+from tune.nodes import check_nodes, on_nodes, seen_file
 from tune.outputs import check_disk, disk_of_trials, free_bytes, versions
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "examine_nodes"]
 
 MEAN_SENTENCE = 5.0  # seconds, of the built-in ones
 _PYTHONS = ((3, 10), (3, 12))
@@ -38,22 +39,54 @@ class Finding:
 
 def examine(config: SweepConfig | RunConfig | None = None) -> list[Finding]:
     """Everything that a sweep or a run needs, that of ``config`` if there is one."""
-    if isinstance(config, SweepConfig):
-        run, sweep, runs = config.run, config.sweep, config.runs_to_prepare()
-    else:
-        run, sweep = config or RunConfig(), SweepSettings(trials=1)
-        runs = [run]
-    whispers = {prepared.models.whisper for prepared in runs}
+    run, sweep, runs = _parts(config)
     return [
         _python(),
         *_packages(),
         _machine(sweep),
         _memory(run, sweep),
-        *_model_files(sorted(whispers)),
+        *_model_files(runs),
         *_voices(run),
         _phonemizer(),
-        *_disk(sweep, runs),
+        _disk("disk of outputs", Path(sweep.outputs), disk_of_trials(sweep)),
+        _disk("disk of cache", cache_dir(), _cache_bytes(runs)),
     ]
+
+
+def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig | None = None) -> list[Finding]:
+    """Everything that a sweep needs of each node of a cluster that was joined, and of all of them together."""
+    run, sweep, runs = _parts(config)
+    cores, gpus = (sum(getattr(machine, name) for machine in machines) for name in ("cpus", "gpus"))
+    value = f"{len(machines)} nodes, {cores} CPU cores, {gpus} GPUs: {at_a_time(sweep, machines)} trials at a time"
+    findings = [Finding("cluster", value, _problem(lambda: check_fit(sweep, machines)))]
+    with seen_file(Path(sweep.outputs) / "doctor") as seen:
+        problems = check_nodes(machines, None if sweep.shared else seen)
+    for machine, found in on_nodes(machines, _examine_node, run, sweep, runs).items():
+        value = f"{machine.cpus} CPU cores, {machine.gpus} GPUs"
+        findings.append(Finding(machine.name, value, problems.get(machine.name)))
+        # Of a node that does not answer, the line above says so.
+        named = [] if isinstance(found, NuancedError) else found
+        findings += [replace(finding, name=f"{machine.name} {finding.name}") for finding in named]
+    return [*findings, _disk("disk of outputs", Path(sweep.outputs), disk_of_trials(sweep))]
+
+
+def _examine_node(run: RunConfig, sweep: SweepSettings, runs: list[RunConfig]) -> list[Finding]:
+    """Runs on the node, and holds none of its GPUs meanwhile: those may be busy."""
+    return [
+        *(finding for finding in _packages() if finding.problem),
+        *([] if sweep.gpus_per_trial else [_memory(run, sweep)]),
+        *_model_files(runs),
+        *(finding for finding in (*_voices(run), _phonemizer()) if finding.problem),
+        _disk("disk of cache", cache_dir(), _cache_bytes(runs)),
+    ]
+
+
+def _parts(config: SweepConfig | RunConfig | None) -> tuple[RunConfig, SweepSettings, list[RunConfig]]:
+    """The run, the sweep's settings, and all runs to prepare for."""
+    if isinstance(config, SweepConfig):
+        return config.run, config.sweep, config.runs_to_prepare()
+    run = config or RunConfig()
+    return run, SweepSettings(trials=1), [run]
 
 
 def _python() -> Finding:
@@ -80,7 +113,7 @@ def _machine(sweep: SweepSettings) -> Finding:
     resources = local_resources()
     names = {torch.cuda.get_device_name(n) for n in range(resources.gpus)}
     value = f"{resources.cpus} CPU cores, {resources.gpus} GPUs {', '.join(sorted(names))}".strip()
-    return Finding("machine", value, _problem(lambda: check_fit(sweep, resources)))
+    return Finding("machine", value, _problem(lambda: check_fit(sweep, [resources])))
 
 
 def _memory(run: RunConfig, sweep: SweepSettings) -> Finding:
@@ -91,9 +124,9 @@ def _memory(run: RunConfig, sweep: SweepSettings) -> Finding:
         return Finding("memory", "no GPU to look at")
     there, needed = installed_memory(device), foretold_memory(run)
     fit = int(there // needed)
-    wanted = local_resources().fitting(sweep)
+    wanted = at_a_time(sweep, [local_resources()])
     if device.type == "cuda":
-        wanted = min(wanted, int(1 / min(sweep.gpus_per_trial, 1)))  # on each card
+        wanted = min(wanted, int(1 / min(sweep.gpus, 1)))  # on each card
     value = f"{there / 1e9:.0f} GB ({device.type}), about {needed / 1e9:.1f} GB a trial: {fit} trials fit at a time"
     problem = f"{wanted} would run; limit them with --set sweep.max_concurrent={fit}" if 0 < fit < wanted else None
     if fit == 0:
@@ -101,8 +134,9 @@ def _memory(run: RunConfig, sweep: SweepSettings) -> Finding:
     return Finding("memory", value, problem)
 
 
-def _model_files(whispers: list[str]) -> Iterator[Finding]:
+def _model_files(runs: Sequence[RunConfig]) -> Iterator[Finding]:
     files = cached()
+    whispers = sorted({run.models.whisper for run in runs})
     for asset in ("kokoro", "voices", *(f"whisper-{name}" for name in whispers)):
         of_asset = [file for file in files if file.name.startswith(f"{asset}/")]
         size = sum(file.bytes for file in of_asset) / 2**20
@@ -133,15 +167,9 @@ def _phonemizer() -> Finding:
         return Finding("phonemizer", "none", " ".join(str(error).split())[:200])
 
 
-def _disk(sweep: SweepSettings, runs: Sequence[RunConfig]) -> Iterator[Finding]:
-    places = (
-        ("disk of outputs", Path(sweep.outputs), disk_of_trials(sweep)),
-        ("disk of cache", cache_dir(), _cache_bytes(runs)),
-    )
-    for name, folder, needed in places:
-        problem = _problem(lambda folder=folder, needed=needed: check_disk(folder, needed))  # type: ignore[misc]
-        value = f"{free_bytes(folder) / 2**30:.1f} GiB free, {needed / 2**30:.1f} GiB wanted ({folder})"
-        yield Finding(name, value, problem)
+def _disk(name: str, folder: Path, needed: int) -> Finding:
+    value = f"{free_bytes(folder) / 2**30:.1f} GiB free, {needed / 2**30:.1f} GiB wanted ({folder})"
+    return Finding(name, value, _problem(lambda: check_disk(folder, needed)))
 
 
 def _cache_bytes(runs: Sequence[RunConfig]) -> int:

@@ -1,21 +1,25 @@
 """One sweep from its settings to its report, and its resumption: what is checked first, written when, stopped how."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import optuna
 import ray.tune as ray_tune
 from rich.console import Console
 
-from nuanced_core.errors import ConfigError
-from tune.cluster import check_fit, local_cluster, local_resources
+from nuanced_core.errors import ConfigError, DiskError
+from tune.checkpoints import CheckpointKeeper
+from tune.cluster import Machines, ThisMachine, at_a_time, check_fit
 from tune.config import SETTINGS_FILE, SweepConfig, SweepSettings, load_sweep
 from tune.enqueue import enqueue
+from tune.gpu_share import Measure, measure_peak, with_measured_share, with_whole_gpus
 from tune.ledger import TrialLedger
 from tune.lock import DriverLock
+from tune.nodes import make_ready, ready_here
 from tune.outputs import (
     Prepare,
     check_disk,
@@ -27,19 +31,36 @@ from tune.outputs import (
     rewrite,
 )
 from tune.progress import Progress
-from tune.report import final_lines, mark, status
+from tune.report import complete_trials, final_lines, mark, status
 from tune.scheduling import StudyScheduler, StudySearcher
+from tune.shared import SharedFolder, TrialCopies
 from tune.signals import first_signal_asks
-from tune.study import mend_study, open_study
-from tune.trainable import Start, StyleEncoderTrial
+from tune.study import check_new_study, mend_study, open_study
+from tune.trainable import STOP_FILE, Start, StyleEncoderTrial
 
-__all__ = ["SweepResult", "resume_sweep", "run_sweep"]
+__all__ = ["Doors", "SweepResult", "resume_sweep", "run_sweep"]
 
 Say = Callable[[str], None]
 
-STOP_FILE = "stop"  # while it is there, trials write a checkpoint and stop
 # Ray wants a folder for its own state, of which we use nothing.
 _RAY_FOLDER = ".ray"
+
+
+@dataclass(frozen=True)
+class Doors:
+    """What a sweep does its work through, whatever its settings are.
+
+    ``prepare`` gets the runs whose models and data the trials need, before anything is written. ``start`` begins a
+    trial's run in its process. ``measure`` says what one takes of a GPU. ``say`` gets a line for each event, unless
+    there is a ``console`` that is a terminal: then there is a live table.
+    """
+
+    start: Start
+    prepare: Prepare
+    say: Say
+    console: Console | None = None
+    machines: Machines = field(default_factory=ThisMachine)
+    measure: Measure = measure_peak
 
 
 @dataclass(frozen=True)
@@ -58,44 +79,27 @@ class SweepResult:
         return 0 if self.status["best"] or self.status["pareto"] else 1
 
 
-def run_sweep(
-    config: SweepConfig,
-    *,
-    name: str,
-    start: Start,
-    prepare: Prepare,
-    say: Say,
-    console: Console | None = None,
-) -> SweepResult:
+def run_sweep(config: SweepConfig, *, name: str, doors: Doors) -> SweepResult:
     """Run a sweep in the folder ``name`` of its outputs and say how it went.
 
-    ``prepare`` gets the runs whose models and data the trials need, before anything is written.
-    ``start`` begins a trial's run in its process. With a ``console`` that is a terminal there is a live
-    table; else ``say`` gets a line for each event.
-
     Raises:
-        ConfigError: the folder exists, or a trial needs more than the machine has.
+        ConfigError: the folder exists, a trial needs more than there is, or a node is not fit for it.
         DiskError: the disk is full, or the folder cannot be written.
     """
-    settings = config.sweep
-    folder = new_folder(Path(settings.outputs), name)
-    check_fit(settings, local_resources())
-    check_disk(folder, disk_of_trials(settings))
-    record = origin(prepare(config.runs_to_prepare(), say))
-    create_folder(folder, SETTINGS_FILE, {**config.as_dict(), "record": record})
-    with closing(DriverLock(folder, say)) as lock:
-        return _drive(folder, config, start, say, console, lock)
+    folder = new_folder(Path(config.sweep.outputs), name)
+    check_new_study(folder, config.sweep)
+    with doors.machines.joined():
+        sweep = _sweep_folder(folder, config.sweep)
+        if config.sweep.shared is not None and sweep.exists():
+            raise ConfigError(f"sweep.shared: {sweep.place}: exists already; give another --name, or remove it")
+        check_disk(folder, disk_of_trials(config.sweep))
+        config, models = _ready(folder, config, doors)
+        create_folder(folder, SETTINGS_FILE, {**config.as_dict(), "record": origin(models)})
+        with closing(DriverLock(folder, doors.say)) as lock:
+            return _drive(folder, config, doors, lock)
 
 
-def resume_sweep(
-    folder: Path,
-    *,
-    overrides: list[str],
-    start: Start,
-    prepare: Prepare,
-    say: Say,
-    console: Console | None = None,
-) -> SweepResult:
+def resume_sweep(folder: Path, *, overrides: Sequence[str], doors: Doors) -> SweepResult:
     """Let a sweep go on that was stopped, whatever stopped it, or give one that is finished a larger budget.
 
     What was told of finished trials stays; those in flight go on from their last checkpoints. ``overrides`` change
@@ -103,46 +107,54 @@ def resume_sweep(
 
     Raises:
         ConfigError: the folder holds no sweep, another driver is at work on it, the overrides contradict the trials so
-            far, the model files are not those that it began with, or its budget is met.
+            far, the model files are not those that it began with, a node is not fit for it, or its budget is met.
         DiskError: the disk is full, or the folder cannot be written.
     """
     file = folder / SETTINGS_FILE
     if not file.is_file():
         raise ConfigError(f"{folder}: not the folder of a sweep (it holds no {SETTINGS_FILE})")
-    with closing(DriverLock(folder, say)) as lock:  # first: what is refused is refused before anything is rendered
+    # The lock comes first: what is refused is refused before anything is rendered.
+    with closing(DriverLock(folder, doors.say)) as lock, doors.machines.joined():
         before = load_sweep(file)
         config = load_sweep(file, overrides)
         config.check_extends(before)
-        check_fit(config.sweep, local_resources())
-        record = origin(prepare(config.runs_to_prepare(), say))
-        changed = sorted(
-            name for name, digest in recorded_models(file).items() if record["models"].get(name, digest) != digest
-        )
+        config, models = _ready(folder, config, doors)
+        recorded = recorded_models(file)
+        changed = sorted(name for name, digest in recorded.items() if models.get(name, digest) != digest)
         if changed:
             raise ConfigError(
                 f"{folder}: {', '.join(changed[:3])}: not the file that the sweep began with; fetch that one again "
                 "(models.source), or begin a new sweep"
             )
-        return _drive(folder, config, start, say, console, lock, rewritten=config != before)
+        return _drive(folder, config, doors, lock, rewritten=config != before)
 
 
-def _drive(
-    folder: Path,
-    config: SweepConfig,
-    start: Start,
-    say: Say,
-    console: Console | None,
-    lock: DriverLock,
-    rewritten: bool = False,
-) -> SweepResult:
-    settings = config.sweep
+def _ready(folder: Path, config: SweepConfig, doors: Doors) -> tuple[SweepConfig, dict[str, str]]:
+    """All machines prepared: the settings with what was measured there, and SHA-256 of the model files."""
+    config, measured = with_whole_gpus(config, doors.machines.resources(), doors.say)
+    check_fit(config.sweep, doors.machines.resources())
+    models = make_ready(doors.machines.resources(), config, doors.prepare, doors.say, folder)
+    if measured:
+        with doors.machines.started():
+            config = with_measured_share(config, doors.machines.resources(), doors.start, doors.measure, doors.say)
+    return config, models
+
+
+def _sweep_folder(folder: Path, settings: SweepSettings) -> SharedFolder:
+    """Where trials find the file that stops them and, in shared storage, leave their own files."""
+    if settings.shared is None:
+        return SharedFolder(str(folder.absolute()))
+    return SharedFolder(settings.shared).child(folder.name)
+
+
+def _drive(folder: Path, config: SweepConfig, doors: Doors, lock: DriverLock, rewritten: bool = False) -> SweepResult:
+    settings, say = config.sweep, doors.say
     mend_study(folder)
-    (folder / STOP_FILE).unlink(missing_ok=True)
-    resources = local_resources()
+    sweep = _sweep_folder(folder, settings)
+    sweep.remove(STOP_FILE)
     study = open_study(folder, settings, create=True, epochs=config.run.train.epochs)
     enqueue(study, config, say)
     ledger = TrialLedger(study, config.search, config.run, folder.absolute() / "trials", settings)
-    concurrent = resources.fitting(settings)
     if not ledger.unmet and not ledger.reopened:
         raise ConfigError(
             f"{folder}: its budget is met ({_budget(settings)}); ask for more with --trials N or --hours H"
@@ -150,9 +162,11 @@ def _drive(
     if rewritten:  # not before all that may be wrong with the new settings was told
         rewrite(folder / SETTINGS_FILE, config.as_dict())
     again = f", {ledger.reopened} of them go on" if ledger.reopened else ""
-    say(f"sweep {folder}: {_budget(settings)}{again}, {concurrent} at a time")
-    with local_cluster(resources):
-        interrupted = _search(folder, settings, concurrent, study, ledger, start, say, console, lock)
+    machines = doors.machines.resources()
+    nodes = f" on {len(machines)} nodes" if len(machines) > 1 else ""
+    say(f"sweep {folder}: {_budget(settings)}{again}, {at_a_time(settings, machines)} at a time{nodes}")
+    with doors.machines.started():
+        interrupted = _search(folder, config, doors, study, ledger, sweep, lock)
     if ledger.fatal is not None:
         raise ledger.fatal.__class__(f"{ledger.fatal}; then: {_resume_command(folder)}")
     for line in final_lines(folder):
@@ -181,52 +195,88 @@ def _budget(settings: SweepSettings) -> str:
 
 def _search(
     folder: Path,
-    settings: SweepSettings,
-    concurrent: int,
-    study: Any,
+    config: SweepConfig,
+    doors: Doors,
+    study: optuna.Study,
     ledger: TrialLedger,
-    start: Start,
-    say: Say,
-    console: Console | None,
+    sweep: SharedFolder,
     lock: DriverLock,
 ) -> bool:
     """Run the trials; returns whether they were stopped before the budget was met."""
+    settings = config.sweep
     mark(study, "running")
+    with closing(_Ended(folder, settings, study, ledger, sweep, doors.say)) as ended:
 
-    def on_turn() -> None:
-        lock.beat()
-        ledger.tick()
+        def on_turn() -> None:
+            lock.beat()
+            ledger.tick()
+            ended.turn()
 
-    progress = Progress(ledger, settings.trials, say, console, on_turn=on_turn)
-    stop = _StopRequest(folder / STOP_FILE, ledger)
-    try:
-        with first_signal_asks(stop.ask):
-            _tune(folder, settings, concurrent, ledger, progress, start, stop)
-    except KeyboardInterrupt:
-        ledger.close("stopped at once")
-    finally:
-        # Whatever happened: what ended the study knows, and what did not is in flight.
-        unmet = ledger.interrupt_all() > 0 or (ledger.closed is not None and ledger.unmet)
-        progress.close()
-        ledger.note_time()
-        with suppress(OSError):
-            mark(study, "interrupted" if unmet else "finished")
-        stop.file.unlink(missing_ok=True)
-        shutil.rmtree(folder / _RAY_FOLDER, ignore_errors=True)
+        progress = Progress(ledger, settings.trials, doors.say, doors.console, on_turn=on_turn)
+        stop = _StopRequest(sweep, ledger)
+        try:
+            with first_signal_asks(stop.ask):
+                _tune(folder, config, doors, ledger, progress, stop)
+        except KeyboardInterrupt:
+            ledger.close("stopped at once")
+        finally:
+            # Whatever happened: what ended the study knows, and what did not is in flight.
+            unmet = ledger.interrupt_all() > 0 or (ledger.closed is not None and ledger.unmet)
+            progress.close()
+            ledger.note_time()
+            with suppress(OSError):
+                mark(study, "interrupted" if unmet else "finished")
+            sweep.remove(STOP_FILE)
+            shutil.rmtree(folder / _RAY_FOLDER, ignore_errors=True)
     return unmet
+
+
+class _Ended:
+    """What is done with the folder of each trial that has ended: checkpoints removed, the rest copied here."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: SweepSettings,
+        study: optuna.Study,
+        ledger: TrialLedger,
+        sweep: SharedFolder,
+        say: Say,
+    ) -> None:
+        self._ledger, self._seen = ledger, 0
+        self._copies = None if settings.shared is None else TrialCopies(sweep, folder, say)
+        places = [sweep] if settings.shared is None else [sweep, SharedFolder(str(folder.absolute()))]
+        self._keeper = CheckpointKeeper(settings, places, complete_trials(study))
+
+    def turn(self) -> None:
+        """Look at the trials that have ended since the last turn."""
+        while self._seen < len(self._ledger.ended):
+            number, ending = self._ledger.ended[self._seen]
+            self._seen += 1
+            self._keeper.note(number, ending)
+            if self._copies is not None:
+                self._copies.fetch(number)
+
+    def close(self) -> None:
+        """Of the last ones too, to the end."""
+        self.turn()
+        if self._copies is not None:
+            self._copies.close()
 
 
 @dataclass
 class _StopRequest:
     """Asks the trials to write a checkpoint and stop; they look for the file."""
 
-    file: Path
+    sweep: SharedFolder
     ledger: TrialLedger
+    asked: bool = False
 
     def ask(self) -> None:
+        self.asked = True
         self.ledger.close("stopped")
-        with suppress(OSError):
-            self.file.touch()
+        with suppress(DiskError):
+            self.sweep.write(STOP_FILE, "")
 
 
 class _StopWhenAsked(ray_tune.Stopper):  # type: ignore[misc]
@@ -239,35 +289,33 @@ class _StopWhenAsked(ray_tune.Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        ledger = self._request.ledger
-        if ledger.closed is not None and not self._request.file.exists():
+        if self._request.ledger.closed is not None and not self._request.asked:
             self._request.ask()  # the disk is full, or all trials fail: those under way stop too
         return False
 
 
 def _tune(
-    folder: Path,
-    settings: SweepSettings,
-    concurrent: int,
-    ledger: TrialLedger,
-    progress: Progress,
-    start: Start,
-    stop: _StopRequest,
+    folder: Path, config: SweepConfig, doors: Doors, ledger: TrialLedger, progress: Progress, stop: _StopRequest
 ) -> None:
-    threads = max(1, int(settings.cpus_per_trial))
+    settings, machines = config.sweep, doors.machines
     trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(StyleEncoderTrial, start=start, threads=threads, stop_file=stop.file.absolute()),
+        ray_tune.with_parameters(
+            StyleEncoderTrial,
+            start=doors.start,
+            threads=max(1, int(settings.cpus_per_trial)),
+            sweep=stop.sweep,
+            is_shared=settings.shared is not None,
+            ready=ready_here(machines.resources(), doors.prepare, config),
+        ),
         # A trial that ran out of GPU memory gets more than the others.
-        lambda config: ray_tune.PlacementGroupFactory([{"CPU": settings.cpus_per_trial, "GPU": config["gpus"]}]),
+        lambda trial: ray_tune.PlacementGroupFactory([{"CPU": settings.cpus_per_trial, "GPU": trial["gpus"]}]),
     )
     ray_tune.Tuner(
         trainable,
         tune_config=ray_tune.TuneConfig(
-            search_alg=StudySearcher(ledger),
-            scheduler=StudyScheduler(ledger),
+            search_alg=StudySearcher(ledger, lambda: at_a_time(settings, machines.resources())),
+            scheduler=StudyScheduler(ledger, stop.sweep),
             num_samples=-1,  # the ledger knows when it is enough
-            # Never more than fit: a trial that waits would have been chosen knowing less.
-            max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,

@@ -93,7 +93,7 @@ class TrialLedger:
                 if asked is None:
                     return None
                 self._asked += 1
-                held = _OpenTrial(asked, self._settings.gpus_per_trial)
+                held = _OpenTrial(asked, self._settings.gpus)
             else:
                 return None
             number = held.trial.number
@@ -293,7 +293,7 @@ class TrialLedger:
 
 def _reopened(study: optuna.Study, trial: FrozenTrial, settings: SweepSettings) -> _OpenTrial:
     attributes = trial.user_attrs
-    gpus = float(attributes.get("gpus", settings.gpus_per_trial))
+    gpus = float(attributes.get("gpus", settings.gpus))
     epochs = int(attributes.get("epochs", trial.last_step or 0))
     best = float(attributes.get("metrics", {}).get(METRIC, math.inf))
     reopened = optuna.Trial(study, trial._trial_id)

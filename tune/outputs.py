@@ -21,6 +21,7 @@ __all__ = [
     "create_folder",
     "disk_of_trials",
     "free_bytes",
+    "model_hashes",
     "new_folder",
     "origin",
     "recorded_models",
@@ -122,16 +123,21 @@ def rewrite(settings_file: Path, settings: Mapping[str, Any]) -> None:
     write_yaml(settings_file, {**settings, "record": read_yaml(settings_file).get("record")})
 
 
-def origin(prepared: Sequence[Prepared]) -> dict[str, Any]:
-    """With what results are made, and when: ``started`` (UTC), ``git_commit``, ``versions``, ``models``."""
+def model_hashes(prepared: Sequence[Prepared]) -> dict[str, str]:
+    """SHA-256 of all model files of some runs, by what they are."""
     models: dict[str, str] = {}
     for one in prepared:
         models |= one.hashes()
+    return models
+
+
+def origin(models: Mapping[str, str]) -> dict[str, Any]:
+    """With what results are made, and when: ``started`` (UTC), ``git_commit``, ``versions``, ``models``."""
     return {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "git_commit": _commit(),
         "versions": versions(),
-        "models": models,
+        "models": dict(models),
     }
 
 

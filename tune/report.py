@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.study import METRIC, read_study
 
-__all__ = ["best_trial", "final_lines", "mark", "ranked", "short_params", "status", "status_lines"]
+__all__ = ["best_trial", "complete_trials", "final_lines", "mark", "ranked", "short_params", "status", "status_lines"]
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -138,6 +138,11 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """The complete trials, that of the lowest ``val/loss`` first."""
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     return sorted(complete, key=lambda trial: _value(trial) or 0.0)
+
+
+def complete_trials(study: optuna.Study) -> list[tuple[float, int]]:
+    """``val/loss`` and number of each complete trial, the best first."""
+    return [(_value(trial) or 0.0, trial.number) for trial in ranked(study)]
 
 
 def _value(trial: FrozenTrial) -> float | None:

@@ -1,7 +1,7 @@
 """The study as Ray's searcher and scheduler: Ray executes what Optuna decides."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tune.ledger import TrialLedger
+from tune.shared import SharedFolder
 from tune.trainable import ERROR_FILE
 
 __all__ = ["StudyScheduler", "StudySearcher"]
@@ -19,16 +20,24 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
-    """Hands the study's trials out to Ray until the budget is met."""
+    """Hands the study's trials out to Ray until the budget is met.
 
-    def __init__(self, ledger: TrialLedger) -> None:
+    Args:
+        room: how many trials may run at one time, now. A trial that waits would have been chosen knowing less.
+    """
+
+    def __init__(self, ledger: TrialLedger, room: Callable[[], int]) -> None:
         # No metric: Ray would end the sweep at the first result without it, that of a trial that failed.
         super().__init__()
-        self._ledger = ledger
+        self._ledger, self._room = ledger, room
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The configuration of Ray's trial ``trial_id``; None while one may still be handed out again; ``FINISHED``."""
+        """The configuration of Ray's trial ``trial_id``; None while there is no room, or one may still be handed out
+        again; ``FINISHED``.
+        """
+        if self._numbers and len(self._numbers) >= self._room():
+            return None
         asked = self._ledger.ask()
         if asked is None:
             # A trial that runs may run out of memory and be handed out again with more.
@@ -50,11 +59,15 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
 
 class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Shows each epoch to the study and stops the trials that its pruner gives up."""
+    """Shows each epoch to the study and stops the trials that its pruner gives up.
 
-    def __init__(self, ledger: TrialLedger) -> None:
+    Args:
+        sweep: the folder in which trials' folders lie, or to which they are copied.
+    """
+
+    def __init__(self, ledger: TrialLedger, sweep: SharedFolder) -> None:
         super().__init__()
-        self._ledger = ledger
+        self._ledger, self._sweep = ledger, sweep
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """``STOP`` for a trial that is pruned or whose loss is not finite."""
@@ -65,14 +78,15 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Note why the trial's process gave up: the trial goes on in another, or the searcher is told next."""
-        self._ledger.note_death(trial.config["number"], _reason(trial))
+        self._ledger.note_death(trial.config["number"], self._reason(trial))
+
+    def _reason(self, trial: Any) -> str:
+        """The first line that the trial itself left, else what Ray knows of the end of its process."""
+        left = self._sweep.read(f"trials/{trial.config['number']}/{ERROR_FILE}")
+        return left.partition("\n")[0] if left else _end_of_process(trial)
 
 
-def _reason(trial: Any) -> str:
-    """The first line that the trial itself left, else what Ray knows of the end of its process."""
-    left = Path(trial.config["folder"]) / ERROR_FILE
-    if left.is_file():
-        return left.read_text(encoding="utf-8").partition("\n")[0]
+def _end_of_process(trial: Any) -> str:
     told = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
     _, detailed, detail = told.partition(_EXIT_DETAIL)
     if detailed:

@@ -7,7 +7,7 @@ from pathlib import Path
 from nuanced_core.config import RunConfig, write_yaml
 from nuanced_core.errors import ConfigError, StoppedError
 from tune.config import load_run
-from tune.outputs import BYTES_PER_TRIAL, Prepare, check_disk, create_folder, new_folder, origin
+from tune.outputs import BYTES_PER_TRIAL, Prepare, check_disk, create_folder, model_hashes, new_folder, origin
 from tune.signals import first_signal_asks
 from tune.tensorboard import TensorBoardReport
 
@@ -38,7 +38,7 @@ def run_single(
     """
     folder = new_folder(outputs, name)
     check_disk(folder, BYTES_PER_TRIAL)
-    record = origin(prepare([config], say))
+    record = origin(model_hashes(prepare([config], say)))
     create_folder(folder, CONFIG_FILE, config.model_dump(mode="json"))
     write_yaml(folder / "record.yaml", record)
     return _train(config, folder, train, say)

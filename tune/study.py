@@ -17,7 +17,17 @@ from optuna.storages.journal import JournalFileBackend
 from nuanced_core.errors import ConfigError, DiskError
 from tune.config import SETTINGS_FILE, SweepSettings, load_sweep
 
-__all__ = ["METRIC", "SECONDS_PER_STEP", "STUDY_FILE", "mend_study", "open_storage", "open_study", "read_study"]
+__all__ = [
+    "METRIC",
+    "SECONDS_PER_STEP",
+    "STUDY_FILE",
+    "check_new_study",
+    "mend_study",
+    "open_storage",
+    "open_study",
+    "read_storage",
+    "read_study",
+]
 
 METRIC = "val/loss"
 SECONDS_PER_STEP = "train/seconds_per_step"  # an objective beside the losses
@@ -66,14 +76,39 @@ def open_study(
     return study
 
 
+def check_new_study(folder: Path, settings: SweepSettings) -> None:
+    """Refuse a new sweep whose study's name is taken in its database: the two would share their trials.
+
+    Raises:
+        ConfigError: it is, or the database cannot be reached.
+    """
+    if settings.storage is None:
+        return
+    name = settings.study_name or folder.name
+    if name in optuna.get_all_study_names(open_storage(folder, settings.storage)):
+        raise ConfigError(
+            f"sweep.storage: {settings.storage}: holds a study {name!r} already; take another sweep.study_name, or go "
+            "on with that sweep: nuanced sweep --resume DIR"
+        )
+
+
 def read_study(folder: Path) -> optuna.Study:
     """The study of the sweep in ``folder``, wherever its settings say that it is kept, to look at.
 
     Raises:
         ConfigError: there is none.
     """
+    return open_study(folder, _settings(folder))
+
+
+def read_storage(folder: Path) -> BaseStorage:
+    """Where the study of the sweep in ``folder`` is kept."""
+    return open_storage(folder, _settings(folder).storage)
+
+
+def _settings(folder: Path) -> SweepSettings:
     file = folder / SETTINGS_FILE
-    return open_study(folder, load_sweep(file).sweep if file.is_file() else SweepSettings())
+    return load_sweep(file).sweep if file.is_file() else SweepSettings()
 
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:

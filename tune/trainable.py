@@ -1,8 +1,10 @@
 """The Ray actor that runs trials one after another, keeping the models that the first one loaded."""
 
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,15 +12,16 @@ import ray.tune as ray_tune
 
 from nuanced_core.config import RunConfig, validate, write_yaml
 from nuanced_core.errors import DiskError, NuancedError, StoppedError
+from tune.gpu_share import out_of_memory
+from tune.shared import SharedFolder, scratch_folder
 from tune.tensorboard import TensorBoardReport
 
-__all__ = ["ERROR_FILE", "SHARES", "Report", "Run", "Start", "StyleEncoderTrial", "out_of_memory"]
+__all__ = ["ERROR_FILE", "STOP_FILE", "Report", "Run", "Start", "StyleEncoderTrial"]
 
 # In the folder of a trial that met an unexpected error: the reason in one line, then the traceback.
 ERROR_FILE = "error.txt"
-LOOK_EVERY = 0.5  # seconds between two looks for the stop file
-SHARES = (0.1, 0.125, 0.2, 0.25, 1 / 3, 0.5, 1.0)  # of a GPU: so many trials, 10 to 1, fill it
-HEADROOM = 1.3  # times what a trial held when it asked for more
+STOP_FILE = "stop"  # in the sweep's folder; while it is there, trials write a checkpoint and stop
+LOOK_EVERY, LOOK_EVERY_SHARED = 0.5, 5.0  # seconds between two looks for it: on a disk, and in shared storage
 
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -55,17 +58,30 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
     an illegal access, say, a GPU serves its process no more) and lets the trial go on in another one.
     """
 
-    def setup(self, config: dict[str, Any], *, start: Start, threads: int, stop_file: Path) -> None:
+    def setup(
+        self,
+        config: dict[str, Any],
+        *,
+        start: Start,
+        threads: int,
+        sweep: SharedFolder,
+        is_shared: bool = False,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
         """Note the trial; ``start`` begins its run at the first step, where its errors are its own.
 
-        The run is interrupted at the step after which ``stop_file`` exists.
+        Args:
+            sweep: the sweep's folder; a run is interrupted at the step after which it holds a ``STOP_FILE``.
+            is_shared: whether that is storage to which the trial's folder is copied, not the disk that it works on.
+            ready: prepares the node, where that was not done before the first trial.
         """
         import torch
 
         torch.set_num_threads(threads)
-        self._start = start
-        self._stop_file = stop_file
+        self._start, self._ready = start, ready
+        self._sweep, self._is_shared = sweep, is_shared
         self._trial = config
+        self._copy: SharedFolder | None = None  # of the trial's folder
         self._run: Run | None = None
         self._board: TensorBoardReport | None = None
         self._looked = 0.0
@@ -83,17 +99,21 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         of a GPU that would do) and ``error``, each in one line.
         """
         try:
-            return self._epoch()
+            result = self._epoch()
+            self._push()
+            return result
         except StoppedError as error:
-            return {"done": True, "interrupted": str(error)}
+            return {"done": True, **self._stopped(error)}
         except DiskError as error:
             return {"done": True, "disk": str(error)}
         except NuancedError as error:
+            self._push_what_there_is()
             return {"done": True, "error": str(error)}
         except Exception as error:
             if _is_out_of_gpu_memory(error):
                 return {"done": True, **out_of_memory(self._trial["gpus"])}
-            _leave_reason(Path(self._trial["folder"]), error)
+            _leave_reason(self._folder, error)
+            self._push_what_there_is()
             raise
 
     def cleanup(self) -> None:
@@ -104,6 +124,33 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
             run.close()
         if board is not None:
             board.close()
+        if self._copy is not None:
+            self._copy = None
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def _folder(self) -> Path:
+        """Where the trial works."""
+        if self._is_shared:
+            return scratch_folder(self._sweep.place, self._trial["number"])
+        return Path(self._trial["folder"])
+
+    def _push(self) -> None:
+        if self._copy is not None:
+            if self._board is not None:
+                self._board.flush()
+            self._copy.push(self._folder)
+
+    def _push_what_there_is(self) -> None:
+        with suppress(DiskError):  # the trial has failed already, for a reason of its own
+            self._push()
+
+    def _stopped(self, error: StoppedError) -> dict[str, str]:
+        try:
+            self._push()
+        except DiskError as full:
+            return {"disk": str(full)}
+        return {"interrupted": str(error)}
 
     def _epoch(self) -> dict[str, Any]:
         begun, run = self._run is None, self._run or self._begin()
@@ -117,8 +164,14 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
 
     def _begin(self) -> Run:
         config = validate(RunConfig, self._trial["run"], f"trial {self._trial['number']}")
-        folder = Path(self._trial["folder"])
+        self._ready()
+        folder = self._folder
+        if self._is_shared:
+            self._copy = self._sweep.child("trials", str(self._trial["number"]))
+            self._copy.remove(ERROR_FILE)
+            self._copy.pull(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR_FILE).unlink(missing_ok=True)  # of a process before this one
         write_yaml(folder / "config.yaml", config.model_dump(mode="json"))
         self._board = TensorBoardReport(folder, hparams=self._trial["params"])
         self._cap_memory()
@@ -129,9 +182,9 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         if self._board is not None:
             self._board(step, scalars)
         now = time.monotonic()
-        if now - self._looked > LOOK_EVERY:
+        if now - self._looked > (LOOK_EVERY_SHARED if self._is_shared else LOOK_EVERY):
             self._looked = now
-            if self._stop_file.exists():
+            if self._sweep.exists(STOP_FILE):
                 raise StoppedError(f"step {step}: stopped with its sweep")
 
     def _cap_memory(self) -> None:
@@ -142,25 +195,6 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         if 0 < share < 1 and torch.cuda.is_available():
             torch.cuda.set_per_process_memory_fraction(share)
             torch.cuda.reset_peak_memory_stats()
-
-
-def out_of_memory(share: float, *, peak: float | None = None) -> dict[str, Any]:
-    """What a trial that ran out of its share of a GPU reports: ``out_of_memory``, one line, and ``share`` for a retry.
-
-    Args:
-        share: of a GPU that it had.
-        peak: of the card's memory that it held at most; measured here if None.
-    """
-    import torch
-
-    if peak is None and not torch.cuda.is_available():
-        peak = share
-    elif peak is None:
-        held = torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(0).total_memory
-        peak = max(held, min(share, 1.0))
-    wanted = next((part for part in SHARES if part >= HEADROOM * peak and part > share), 1.0)
-    told = f"out of GPU memory at {peak:.0%} of the card; a share of {wanted:g} may do: sweep.gpus_per_trial={wanted:g}"
-    return {"out_of_memory": told, "share": wanted}
 
 
 def _is_out_of_gpu_memory(error: Exception) -> bool:

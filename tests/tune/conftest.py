@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune import toy
-from tune.cluster import Resources, local_cluster
+from tune.cluster import Resources, ThisMachine
 from tune.config import load_sweep
 from tune.driver import SweepResult, run_sweep
 
@@ -29,13 +29,15 @@ sweep: {trials: 10, sampler: tpe, seed: 0, pruner: halving}
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     root = str(Path(__file__).parents[2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
         patch.setenv("RAY_enable_worker_prestart", "0")
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")
-        with local_cluster(Resources(cpus=2, gpus=0)):
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("token") / "auth_token"))
+        patch.setattr("tune.cluster.local_resources", lambda: Resources(cpus=2, gpus=0))
+        with ThisMachine().started():
             yield
 
 
@@ -45,7 +47,7 @@ def sweep(text: str, folder: Path, *overrides: str) -> tuple[SweepResult, list[s
     file.write_text(text)
     said: list[str] = []
     config = load_sweep(file, [*overrides, f"sweep.outputs={folder}"])
-    result = run_sweep(config, name="toy", start=toy.start, prepare=toy.prepare, say=said.append)
+    result = run_sweep(config, name="toy", doors=toy.doors(said.append))
     return result, said
 
 

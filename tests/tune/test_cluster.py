@@ -1,9 +1,12 @@
 """tune.cluster: how many trials fit, and what is refused before Ray is started."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from nuanced_core.errors import ConfigError
-from tune.cluster import Resources, check_fit
+from tune.cluster import Resources, at_a_time, check_fit
 from tune.config import SweepSettings
 
 
@@ -25,21 +28,21 @@ from tune.config import SweepSettings
 def test_trials_at_one_time_are_what_the_scarcest_resource_allows(
     cpus: int, gpus: int, settings: dict[str, float], fit: int
 ) -> None:
-    assert Resources(cpus, gpus).fitting(SweepSettings(**settings)) == fit  # type: ignore[arg-type]
+    assert at_a_time(SweepSettings(**settings), [Resources(cpus, gpus)]) == fit  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "there"), [("cpus", 2), ("gpus", 1)])
 def test_a_trial_that_fits_nowhere_is_refused_with_what_there_is(name: str, there: int) -> None:
     settings = SweepSettings(**{f"{name}_per_trial": there + 1})
     with pytest.raises(ConfigError, match=f"sweep.{name}_per_trial: {there + 1}: this machine has {there};"):
-        check_fit(settings, Resources(cpus=2, gpus=1))
-    check_fit(SweepSettings(**{f"{name}_per_trial": there}), Resources(cpus=2, gpus=1))
+        check_fit(settings, [Resources(cpus=2, gpus=1)])
+    check_fit(SweepSettings(**{f"{name}_per_trial": there}), [Resources(cpus=2, gpus=1)])
 
 
-def test_our_ray_wants_a_token_that_no_file_holds(ray_session: None) -> None:
-    import os
-
+def test_our_ray_wants_a_token_from_a_file_that_others_cannot_read(ray_session: None) -> None:
     from ray._raylet import AuthenticationMode, get_authentication_mode
 
     assert get_authentication_mode() == AuthenticationMode.TOKEN
-    assert len(os.environ["RAY_AUTH_TOKEN"]) >= 64
+    file = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert len(file.read_text()) == 64

@@ -177,7 +177,7 @@ def refused(folder: Path, *overrides: str, name: str = "toy") -> Exception:
 
     config = load_sweep(file, [f"sweep.outputs={folder}", *overrides])
     with pytest.raises((ConfigError, DiskError)) as caught:
-        run_sweep(config, name=name, start=toy.start, prepare=prepare, say=print)
+        run_sweep(config, name=name, doors=toy.doors(print, prepare=prepare))
     assert sorted(folder.rglob("*")) == before
     return caught.value
 
@@ -216,7 +216,7 @@ from tune.config import load_sweep
 from tune.driver import run_sweep
 overrides = ["search.encoder.width=[{toy.SLOW}]", {str(f"sweep.outputs={tmp_path}")!r}]
 config = load_sweep(Path({str(tmp_path / "toy.yaml")!r}), overrides)
-sys.exit(run_sweep(config, name="toy", start=toy.start, prepare=toy.prepare, say=print).exit_code)
+sys.exit(run_sweep(config, name="toy", doors=toy.doors(print)).exit_code)
 """
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "RAY_enable_worker_prestart": "0"}

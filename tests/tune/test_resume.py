@@ -24,7 +24,7 @@ ROOT = str(Path(__file__).parents[2])
 
 def resume(folder: Path, *overrides: str) -> tuple[SweepResult, list[str]]:
     said: list[str] = []
-    result = resume_sweep(folder / "toy", overrides=[*overrides], start=toy.start, prepare=toy.prepare, say=said.append)
+    result = resume_sweep(folder / "toy", overrides=overrides, doors=toy.doors(said.append))
     return result, said
 
 
@@ -32,10 +32,10 @@ def driver(folder: Path, *overrides: str, resumed: bool = False) -> "subprocess.
     """The toy sweep as a process group of its own."""
     (folder / "toy.yaml").write_text(MIXED)
     call = (
-        f"resume_sweep(Path({str(folder / 'toy')!r}), overrides=[], **doors)"
+        f"resume_sweep(Path({str(folder / 'toy')!r}), overrides=[], doors=doors)"
         if resumed
         else f"run_sweep(load_sweep(Path({str(folder / 'toy.yaml')!r}), {[*overrides, f'sweep.outputs={folder}']!r}), "
-        'name="toy", **doors)'
+        'name="toy", doors=doors)'
     )
     script = f"""
 import sys
@@ -43,7 +43,7 @@ from pathlib import Path
 from tests.tune import toy
 from tune.config import load_sweep
 from tune.driver import resume_sweep, run_sweep
-doors = dict(start=toy.start, prepare=toy.prepare, say=lambda line: print(line, flush=True))
+doors = toy.doors(lambda line: print(line, flush=True))
 sys.exit({call}.exit_code)
 """
     environment = {**os.environ, "PYTHONPATH": ROOT, "RAY_enable_worker_prestart": "0"}

@@ -4,13 +4,17 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import ray
 import torch
 
 from nuanced_core.config import RunConfig
 from nuanced_core.errors import DiskError, TrainingError
+from tune.driver import Doors
+from tune.gpu_share import CONTEXT, Peak
 from tune.trainable import Report
 
 # encoder.width → what happens in the second epoch.
@@ -18,6 +22,9 @@ TRAINING_ERROR, NAN, CRASH, KILLED = 101, 102, 103, 104
 SLOW = 105  # its epochs take 3 s
 RISING = 106  # its first epoch is the best one
 KILLED_ONCE, DISK_FULL, OUT_OF_MEMORY = 107, 108, 109
+# The first epoch ends when so many trials have begun, or never: encoder.width - TOGETHER of them.
+TOGETHER = 1000
+PATIENCE = 240.0  # seconds that they wait for one another
 
 _starts = 0  # in this process
 
@@ -44,6 +51,8 @@ class ToyRun:
             self._go_wrong(self.config.encoder.width)
         if self.config.encoder.width == SLOW:
             self._dawdle()
+        if self.config.encoder.width > TOGETHER and self.epoch == 1:
+            self._wait_for(self.config.encoder.width - TOGETHER)
         loss = expected_loss(self.config, self.epoch)
         if self.config.encoder.width == NAN and self.epoch == 2:
             loss = math.nan
@@ -77,6 +86,13 @@ class ToyRun:
             time.sleep(0.1)
             self.report(self.epoch * 100 - 99 + step, {"loss/total": 1.0})
 
+    def _wait_for(self, others: int) -> None:
+        until = time.monotonic() + PATIENCE
+        while len(list(self.folder.parent.glob("*/start.json"))) < others:
+            if time.monotonic() > until:
+                raise TrainingError(f"fewer than {others} trials run at a time")
+            time.sleep(0.2)
+
     def _go_wrong(self, width: int) -> None:
         if width == TRAINING_ERROR:
             raise TrainingError("step 17: loss/stft is nan; lower train.learning_rate")
@@ -103,8 +119,13 @@ def expected_loss(config: RunConfig, epoch: int) -> float:
 def start(config: RunConfig, folder: Path, report: Report) -> ToyRun:
     global _starts
     _starts += 1
-    (folder / "start.json").write_text(json.dumps({"pid": os.getpid(), "nth": _starts}))
+    facts = {"pid": os.getpid(), "nth": _starts, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "node": _node()}
+    (folder / "start.json").write_text(json.dumps(facts))
     return ToyRun(config, folder, report)
+
+
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 class ToyPrepared:
@@ -113,4 +134,17 @@ class ToyPrepared:
 
 
 def prepare(configs: Sequence[RunConfig], say: object) -> list[ToyPrepared]:
+    noted = os.environ.get("NUANCED_CACHE")
+    if noted and _node():
+        with (Path(noted) / "prepared").open("a") as file:
+            file.write(f"{_node()}\n")
     return [ToyPrepared() for _ in configs]
+
+
+def doors(say: Callable[[str], None], **others: Any) -> Doors:
+    return Doors(**{"start": start, "prepare": prepare, "say": say, **others})
+
+
+def measure(start: object, run: RunConfig) -> Peak:
+    """A step that holds a fifth of a card of 24 GB."""
+    return Peak(held=int(4.8e9 - CONTEXT), total=int(24e9))

@@ -1,0 +1,106 @@
+"""tune.shared: folders copied to storage and back, what is copied again, and what is refused."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from nuanced_core.errors import ConfigError, DiskError
+from tune.shared import SharedFolder, TrialCopies, scratch_folder
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    folder = tmp_path / "local"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.safetensors").write_bytes(b"weights")
+    (folder / "config.yaml").write_text("a: 1\n")
+    (folder / "half.part").write_text("not yet")
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("place", ["{0}/there", "file://{0}/there", "memory://there"])
+def test_what_is_pushed_can_be_pulled_elsewhere_and_replaces_what_is_there(
+    tmp_path: Path, local: Path, place: str
+) -> None:
+    shared = SharedFolder(place.format(tmp_path)).child("sweep", "trials", "0")
+    assert not shared.exists()
+    shared.push(local)
+    assert shared.exists() and shared.exists("config.yaml") and not shared.exists("half.part")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "stale").touch()
+    SharedFolder(place.format(tmp_path)).child("sweep", "trials", "0").pull(elsewhere)
+    assert files(elsewhere) == {"checkpoints/last.safetensors": b"weights", "config.yaml": b"a: 1\n"}
+    shared.write("stop", "")
+    assert shared.exists("stop") and shared.read("config.yaml") == "a: 1\n" and shared.read("nothing") is None
+    shared.remove("stop", "nothing")
+    assert not shared.exists("stop")
+
+
+def test_only_what_changed_is_copied_again(tmp_path: Path, local: Path) -> None:
+    shared = SharedFolder(str(tmp_path / "there"))
+    shared.push(local)
+    (tmp_path / "there" / "config.yaml").unlink()
+    (local / "checkpoints" / "last.safetensors").write_bytes(b"newer weights")
+    shared.push(local)
+    assert files(tmp_path / "there") == {"checkpoints/last.safetensors": b"newer weights"}
+    other = SharedFolder(str(tmp_path / "there"))
+    other.pull(local)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "there").rglob("*")}
+    other.push(local)
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "there").rglob("*")}
+
+
+def test_a_folder_that_is_not_there_yet_is_pulled_as_an_empty_one(tmp_path: Path) -> None:
+    SharedFolder(str(tmp_path / "nothing")).pull(tmp_path / "local")
+    assert (tmp_path / "local").is_dir() and not files(tmp_path / "local")
+
+
+def test_a_full_disk_leaves_the_file_before_it_whole(
+    tmp_path: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedFolder(str(tmp_path / "there"))
+    shared.push(local)
+    (local / "config.yaml").write_text("a: 2\n")
+
+    def full(source: str, target: str) -> None:
+        Path(target).write_text("a:")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shared._files, "put_file", full)
+    with pytest.raises(DiskError, match=r"there: config\.yaml cannot be written: OSError.*No space left"):
+        shared.push(local)
+    assert (tmp_path / "there" / "config.yaml").read_text() == "a: 1\n"
+    monkeypatch.undo()
+    shared.push(local)
+    assert (tmp_path / "there" / "config.yaml").read_text() == "a: 2\n"
+
+
+def test_a_url_that_nothing_here_knows_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"sweep\.shared: nosuch://bucket/folder: .*nosuch.*or take a path"):
+        SharedFolder("nosuch://bucket/folder")
+
+
+def test_copies_of_trials_arrive_before_the_end_and_a_failure_is_told(tmp_path: Path, local: Path) -> None:
+    shared = SharedFolder(str(tmp_path / "there"))
+    shared.child("trials", "3").push(local)
+    said: list[str] = []
+    (tmp_path / "sweep" / "trials").mkdir(parents=True)
+    (tmp_path / "sweep" / "trials" / "4.part").write_text("in the way")
+    copies = TrialCopies(shared, tmp_path / "sweep", said.append)
+    for number in (3, 4):
+        copies.fetch(number)
+    copies.close()
+    assert "config.yaml" in files(tmp_path / "sweep" / "trials" / "3")
+    assert len(said) == 1 and said[0].startswith("trial 4: its folder stays in shared storage: ")
+
+
+def test_trials_of_two_sweeps_do_not_work_in_the_same_folder() -> None:
+    folders = {scratch_folder(place, number) for place in ("s3://a/b", "s3://a/c") for number in (1, 2)}
+    assert len(folders) == 4

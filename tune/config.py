@@ -70,7 +70,7 @@ class SweepSettings(Settings):
     study_name: str | None = Field(default=None, description="in that database; null: the folder's name")
     cpus_per_trial: Annotated[float, Field(gt=0)] = Field(default=1, description="CPU cores, also torch's threads")
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        default=0, description="GPUs; a fraction lets trials share one; auto: the share that a measured step needs"
+        default=0.0, description="GPUs; a fraction lets trials share one; auto: the share that a measured step needs"
     )
     max_concurrent: PositiveInt | None = Field(default=None, description="trials at one time; null is as many as fit")
     outputs: str = Field(default="outputs", min_length=1, description="folder that holds the sweeps")

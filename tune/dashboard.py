@@ -23,7 +23,7 @@ def serve(folder: Path, port: int, say: Callable[[str], None]) -> None:
         from optuna_dashboard import run_server
     except ImportError:
         raise ConfigError(
-            "the dashboard is an extra: pip install 'nuanced-speech[dashboard]' (or optuna-dashboard)"
+            "the dashboard is an extra: install it with pip install 'nuanced-speech[dashboard]'"
         ) from None
     _check_port(port)
     say(f"http://{_HOST}:{port}/dashboard  (Ctrl-C ends it)")

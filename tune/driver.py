@@ -302,6 +302,8 @@ def _tune(
         ray_tune.with_parameters(
             StyleEncoderTrial,
             start=doors.start,
+            run=config.run,
+            search=config.search,
             threads=max(1, int(settings.cpus_per_trial)),
             sweep=stop.sweep,
             is_shared=settings.shared is not None,

@@ -14,6 +14,7 @@ from rich.text import Text
 from tune.ledger import TrialLedger
 from tune.report import short_params
 from tune.study import METRIC
+from tune.trainable import unpacked
 
 __all__ = ["Progress"]
 
@@ -88,17 +89,18 @@ class Progress(Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A trial has got its process."""
         config = trial.config
-        row = _Row(config["number"], config["run"]["train"]["epochs"], short_params(config["params"]))
+        row = _Row(config["number"], config["epochs"], short_params(config["params"]))
         self._rows[row.number] = row
         self._line(f"trial {row.number} starts: {row.params}")
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         """A trial has finished an epoch."""
         row = self._rows[trial.config["number"]]
-        if METRIC not in result:
+        told = unpacked(result)
+        if METRIC not in told:
             return
-        row.epoch, row.loss, row.skill = result["epoch"], result[METRIC], result.get("val/skill")
-        row.best = min(row.best, result[METRIC])
+        row.epoch, row.loss, row.skill = told["epoch"], told[METRIC], told.get("val/skill")
+        row.best = min(row.best, told[METRIC])
         skill = "" if row.skill is None else f"  val/skill {row.skill:.3f}"
         self._line(f"trial {row.number} epoch {row.epoch}/{row.epochs}: {METRIC} {row.loss:.4f}{skill}")
 

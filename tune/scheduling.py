@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from tune.ledger import TrialLedger
 from tune.shared import SharedFolder
-from tune.trainable import ERROR_FILE
+from tune.trainable import ERROR_FILE, unpacked
 
 __all__ = ["StudyScheduler", "StudySearcher"]
 
@@ -43,7 +43,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             # A trial that runs may run out of memory and be handed out again with more.
             return None if self._numbers and self._ledger.closed is None else str(Searcher.FINISHED)
         self._numbers[trial_id] = asked["number"]
-        return asked
+        # Ray keeps what it is given for as long as the sweep lasts: the trial's process makes the run of its settings.
+        run = asked.pop("run")
+        return {**asked, "epochs": run["train"]["epochs"]}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """End the study's trial; Ray does not show the last result to the scheduler, so it is noted here."""
@@ -51,7 +53,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if error:
             self._ledger.give_up(number)
         elif result:
-            self._ledger.report(number, result)
+            self._ledger.report(number, unpacked(result))
         self._ledger.end(number)
 
     def save(self, checkpoint_path: str) -> None:
@@ -72,7 +74,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """``STOP`` for a trial that is pruned or whose loss is not finite."""
         number = trial.config["number"]
-        if not self._ledger.report(number, result) or self._ledger.should_prune(number):
+        if not self._ledger.report(number, unpacked(result)) or self._ledger.should_prune(number):
             return str(FIFOScheduler.STOP)
         return str(FIFOScheduler.CONTINUE)
 

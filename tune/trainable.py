@@ -1,5 +1,6 @@
 """The Ray actor that runs trials one after another, keeping the models that the first one loaded."""
 
+import json
 import shutil
 import time
 import traceback
@@ -10,16 +11,18 @@ from typing import Any, Protocol
 
 import ray.tune as ray_tune
 
-from nuanced_core.config import RunConfig, validate, write_yaml
+from nuanced_core.config import RunConfig, write_yaml
 from nuanced_core.errors import DiskError, NuancedError, StoppedError
 from tune.gpu_share import out_of_memory
 from tune.shared import SharedFolder, scratch_folder
+from tune.space import Space
 from tune.tensorboard import TensorBoardReport
 
-__all__ = ["ERROR_FILE", "STOP_FILE", "Report", "Run", "Start", "StyleEncoderTrial"]
+__all__ = ["ERROR_FILE", "STOP_FILE", "Report", "Run", "Start", "StyleEncoderTrial", "unpacked"]
 
 # In the folder of a trial that met an unexpected error: the reason in one line, then the traceback.
 ERROR_FILE = "error.txt"
+SCALARS = "scalars"
 STOP_FILE = "stop"  # in the sweep's folder; while it is there, trials write a checkpoint and stop
 LOOK_EVERY, LOOK_EVERY_SHARED = 0.5, 5.0  # seconds between two looks for it: on a disk, and in shared storage
 
@@ -49,6 +52,11 @@ class Run(Protocol):
 Start = Callable[[RunConfig, Path, Report], Run]
 
 
+def unpacked(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's result with its scalars by name; Ray, which keeps statistics of each number, has them as text."""
+    return {**result, **json.loads(result.get(SCALARS, "{}"))}
+
+
 class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
     """Runs the trial that its configuration describes, an epoch a step.
 
@@ -63,6 +71,8 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         config: dict[str, Any],
         *,
         start: Start,
+        run: RunConfig,
+        search: Space,
         threads: int,
         sweep: SharedFolder,
         is_shared: bool = False,
@@ -71,6 +81,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         """Note the trial; ``start`` begins its run at the first step, where its errors are its own.
 
         Args:
+            run, search: what the trial's settings are put into, and how.
             sweep: the sweep's folder; a run is interrupted at the step after which it holds a ``STOP_FILE``.
             is_shared: whether that is storage to which the trial's folder is copied, not the disk that it works on.
             ready: prepares the node, where that was not done before the first trial.
@@ -79,6 +90,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
 
         torch.set_num_threads(threads)
         self._start, self._ready = start, ready
+        self._base, self._search = run, search
         self._sweep, self._is_shared = sweep, is_shared
         self._trial = config
         self._copy: SharedFolder | None = None  # of the trial's folder
@@ -93,7 +105,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        """One epoch: its scalars, ``epoch``, and ``done`` when the run is finished.
+        """One epoch: its scalars, packed, ``epoch``, and ``done`` when the run is finished.
 
         Else ``done`` and one of ``interrupted``, ``disk`` (the disk is full), ``out_of_memory`` (with ``share``, that
         of a GPU that would do) and ``error``, each in one line.
@@ -154,16 +166,14 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
 
     def _epoch(self) -> dict[str, Any]:
         begun, run = self._run is None, self._run or self._begin()
-        if begun and run.epoch:
-            # It goes on from a checkpoint, of which the study may not have been told.
-            return {**run.scalars, "epoch": run.epoch, "done": run.finished}
-        scalars = run.run_epoch()
+        # A run that goes on from a checkpoint has scalars of which the study may not have been told.
+        scalars = run.scalars if begun and run.epoch else run.run_epoch()
         if self._board is not None:
             self._board.flush()
-        return {**scalars, "epoch": run.epoch, "done": run.finished}
+        return {SCALARS: json.dumps(scalars), "epoch": run.epoch, "done": run.finished}
 
     def _begin(self) -> Run:
-        config = validate(RunConfig, self._trial["run"], f"trial {self._trial['number']}")
+        config = self._search.apply(self._base, self._trial["params"])
         self._ready()
         folder = self._folder
         if self._is_shared:

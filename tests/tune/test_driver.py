@@ -245,3 +245,16 @@ sys.exit(run_sweep(config, name="toy", doors=toy.doors(print)).exit_code)
     while Path(f"/proc/{worker}").exists() and time.monotonic() < until:
         time.sleep(0.1)
     assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_database_holds_several_sweeps_but_a_name_once(ray_session: None, tmp_path: Path) -> None:
+    fixed = [f"sweep.storage=sqlite:///{tmp_path}/studies.db", "search.encoder.width=[64]", "sweep.trials=1"]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    first, _ = sweep(MIXED, tmp_path / "a", *fixed)
+    with pytest.raises(ConfigError, match=r"studies\.db: holds a study 'toy' already; take another sweep\.study_name"):
+        sweep(MIXED, tmp_path / "b", *fixed)
+    assert not (tmp_path / "b" / "toy").exists()
+    second, _ = sweep(MIXED, tmp_path / "b", *fixed, "sweep.study_name=other")
+    assert len(first.status["trials"]) == len(second.status["trials"]) == 1
+    assert not (second.folder / "study.journal").exists()

@@ -18,7 +18,7 @@ def test_the_terminal_s_table_follows_trials_and_keeps_to_its_height(tmp_path: P
     progress = Progress(book, 40, said.append, console)
     progress.setup()
     for number in range(40):
-        trial = SimpleNamespace(config=book.ask())
+        trial = SimpleNamespace(config={**(book.ask() or {}), "epochs": 10})
         progress.on_trial_start(0, [], trial)
         loss = 1.0 if number else 0.5
         book.report(number, result(1, loss))

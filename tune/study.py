@@ -16,6 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from nuanced_core.errors import ConfigError, DiskError
 from tune.config import SETTINGS_FILE, SweepSettings, load_sweep
+from tune.flat import RecentTPESampler, SortedHalvingPruner
 
 __all__ = [
     "METRIC",
@@ -163,7 +164,9 @@ def _sampler(settings: SweepSettings, trials: int) -> optuna.samplers.BaseSample
         if settings.sampler == "qmc":
             # Which point of the sequence is next, the study remembers: its seed stays.
             return optuna.samplers.QMCSampler(seed=settings.seed, scramble=True, warn_independent_sampling=False)
-        return optuna.samplers.TPESampler(
+        # Of several objectives Optuna's own: which trials are good ones is then a matter of all of them.
+        kind = RecentTPESampler if len(settings.objectives) == 1 else optuna.samplers.TPESampler
+        return kind(
             n_startup_trials=startup,
             # Conditional settings make groups of their own; without this they would be drawn one by one.
             multivariate=True,
@@ -186,4 +189,4 @@ def _pruner(settings: SweepSettings, epochs: int | None) -> optuna.pruners.BaseP
             return optuna.pruners.HyperbandPruner(
                 min_resource=1, max_resource=epochs or "auto", reduction_factor=_HALVING_REDUCTION
             )
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_HALVING_REDUCTION)
+        return SortedHalvingPruner(_HALVING_REDUCTION)

@@ -57,7 +57,8 @@ def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig
     """Everything that a sweep needs of each node of a cluster that was joined, and of all of them together."""
     run, sweep, runs = _parts(config)
     cores, gpus = (sum(getattr(machine, name) for machine in machines) for name in ("cpus", "gpus"))
-    value = f"{len(machines)} nodes, {cores} CPU cores, {gpus} GPUs: {at_a_time(sweep, machines)} trials at a time"
+    fit = sum(machine.fitting(sweep) for machine in machines)
+    value = f"{len(machines)} nodes, {cores} CPU cores, {gpus} GPUs: {fit} trials fit at a time"
     findings = [Finding("cluster", value, _problem(lambda: check_fit(sweep, machines)))]
     with seen_file(Path(sweep.outputs) / "doctor") as seen:
         problems = check_nodes(machines, None if sweep.shared else seen)

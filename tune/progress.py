@@ -29,6 +29,7 @@ _STYLES = {
     "waiting": "dim",
     "interrupted": "magenta",
 }
+_REFRESH = 0.25  # seconds between two drawings of the table
 _PATIENCE = 10.0  # seconds that a trial waits before it is told for what
 
 
@@ -66,6 +67,7 @@ class Progress(Callback):  # type: ignore[misc]
         self._rows: dict[int, _Row] = {}
         self._console = console if console is not None and console.is_terminal else None
         self._live: Live | None = None
+        self._shown = 0.0  # when the table was drawn last
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray's Tuner pickles its callbacks to restore them some day, which we never ask for.
@@ -82,7 +84,7 @@ class Progress(Callback):  # type: ignore[misc]
         """Leave the table as it is; may be called twice."""
         self._note_endings()
         if self._live is not None:
-            self._show()
+            self._show(at_once=True)
             self._live.stop()
             self._live = None
 
@@ -108,6 +110,8 @@ class Progress(Callback):  # type: ignore[misc]
         """Ray has handled an event, or waited for one."""
         self._on_turn()
         self._note_endings()
+        if self._live is not None:
+            self._show()
         # The latest alone can wait: Ray is never given more of them than fit.
         for trial in trials[-_LATEST:]:
             self._note_waiting(trial)
@@ -155,8 +159,10 @@ class Progress(Callback):  # type: ignore[misc]
         else:
             self._show()
 
-    def _show(self) -> None:
-        if self._live is not None and self._console is not None:
+    def _show(self, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if self._live is not None and self._console is not None and (at_once or now - self._shown > _REFRESH):
+            self._shown = now
             self._live.update(self._table(self._console.height - _TABLE_FRAME_LINES), refresh=True)
 
     def _table(self, room: int) -> Group:

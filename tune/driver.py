@@ -36,7 +36,7 @@ from tune.scheduling import StudyScheduler, StudySearcher
 from tune.shared import SharedFolder, TrialCopies
 from tune.signals import first_signal_asks
 from tune.study import check_new_study, mend_study, open_study
-from tune.trainable import STOP_FILE, Start, StyleEncoderTrial
+from tune.trainable import NO_ROOM, STOP_FILE, Start, StyleEncoderTrial
 
 __all__ = ["Doors", "SweepResult", "resume_sweep", "run_sweep"]
 
@@ -219,6 +219,10 @@ def _search(
                 _tune(folder, config, doors, ledger, progress, stop)
         except KeyboardInterrupt:
             ledger.close("stopped at once")
+        except OSError as error:  # Ray cannot write its own state
+            if error.errno not in NO_ROOM:
+                raise
+            ledger.stop(DiskError(f"{folder}: cannot be written: {error.strerror}"))
         finally:
             # Whatever happened: what ended the study knows, and what did not is in flight.
             unmet = ledger.interrupt_all() > 0 or (ledger.closed is not None and ledger.unmet)

@@ -1,5 +1,6 @@
 """The Ray actor that runs trials one after another, keeping the models that the first one loaded."""
 
+import errno
 import json
 import shutil
 import time
@@ -23,6 +24,7 @@ __all__ = ["ERROR_FILE", "STOP_FILE", "Report", "Run", "Start", "StyleEncoderTri
 # In the folder of a trial that met an unexpected error: the reason in one line, then the traceback.
 ERROR_FILE = "error.txt"
 SCALARS = "scalars"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STOP_FILE = "stop"  # in the sweep's folder; while it is there, trials write a checkpoint and stop
 LOOK_EVERY, LOOK_EVERY_SHARED = 0.5, 5.0  # seconds between two looks for it: on a disk, and in shared storage
 
@@ -122,6 +124,8 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
             self._push_what_there_is()
             return {"done": True, "error": str(error)}
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:  # of TensorBoard's writer, say
+                return {"done": True, "disk": f"{self._folder}: cannot be written: {error.strerror}"}
             if _is_out_of_gpu_memory(error):
                 return {"done": True, **out_of_memory(self._trial["gpus"])}
             _leave_reason(self._folder, error)
@@ -135,7 +139,8 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         if run is not None:
             run.close()
         if board is not None:
-            board.close()
+            with suppress(OSError):  # the disk is full, which the step has told
+                board.close()
         if self._copy is not None:
             self._copy = None
             shutil.rmtree(self._folder, ignore_errors=True)

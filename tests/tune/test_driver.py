@@ -258,3 +258,16 @@ def test_a_database_holds_several_sweeps_but_a_name_once(ray_session: None, tmp_
     second, _ = sweep(MIXED, tmp_path / "b", *fixed, "sweep.study_name=other")
     assert len(first.status["trials"]) == len(second.status["trials"]) == 1
     assert not (second.folder / "study.journal").exists()
+
+
+def test_a_setting_under_a_condition_is_tried_where_the_condition_holds(ray_session: None, tmp_path: Path) -> None:
+    pooling = "search.encoder.pooling=[mean, queries]"
+    heads = "search.encoder.heads={choices: [1, 2, 4], when: {encoder.pooling: [queries]}}"
+    fixed = ["search.encoder.width=[64]", "sweep.trials=8", "sweep.sampler=tpe", "train.epochs=2"]
+    result, _ = sweep(MIXED, tmp_path, pooling, heads, *fixed)
+    found = trials(result)
+    assert {trial["params"]["encoder.pooling"] for trial in found} == {"mean", "queries"}
+    for trial in found:
+        config = config_of(result, trial["number"])
+        assert ("encoder.heads" in trial["params"]) == (config.encoder.pooling == "queries")
+        assert config.encoder.heads == trial["params"].get("encoder.heads", RunConfig().encoder.heads)

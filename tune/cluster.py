@@ -1,6 +1,7 @@
 """The machines that trials run on: this one, with a Ray of its own, or the nodes of a Ray cluster that is joined."""
 
 import logging
+import math
 import os
 import time
 import warnings
@@ -79,6 +80,10 @@ class Resources:
 class Machines(Protocol):
     """Where a sweep runs."""
 
+    @property
+    def options(self) -> str:
+        """What the command needs to run there again, behind a space."""
+
     def joined(self) -> AbstractContextManager[None]:
         """What has to be up before the machines can be asked what they have."""
 
@@ -91,6 +96,8 @@ class Machines(Protocol):
 
 class ThisMachine:
     """A Ray of this process's own, which ends with it."""
+
+    options = ""
 
     def joined(self) -> AbstractContextManager[None]:
         """Nothing: a machine can be looked at without Ray, and what is wrong is told sooner."""
@@ -131,8 +138,13 @@ class JoinedCluster:
 
     address: str
     insecure: bool = False
-    _counted: float = field(default=-_COUNT_EVERY, init=False)
+    _counted: float = field(default=-math.inf, init=False)
     _nodes: list[Resources] = field(default_factory=list, init=False)
+
+    @property
+    def options(self) -> str:
+        """The options that name it."""
+        return f" --address {self.address}{' --insecure' if self.insecure else ''}"
 
     @contextmanager
     def joined(self) -> Iterator[None]:

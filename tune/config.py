@@ -151,6 +151,7 @@ class SweepConfig:
             },
             "sweep.objectives": (before.sweep.objectives, self.sweep.objectives),
             "sweep.storage": (before.sweep.storage, self.sweep.storage),
+            "sweep.shared": (before.sweep.shared, self.sweep.shared),
         }
         for name, (old, new) in fixed.items():
             if old != new:

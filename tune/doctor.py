@@ -18,10 +18,11 @@ from nuanced_core.whisper_features import feature_shape
 from tune.cluster import Resources, at_a_time, check_fit, local_resources
 from tune.config import SweepConfig, SweepSettings
 from tune.nodes import check_nodes, on_nodes, seen_file
-from tune.outputs import check_disk, disk_of_trials, free_bytes, versions
+from tune.outputs import OUTPUTS_FIX, check_disk, disk_of_trials, free_bytes, versions
 
 __all__ = ["Finding", "examine", "examine_nodes"]
 
+CACHE_FIX = "name another folder with NUANCED_CACHE, or render fewer clips (mixes, augment.copies)"
 MEAN_SENTENCE = 5.0  # seconds, of the built-in ones
 _PYTHONS = ((3, 10), (3, 12))
 # Imported, because an installed package may still not load: torchaudio beside another torch, say.
@@ -49,7 +50,7 @@ def examine(config: SweepConfig | RunConfig | None = None) -> list[Finding]:
         *_voices(run),
         _phonemizer(),
         _disk("disk of outputs", Path(sweep.outputs), disk_of_trials(sweep)),
-        _disk("disk of cache", cache_dir(), _cache_bytes(runs)),
+        _disk("disk of cache", cache_dir(), _cache_bytes(runs), CACHE_FIX),
     ]
 
 
@@ -78,7 +79,7 @@ def _examine_node(run: RunConfig, sweep: SweepSettings, runs: list[RunConfig]) -
         *([] if sweep.gpus_per_trial else [_memory(run, sweep)]),
         *_model_files(runs),
         *(finding for finding in (*_voices(run), _phonemizer()) if finding.problem),
-        _disk("disk of cache", cache_dir(), _cache_bytes(runs)),
+        _disk("disk of cache", cache_dir(), _cache_bytes(runs), CACHE_FIX),
     ]
 
 
@@ -168,9 +169,9 @@ def _phonemizer() -> Finding:
         return Finding("phonemizer", "none", " ".join(str(error).split())[:200])
 
 
-def _disk(name: str, folder: Path, needed: int) -> Finding:
+def _disk(name: str, folder: Path, needed: int, fix: str = OUTPUTS_FIX) -> Finding:
     value = f"{free_bytes(folder) / 2**30:.1f} GiB free, {needed / 2**30:.1f} GiB wanted ({folder})"
-    return Finding(name, value, _problem(lambda: check_disk(folder, needed)))
+    return Finding(name, value, _problem(lambda: check_disk(folder, needed, fix)))
 
 
 def _cache_bytes(runs: Sequence[RunConfig]) -> int:

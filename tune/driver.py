@@ -31,7 +31,7 @@ from tune.outputs import (
     rewrite,
 )
 from tune.progress import Progress
-from tune.report import complete_trials, final_lines, mark, status
+from tune.report import complete_trials, ended_trials, final_lines, mark, status
 from tune.scheduling import StudyScheduler, StudySearcher
 from tune.shared import SharedFolder, TrialCopies
 from tune.signals import first_signal_asks
@@ -168,16 +168,16 @@ def _drive(folder: Path, config: SweepConfig, doors: Doors, lock: DriverLock, re
     with doors.machines.started():
         interrupted = _search(folder, config, doors, study, ledger, sweep, lock)
     if ledger.fatal is not None:
-        raise ledger.fatal.__class__(f"{ledger.fatal}; then: {_resume_command(folder)}")
+        raise ledger.fatal.__class__(f"{ledger.fatal}; then: {_resume_command(folder, doors)}")
     for line in final_lines(folder):
         say(line)
     if interrupted:
-        say(f"{ledger.closed or 'stopped'}; go on with: {_resume_command(folder)}")
+        say(f"{ledger.closed or 'stopped'}; go on with: {_resume_command(folder, doors)}")
     return SweepResult(folder, status(folder), interrupted)
 
 
-def _resume_command(folder: Path) -> str:
-    return f"nuanced sweep --resume {folder}"
+def _resume_command(folder: Path, doors: Doors) -> str:
+    return f"nuanced sweep --resume {folder}{doors.machines.options}"
 
 
 def _budget(settings: SweepSettings) -> str:
@@ -251,6 +251,9 @@ class _Ended:
         self._copies = None if settings.shared is None else TrialCopies(sweep, folder, say)
         places = [sweep] if settings.shared is None else [sweep, SharedFolder(str(folder.absolute()))]
         self._keeper = CheckpointKeeper(settings, places, complete_trials(study))
+        for number in ended_trials(study):  # of a driver that was killed before it had copied them
+            if self._copies is not None and not (folder / "trials" / str(number)).is_dir():
+                self._copies.fetch(number)
 
     def turn(self) -> None:
         """Look at the trials that have ended since the last turn."""

@@ -29,8 +29,9 @@ __all__ = [
     "versions",
 ]
 
-# Two checkpoints with Adam's state of an encoder of 10 million weights, and sound and curves.
+# Two checkpoints with Adam's state of an encoder of 10 million weights, and sound and curves; and these alone.
 BYTES_PER_TRIAL = 300 * 2**20
+BYTES_WITHOUT_CHECKPOINTS = 20 * 2**20
 
 _PACKAGES = ("nuanced-speech", "kokoro", "misaki", "numpy", "openai-whisper", "optuna", "ray", "torch")
 
@@ -49,26 +50,33 @@ def new_folder(outputs: Path, name: str) -> Path:
     return folder
 
 
-def check_disk(folder: Path, needed: int) -> None:
+OUTPUTS_FIX = "choose another --outputs, run fewer trials, or keep fewer (sweep.keep_trials)"
+
+
+def check_disk(folder: Path, needed: int, fix: str = OUTPUTS_FIX) -> None:
     """Refuse a disk that cannot hold ``needed`` bytes in ``folder``, which may not exist yet.
+
+    Args:
+        fix: what else than to free some space would help.
 
     Raises:
         DiskError: too little is free, or it cannot be written.
     """
     there = _existing(folder)
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise DiskError(f"{there}: not a folder that can be written; choose another --outputs")
+        raise DiskError(f"{there}: not a folder that can be written; {fix}")
     free = free_bytes(folder)
     if free < needed:
         raise DiskError(
-            f"{there}: {free / 2**30:.1f} GiB are free, {needed / 2**30:.1f} GiB may be needed; "
-            "free some, choose another --outputs, or run fewer trials"
+            f"{there}: {free / 2**30:.1f} GiB are free, {needed / 2**30:.1f} GiB may be needed; free some, {fix}"
         )
 
 
 def disk_of_trials(settings: SweepSettings) -> int:
     """Bytes that a sweep's trials may need; of one whose budget is time, those of one trial."""
-    return (settings.trials or 1) * BYTES_PER_TRIAL
+    trials = settings.trials or 1
+    kept = min(trials, settings.keep_trials or trials)
+    return kept * BYTES_PER_TRIAL + (trials - kept) * BYTES_WITHOUT_CHECKPOINTS
 
 
 def free_bytes(folder: Path) -> int:

@@ -11,7 +11,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.study import METRIC, read_study
 
-__all__ = ["best_trial", "complete_trials", "final_lines", "mark", "ranked", "short_params", "status", "status_lines"]
+__all__ = [
+    "best_trial",
+    "complete_trials",
+    "ended_trials",
+    "final_lines",
+    "mark",
+    "ranked",
+    "short_params",
+    "status",
+    "status_lines",
+]
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -143,6 +153,11 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 def complete_trials(study: optuna.Study) -> list[tuple[float, int]]:
     """``val/loss`` and number of each complete trial, the best first."""
     return [(_value(trial) or 0.0, trial.number) for trial in ranked(study)]
+
+
+def ended_trials(study: optuna.Study) -> list[int]:
+    """The numbers of the trials that have ended, however."""
+    return [trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
 
 def _value(trial: FrozenTrial) -> float | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nuanced_core.errors import ConfigError
-from tune.cluster import Resources, at_a_time, check_fit
+from tune.cluster import JoinedCluster, Resources, ThisMachine, at_a_time, check_fit
 from tune.config import SweepSettings
 
 
@@ -46,3 +46,32 @@ def test_our_ray_wants_a_token_from_a_file_that_others_cannot_read(ray_session: 
     file = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     assert file.stat().st_mode & 0o777 == 0o600
     assert len(file.read_text()) == 64
+
+
+def test_a_cluster_is_named_in_the_command_that_goes_on() -> None:
+    assert ThisMachine().options == ""
+    assert JoinedCluster("auto").options == " --address auto"
+    assert JoinedCluster("head:6379", insecure=True).options == " --address head:6379 --insecure"
+
+
+@pytest.mark.parametrize(
+    ("address", "told"), [("ray://a:10001", "Ray Client is not used"), ("nowhere", "no Ray is found")]
+)
+def test_an_address_that_is_none_is_refused(address: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"--address {address}: {told}"), JoinedCluster(address).joined():
+        pass
+
+
+def test_a_cluster_s_room_is_counted_node_by_node_and_asked_for_beyond_it_only_if_wanted() -> None:
+    nodes = [Resources(8, 1, "a", "1"), Resources(8, 1, "b", "2"), Resources(0, 0, "head", "3")]
+    assert at_a_time(SweepSettings(gpus_per_trial=0.5, trials=99), nodes) == 4
+    assert at_a_time(SweepSettings(gpus_per_trial=0.5, trials=99, max_concurrent=10), nodes) == 10
+    assert at_a_time(SweepSettings(gpus_per_trial=0.5, trials=3, max_concurrent=10), nodes) == 3
+    # Two GPUs in two nodes are no place for a trial that wants two.
+    with pytest.raises(ConfigError, match=r"sweep\.gpus_per_trial: 2: no node has more than 1"):
+        check_fit(SweepSettings(gpus_per_trial=2), nodes)
+    with pytest.raises(ConfigError, match="no node has both"):
+        check_fit(
+            SweepSettings(gpus_per_trial=1, cpus_per_trial=4), [Resources(1, 1, "a", "1"), Resources(8, 0, "b", "2")]
+        )
+    check_fit(SweepSettings(gpus_per_trial=1, max_concurrent=2), [Resources(0, 0, "head", "3")])  # an autoscaler's

@@ -62,4 +62,4 @@ def test_a_file_of_one_run_is_examined_too(tmp_path: Path) -> None:
     file.write_text("mixes: {steps: 100000}\nmodels: {whisper: large-v3}\n")
     found = {finding.name: finding for finding in examine(load(file))}
     assert found["whisper-large-v3 files"].value == "not fetched yet"
-    assert "may be needed" in str(found["disk of cache"].problem)
+    assert "may be needed; free some, name another folder with NUANCED_CACHE" in str(found["disk of cache"].problem)

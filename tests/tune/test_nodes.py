@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -96,6 +97,16 @@ except NuancedError as error:
         self._output.close()
 
 
+def unlike(folder: Path) -> Path:
+    """What makes Python another one where it is on its path. (Ray gives workers the driver's own import path, so
+    another commit cannot be had on one machine.)
+    """
+    site = folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("import platform\nplatform.python_version = lambda: '3.9.1'\n")
+    return site
+
+
 def started(folder: Path) -> dict[int, dict[str, Any]]:
     """What trials noted at their start, by number."""
     return {int(file.parent.name): json.loads(file.read_text()) for file in folder.glob("*/start.json")}
@@ -169,9 +180,12 @@ def test_without_a_shared_disk_trials_are_copied_to_storage_that_all_reach(
     refused = Driver(cluster, tmp_path, *fixed)
     assert "toy: exists already" in refused.end()
     said = Driver(cluster, tmp_path, resumed=True).end()
+    if not scheme:  # as if the driver had been killed before it had copied the first one
+        shutil.rmtree(tmp_path / "toy" / "trials" / "0")
+        Driver(cluster, tmp_path, "sweep.trials=5", resumed=True).end()
     trials = open_study(tmp_path / "toy", SweepSettings()).trials
     widths = Counter(trial.params["encoder.width"] for trial in trials)
-    assert len(trials) == 4 and len(widths) > 1, said
+    assert len(trials) == (4 if scheme else 5) and len(widths) > 1, said
     for trial in trials:
         folder = tmp_path / "toy" / "trials" / str(trial.number)
         names = {path.name for path in folder.iterdir()}
@@ -200,17 +214,33 @@ def test_a_share_of_a_gpu_is_measured_said_and_kept(cluster: Cluster, tmp_path: 
 def test_a_node_that_is_unlike_the_driver_is_refused_before_anything_is_prepared(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    # Ray gives workers the driver's own import path, so another commit cannot be had on one machine.
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text("import platform\nplatform.python_version = lambda: '3.9.1'\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(ROOT)]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(unlike(tmp_path)), str(ROOT)]))
         cluster.add_node(num_cpus=1)
     driver = Driver(cluster, tmp_path, "sweep.trials=1")
     said = driver.end()
     assert "refused: node " in said and f"has Python 3.9.1, the driver {facts().python}; install the same there" in said
     assert driver.process.returncode == 1
     assert not (tmp_path / "toy").exists() and not (tmp_path / "cache" / "prepared").exists()
+
+
+def test_the_doctor_looks_at_every_node(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(unlike(tmp_path)), str(ROOT)]))
+        cluster.add_node(num_cpus=4)
+    script = f"import sys; from tune.cli import main; sys.exit(main(['doctor', '--address', {cluster.address!r}]))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split(maxsplit=1) == ["cluster", "3 nodes, 6 CPU cores, 0 GPUs: 6 trials fit at a time"]
+    assert sum(" kokoro files" in line and "not fetched yet" in line for line in lines) == 3
+    assert sum("has Python 3.9.1" in line and line.startswith("problem: node ") for line in lines) == 1
+    assert lines[-1] == "a sweep could not run"
+    assert not list((tmp_path / "outputs").iterdir())
 
 
 def test_other_code_other_versions_and_a_folder_that_is_not_seen_are_told_apart() -> None:

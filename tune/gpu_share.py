@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tune.trainable import Start
 
 __all__ = [
+    "CONTEXT",
     "HEADROOM",
     "SHARES",
     "Measure",

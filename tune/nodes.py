@@ -86,10 +86,10 @@ def make_ready(
         return model_hashes(prepare(runs, say))
     with seen_file(folder) as seen:
         problems = check_nodes(machines, None if config.sweep.shared else seen)
-    for name, problem in problems.items():
-        raise ConfigError(
-            f"{name}: {problem} ({len(problems)} of {len(machines)} nodes; see 'nuanced doctor --address')"
-        )
+    if problems:
+        name, problem = next(iter(problems.items()))
+        others = f" (and {len(problems) - 1} nodes more: nuanced doctor --address …)" if len(problems) > 1 else ""
+        raise ConfigError(f"{name}: {problem}{others}")
     fit = [machine for machine in machines if machine.fitting(config.sweep)]
     say(f"preparing {len(fit)} nodes: model files, clips, baselines")
     models: dict[str, str] = {}

@@ -14,7 +14,7 @@ import ray.tune as ray_tune
 
 from nuanced_core.config import RunConfig, write_yaml
 from nuanced_core.errors import DiskError, NuancedError, StoppedError
-from tune.gpu_share import out_of_memory
+from tune.gpu_share import CONTEXT, out_of_memory
 from tune.shared import SharedFolder, scratch_folder
 from tune.space import Space
 from tune.tensorboard import TensorBoardReport
@@ -208,7 +208,9 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
 
         share = self._trial["gpus"]
         if 0 < share < 1 and torch.cuda.is_available():
-            torch.cuda.set_per_process_memory_fraction(share)
+            # What torch may take: the process holds its CUDA context beside that.
+            context = CONTEXT / torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(max(share - context, share / 2))
             torch.cuda.reset_peak_memory_stats()
 
 

@@ -2,14 +2,16 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nuanced_core.errors import ConfigError, DiskError
@@ -17,7 +19,7 @@ from tests.tune import toy
 from tests.tune.conftest import MIXED, sweep
 from tune.config import SweepSettings
 from tune.driver import SweepResult, resume_sweep
-from tune.study import open_study
+from tune.study import mend_study, open_study
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -61,7 +63,8 @@ def wait_for(path: Path, process: "subprocess.Popen[bytes]", seconds: float = 90
 
 
 def killed(process: "subprocess.Popen[bytes]") -> None:
-    os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it has ended
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
 
 
@@ -93,6 +96,37 @@ def test_a_sweep_whose_driver_was_killed_goes_on_and_meets_its_budget_exactly(
         assert sorted(trial.intermediate_values) == [1, 2, 3]
         events = EventAccumulator(str(tmp_path / "toy" / "trials" / str(trial.number))).Reload()
         assert [event.step for event in events.Scalars("val/loss")] == [10, 20, 30]
+
+
+def test_a_sweep_that_is_killed_at_random_moments_again_and_again_is_whole_at_its_end(
+    ray_session: None, tmp_path: Path
+) -> None:
+    moments = random.Random()
+    fixed = [f"search.encoder.width=[{toy.SLOW}, {toy.KILLED_ONCE}, 64]", "sweep.trials=6", "train.epochs=3"]
+    process = driver(tmp_path, *fixed)
+    wait_for(tmp_path / "toy" / "driver.lock", process)
+    ended: dict[int, FrozenTrial] = {}
+    waited = []
+    for _ in range(4):
+        waited.append(moments.uniform(3, 12))  # from before Ray is up to the middle of a trial
+        time.sleep(waited[-1])
+        killed(process)
+        mend_study(tmp_path / "toy")
+        trials = open_study(tmp_path / "toy", SweepSettings(), create=True).trials
+        ended |= {trial.number: trial for trial in trials if trial.state.is_finished() and trial.number not in ended}
+        process = driver(tmp_path, resumed=True)
+    killed(process)
+    with suppress(ConfigError):  # it was done before the last moment came
+        resume(tmp_path)
+    trials = open_study(tmp_path / "toy", SweepSettings()).trials
+    told = f"killed after {waited}"
+    assert [trial.number for trial in trials] == list(range(6)), told
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}, told
+    for trial in trials:
+        assert trial == ended.get(trial.number, trial), told
+        assert sorted(trial.intermediate_values) == [1, 2, 3], told
+        events = EventAccumulator(str(tmp_path / "toy" / "trials" / str(trial.number))).Reload()
+        assert [event.step for event in events.Scalars("val/loss")] == [10, 20, 30], told
 
 
 def test_ctrl_c_twice_stops_at_once_and_the_sweep_can_go_on(ray_session: None, tmp_path: Path) -> None:

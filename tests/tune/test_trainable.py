@@ -104,6 +104,21 @@ def test_curves_that_cannot_be_written_are_a_full_disk_and_not_a_failure(
     assert trial.step() == {"done": True, "disk": f"{trial.folder}: cannot be written: No space left on device"}
 
 
+def test_a_process_is_capped_to_its_share_without_what_its_context_takes(
+    fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caps: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=int(24e9)))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", caps.append)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    trial = Trial(fakes, tiny_run, tmp_path)
+    for share in (0.25, 0.0, 1.0):
+        trial.actor._trial["gpus"] = share
+        trial.actor._cap_memory()
+    assert caps == [pytest.approx(0.25 - 0.6 / 24)]  # a whole card, or none, needs no cap
+
+
 def test_running_out_of_gpu_memory_says_what_was_held_and_what_would_do(
     fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ __all__ = ["RecentTPESampler", "SortedHalvingPruner"]
 
 _GOOD = 25  # trials at most that TPE takes for good ones: Optuna's ``default_gamma``
 _RECENT = 400  # other trials that it learns from
+_LEARNED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class RecentTPESampler(TPESampler):
@@ -30,10 +31,13 @@ class RecentTPESampler(TPESampler):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._has_seen_all = False
+        self._good: list[tuple[tuple[float, ...], int]] = []  # the best trials: rank and number
+        self._unranked: list[int] = []  # numbers of trials that had not ended when they were looked at
+        self._looked_at = 0  # so many trials
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Of all trials at first; Optuna's own keeps what it saw, so that later the latest will do."""
-        seen = _Recent(study) if self._has_seen_all else study
+        seen = self._seen(study) if self._has_seen_all else study
         self._has_seen_all = True
         return super().infer_relative_search_space(seen, trial)  # type: ignore[arg-type]
 
@@ -41,29 +45,36 @@ class RecentTPESampler(TPESampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As Optuna's own would, were these the only trials."""
-        return super().sample_relative(_Recent(study), trial, search_space)  # type: ignore[arg-type]
+        return super().sample_relative(self._seen(study), trial, search_space)  # type: ignore[arg-type]
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """As Optuna's own would, were these the only trials."""
-        return super().sample_independent(_Recent(study), trial, param_name, param_distribution)  # type: ignore[arg-type]
+        seen = self._seen(study)
+        return super().sample_independent(seen, trial, param_name, param_distribution)  # type: ignore[arg-type]
+
+    def _seen(self, study: optuna.Study) -> "_Seen":
+        trials = study.get_trials(deepcopy=False)  # by number
+        unranked, self._unranked = [*self._unranked, *range(self._looked_at, len(trials))], []
+        self._looked_at = len(trials)
+        for number in unranked:
+            if not trials[number].state.is_finished():
+                self._unranked.append(number)
+            elif trials[number].state in _LEARNED:
+                insort(self._good, (_rank(trials[number]), number))
+        del self._good[_GOOD:]
+        latest = max(0, len(trials) - _RECENT)
+        # Of the older ones those that are good ones among all, and whatever still runs.
+        older = {number for number in (*self._unranked, *(n for _, n in self._good)) if number < latest}
+        return _Seen(study, [trials[number] for number in sorted(older)] + trials[latest:])
 
 
-class _Recent:
-    """A study of which a sampler sees the best trials and the latest ones alone."""
+class _Seen:
+    """A study of which a sampler sees some trials alone."""
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
-        trials = study.get_trials(deepcopy=False)
-        if len(trials) > _RECENT:
-            latest = trials[-_RECENT:]
-            before = trials[:-_RECENT]
-            # Those that would be good ones among all, and whatever still runs.
-            good = sorted((trial for trial in trials if trial.state in _RANKS), key=_rank)[:_GOOD]
-            kept = {trial.number for trial in good}
-            trials = [t for t in before if t.number in kept or t.state == TrialState.RUNNING] + latest
-        self._trials = trials
+    def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
+        self._study, self._trials = study, trials
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -74,15 +85,15 @@ class _Recent:
         return [trial for trial in self._trials if states is None or trial.state in states]
 
 
-_RANKS = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1}
-
-
 def _rank(trial: FrozenTrial) -> tuple[float, ...]:
     """Complete ones by value, then pruned ones by how far they came: as Optuna's TPE ranks them."""
     if trial.state == TrialState.COMPLETE:
         return 0, 0, trial.values[0] if trial.values else math.inf
     step = trial.last_step
-    return (1, 0, 0) if step is None else (1, -step, trial.intermediate_values[step])
+    if step is None:
+        return 2, 0, 0
+    value = trial.intermediate_values[step]
+    return 1, -step, math.inf if math.isnan(value) else value
 
 
 class SortedHalvingPruner(SuccessiveHalvingPruner):

@@ -91,8 +91,10 @@ def test_a_pruner_that_begins_with_a_study_half_done_knows_its_rungs() -> None:
 
 def test_beyond_that_the_best_and_the_latest_are_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flat, "_RECENT", 30)
-    study = studied(quiet_tpe(RecentTPESampler), optuna.pruners.NopPruner(), 120, spread=0.1)
-    seen = flat._Recent(study)._get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    sampler = quiet_tpe(RecentTPESampler)
+    study = studied(sampler, optuna.pruners.NopPruner(), 120, spread=0.1)
+    assert isinstance(sampler, RecentTPESampler)
+    seen = sampler._seen(study)._get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     best = sorted(complete, key=lambda trial: trial.value or 0.0)[: flat._GOOD]
     assert {trial.number for trial in best} <= {trial.number for trial in seen}

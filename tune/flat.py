@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 __all__ = ["RecentTPESampler", "SortedHalvingPruner"]
 
 _GOOD = 25  # trials at most that TPE takes for good ones: Optuna's ``default_gamma``
-_RECENT = 400  # other trials that it learns from
+_RECENT = 250  # other trials that it learns from: enough for 25 good ones
 _LEARNED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -25,7 +25,7 @@ class RecentTPESampler(TPESampler):
     """TPE that learns from the best trials of all and from the latest others.
 
     What it takes for good ones are the same as Optuna's; of the others, whose weights in Optuna's own fall with their
-    age, it forgets the oldest. Up to 400 trials it draws exactly what Optuna's own would. One objective, minimised.
+    age, it forgets the oldest. Up to 250 trials it draws exactly what Optuna's own would. One objective, minimised.
     """
 
     def __init__(self, **settings: Any) -> None:

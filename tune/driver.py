@@ -230,6 +230,7 @@ def _search(
             ledger.note_time()
             with suppress(OSError):
                 mark(study, "interrupted" if unmet else "finished")
+            ledger.sync()
             sweep.remove(STOP_FILE)
             shutil.rmtree(folder / _RAY_FOLDER, ignore_errors=True)
     return unmet

@@ -20,11 +20,12 @@ from nuanced_core.config import RunConfig
 from nuanced_core.errors import ConfigError, DiskError
 from tune.config import SweepSettings
 from tune.space import Space
-from tune.study import METRIC, SECONDS_PER_STEP
+from tune.study import METRIC, SECONDS_PER_STEP, sync_study
 
 __all__ = ["Ending", "TrialLedger"]
 
 _TICK = 30.0  # seconds between two notes of the time that was used
+_SYNC = 1.0  # seconds after which what the study was told has to be on the disk
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class TrialLedger:
         self._again = deque(_reopened(study, trial, settings) for trial in trials if trial.state == TrialState.RUNNING)
         self._open: dict[int, _OpenTrial] = {}
         self._used = {name: float(study.user_attrs.get(name, 0.0)) for name in ("seconds", "gpu_seconds")}
-        self._ticked = self._noted = time.monotonic()
+        self._ticked = self._noted = self._synced = time.monotonic()
         self._good = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
         self._failed = 0
         self.ended: list[tuple[int, Ending]] = []  # by number, in the order in which they ended
@@ -185,13 +186,20 @@ class TrialLedger:
         self.close(str(error))
 
     def tick(self) -> None:
-        """Note how much time and GPU time the sweep has used; call it often."""
+        """Note how much time and GPU time the sweep has used, and that on the disk; call it often."""
         now = time.monotonic()
         passed, self._ticked = now - self._ticked, now
         self._used["seconds"] += passed
         self._used["gpu_seconds"] += passed * sum(held.gpus for held in self._open.values())
         if now - self._noted > _TICK:
             self.note_time()
+        if now - self._synced > _SYNC:
+            self.sync()
+
+    def sync(self) -> None:
+        """Wait until all that was told is on the disk."""
+        self._synced = time.monotonic()
+        self._told(partial(sync_study, self._study))
 
     def note_time(self) -> None:
         """Let the study remember the time that was used."""

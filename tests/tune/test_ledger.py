@@ -3,13 +3,13 @@
 import errno
 import math
 import os
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from nuanced_core.config import RunConfig
@@ -17,7 +17,7 @@ from nuanced_core.errors import ConfigError, DiskError
 from tune.config import SweepSettings
 from tune.ledger import Ending, TrialLedger
 from tune.space import Space
-from tune.study import STUDY_FILE, mend_study, open_study
+from tune.study import STUDY_FILE, _Journal, mend_study, open_study
 
 SEARCH: dict[str, Any] = {"train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
 
@@ -215,13 +215,64 @@ def test_a_full_disk_closes_the_ledger_and_loses_nothing(tmp_path: Path, monkeyp
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(JournalFileBackend, "append_logs", full)
+        patch.setattr(_Journal, "append_logs", full)
         assert not book.report(1, result(1, 1.0))
         book.end(1)
         assert book.ask() is None
     assert isinstance(book.fatal, DiskError) and "No space left" in str(book.fatal)
     assert book.interrupt_all() == 1
     assert [trial.state for trial in told(tmp_path)] == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
+@pytest.mark.parametrize("room", range(0, 400, 40))
+def test_a_line_that_the_disk_has_no_room_for_leaves_no_half(tmp_path: Path, room: int) -> None:
+    book = ledger(tmp_path)
+    book.ask()
+    size = (tmp_path / STUDY_FILE).stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, hard))
+    try:
+        book.report(0, result(1, 1.0))
+        book.end(0)
+        assert isinstance(book.fatal, DiskError) and book.ask() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / STUDY_FILE).read_bytes().endswith(b"}\n")
+    assert book.interrupt_all() == 1
+    again = ledger(tmp_path)
+    assert again.reopened == 1
+    again.ask()
+    assert again.report(0, result(1, 1.0)) and again.report(0, result(2, 0.5))
+    again.end(0)
+    assert told(tmp_path)[0].value == 0.5
+
+
+@pytest.mark.parametrize("left", [b"\0" * 50, b'{"op_code": 5', b"\0\0\n\0\0", b'{"op_code"\n\0\0\n'])
+def test_what_a_machine_that_lost_its_power_left_is_taken_back(tmp_path: Path, left: bytes) -> None:
+    book = ledger(tmp_path)
+    book.ask()
+    whole = (tmp_path / STUDY_FILE).read_bytes()
+    (tmp_path / STUDY_FILE).write_bytes(whole + left)
+    mend_study(tmp_path)
+    assert (tmp_path / STUDY_FILE).read_bytes() == whole
+    assert ledger(tmp_path).reopened == 1
+
+
+def test_what_was_told_is_on_the_disk_within_a_second_or_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = ledger(tmp_path)
+    book.tick()
+    synced: list[int] = []
+    monkeypatch.setattr("tune.study.os.fsync", synced.append)
+    book.ask()
+    book.tick()
+    assert not synced  # not at each line
+    monkeypatch.setattr("tune.ledger._SYNC", 0.0)
+    book.tick()
+    book.tick()
+    assert len(synced) == 1  # and not for nothing
+    book.report(0, result(1, 1.0))
+    book.tick()
+    assert len(synced) == 2
 
 
 def test_a_trial_s_full_disk_closes_the_ledger_too(tmp_path: Path) -> None:

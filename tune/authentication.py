@@ -5,6 +5,7 @@ An open cluster is remote code execution: whoever reaches its port runs what the
 
 import os
 import secrets
+import stat
 import subprocess
 import sys
 from contextlib import suppress
@@ -50,14 +51,14 @@ def use_token(*, create: bool) -> None:
     if os.environ.setdefault(_MODE, "token") != "token" or os.environ.get(_TOKEN):
         return
     file = token_file()
-    if file.is_file():
-        _check_private(file)
-    elif not create:
+    if _check_private(file):
+        return
+    if not create:
         raise ConfigError(
             f"{file}: no token for the cluster; copy the file from the cluster's head, with mode 600, or name it with "
             f"${_FILE}"
         )
-    elif not _made(file):
+    if not _made(file):
         # A home that cannot be written: a token of this process's own, which Ray's processes inherit.
         os.environ[_TOKEN] = secrets.token_hex(32)
 
@@ -89,10 +90,19 @@ def check_cluster(address: str, *, insecure: bool) -> None:
         raise ConfigError(f"--address {address}: the token in {where} is not this cluster's; copy that of its head")
 
 
-def _check_private(file: Path) -> None:
-    mode = file.stat().st_mode & 0o777
+def _check_private(file: Path) -> bool:
+    """Whether there is such a file; refused if its owner is not the only one who can read it."""
+    try:
+        mode = file.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"{file}: the token cannot be read ({error.strerror}); name another with ${_FILE}") from None
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{file}: not a file with a token; remove it, or name another one with ${_FILE}")
     if mode & 0o077:
-        raise ConfigError(f"{file}: others can read the token (mode {mode:o}); run: chmod 600 {file}")
+        raise ConfigError(f"{file}: others can read the token (mode {mode & 0o777:o}); run: chmod 600 {file}")
+    return True
 
 
 def _made(file: Path) -> bool:
@@ -104,9 +114,11 @@ def _made(file: Path) -> bool:
             opened.write(secrets.token_hex(32))
         with suppress(FileExistsError):  # another sweep was quicker
             os.link(part, file)
-        part.unlink()
     except OSError:
         return False
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return True
 
 

@@ -29,7 +29,7 @@ __all__ = [
 # Read by Ray in this process and in those that it starts. What a user has set already stays.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Trials keep the driver's working directory, so that relative paths in settings mean the same.
+    # Trials on this machine keep the driver's working directory: relative paths in settings mean the same there.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # A trial of 0 GPUs sees none, instead of all.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",

@@ -151,11 +151,15 @@ class SweepConfig:
             },
             "sweep.objectives": (before.sweep.objectives, self.sweep.objectives),
             "sweep.storage": (before.sweep.storage, self.sweep.storage),
-            "sweep.shared": (before.sweep.shared, self.sweep.shared),
         }
         for name, (old, new) in fixed.items():
             if old != new:
                 raise ConfigError(f"{name}: was {old}, would be {new}: trials could not be compared; begin a new sweep")
+        if before.sweep.shared != self.sweep.shared:
+            raise ConfigError(
+                f"sweep.shared: was {before.sweep.shared}, would be {self.sweep.shared}: trials in flight would not "
+                "find their checkpoints; leave it as it was"
+            )
         self.search.check_extends(before.search)
 
     def as_dict(self) -> dict[str, Any]:

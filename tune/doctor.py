@@ -17,8 +17,10 @@ from nuanced_core.weights import cache_dir, cached
 from nuanced_core.whisper_features import feature_shape
 from tune.cluster import Resources, at_a_time, check_fit, local_resources
 from tune.config import SweepConfig, SweepSettings
-from tune.nodes import check_nodes, on_nodes, seen_file
+from tune.gpu_share import with_whole_gpus
+from tune.nodes import check_nodes, meeting_at, on_nodes
 from tune.outputs import OUTPUTS_FIX, check_disk, disk_of_trials, free_bytes, versions
+from tune.shared import SharedFolder
 
 __all__ = ["Finding", "examine", "examine_nodes"]
 
@@ -40,7 +42,7 @@ class Finding:
 
 def examine(config: SweepConfig | RunConfig | None = None) -> list[Finding]:
     """Everything that a sweep or a run needs, that of ``config`` if there is one."""
-    run, sweep, runs = _parts(config)
+    run, sweep, runs = _parts(config, [local_resources()])
     return [
         _python(),
         *_packages(),
@@ -56,13 +58,17 @@ def examine(config: SweepConfig | RunConfig | None = None) -> list[Finding]:
 
 def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig | None = None) -> list[Finding]:
     """Everything that a sweep needs of each node of a cluster that was joined, and of all of them together."""
-    run, sweep, runs = _parts(config)
+    run, sweep, runs = _parts(config, machines)
     cores, gpus = (sum(getattr(machine, name) for machine in machines) for name in ("cpus", "gpus"))
     fit = sum(machine.fitting(sweep) for machine in machines)
     value = f"{len(machines)} nodes, {cores} CPU cores, {gpus} GPUs: {fit} trials fit at a time"
     findings = [Finding("cluster", value, _problem(lambda: check_fit(sweep, machines)))]
-    with seen_file(Path(sweep.outputs) / "doctor") as seen:
-        problems = check_nodes(machines, None if sweep.shared else seen)
+    problems: dict[str, str] = {}
+    try:
+        with meeting_at(SharedFolder(sweep.shared or str(Path(sweep.outputs).absolute()))) as meeting:
+            problems = check_nodes(machines, meeting)
+    except NuancedError as error:
+        findings.append(Finding("shared folder", sweep.shared or sweep.outputs, str(error)))
     for machine, found in on_nodes(machines, _examine_node, run, sweep, runs).items():
         value = f"{machine.cpus} CPU cores, {machine.gpus} GPUs"
         findings.append(Finding(machine.name, value, problems.get(machine.name)))
@@ -83,9 +89,12 @@ def _examine_node(run: RunConfig, sweep: SweepSettings, runs: list[RunConfig]) -
     ]
 
 
-def _parts(config: SweepConfig | RunConfig | None) -> tuple[RunConfig, SweepSettings, list[RunConfig]]:
+def _parts(
+    config: SweepConfig | RunConfig | None, machines: Sequence[Resources]
+) -> tuple[RunConfig, SweepSettings, list[RunConfig]]:
     """The run, the sweep's settings, and all runs to prepare for."""
     if isinstance(config, SweepConfig):
+        config, _ = with_whole_gpus(config, machines, lambda line: None)
         return config.run, config.sweep, config.runs_to_prepare()
     run = config or RunConfig()
     return run, SweepSettings(trials=1), [run]

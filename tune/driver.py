@@ -1,8 +1,8 @@
 """One sweep from its settings to its report, and its resumption: what is checked first, written when, stopped how."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tune.enqueue import enqueue
 from tune.gpu_share import Measure, measure_peak, with_measured_share, with_whole_gpus
 from tune.ledger import TrialLedger
 from tune.lock import DriverLock
-from tune.nodes import make_ready, ready_here
+from tune.nodes import Ready, make_ready
 from tune.outputs import (
     Prepare,
     check_disk,
@@ -93,10 +93,10 @@ def run_sweep(config: SweepConfig, *, name: str, doors: Doors) -> SweepResult:
         if config.sweep.shared is not None and sweep.exists():
             raise ConfigError(f"sweep.shared: {sweep.place}: exists already; give another --name, or remove it")
         check_disk(folder, disk_of_trials(config.sweep))
-        config, models = _ready(folder, config, doors)
-        create_folder(folder, SETTINGS_FILE, {**config.as_dict(), "record": origin(models)})
+        config, ready = _ready(folder, config, doors)
+        create_folder(folder, SETTINGS_FILE, {**config.as_dict(), "record": origin(ready.models)})
         with closing(DriverLock(folder, doors.say)) as lock:
-            return _drive(folder, config, doors, lock)
+            return _drive(_Work(folder, config, doors, lock, ready.newcomer))
 
 
 def resume_sweep(folder: Path, *, overrides: Sequence[str], doors: Doors) -> SweepResult:
@@ -118,26 +118,27 @@ def resume_sweep(folder: Path, *, overrides: Sequence[str], doors: Doors) -> Swe
         before = load_sweep(file)
         config = load_sweep(file, overrides)
         config.check_extends(before)
-        config, models = _ready(folder, config, doors)
+        config, ready = _ready(folder, config, doors)
         recorded = recorded_models(file)
-        changed = sorted(name for name, digest in recorded.items() if models.get(name, digest) != digest)
+        changed = sorted(name for name, digest in recorded.items() if ready.models.get(name, digest) != digest)
         if changed:
             raise ConfigError(
                 f"{folder}: {', '.join(changed[:3])}: not the file that the sweep began with; fetch that one again "
                 "(models.source), or begin a new sweep"
             )
-        return _drive(folder, config, doors, lock, rewritten=config != before)
+        return _drive(_Work(folder, config, doors, lock, ready.newcomer), rewritten=config != before)
 
 
-def _ready(folder: Path, config: SweepConfig, doors: Doors) -> tuple[SweepConfig, dict[str, str]]:
-    """All machines prepared: the settings with what was measured there, and SHA-256 of the model files."""
-    config, measured = with_whole_gpus(config, doors.machines.resources(), doors.say)
-    check_fit(config.sweep, doors.machines.resources())
-    models = make_ready(doors.machines.resources(), config, doors.prepare, doors.say, folder)
+def _ready(folder: Path, config: SweepConfig, doors: Doors) -> tuple[SweepConfig, Ready]:
+    """All machines prepared, and the settings with what was measured there."""
+    machines = doors.machines.resources()
+    config, measured = with_whole_gpus(config, machines, doors.say)
+    check_fit(config.sweep, machines)
+    ready = make_ready(machines, config, doors.prepare, doors.say, _sweep_folder(folder, config.sweep).parent)
     if measured:
         with doors.machines.started():
-            config = with_measured_share(config, doors.machines.resources(), doors.start, doors.measure, doors.say)
-    return config, models
+            config = with_measured_share(config, machines, doors.start, doors.measure, doors.say)
+    return config, ready
 
 
 def _sweep_folder(folder: Path, settings: SweepSettings) -> SharedFolder:
@@ -147,13 +148,29 @@ def _sweep_folder(folder: Path, settings: SweepSettings) -> SharedFolder:
     return SharedFolder(settings.shared).child(folder.name)
 
 
-def _drive(folder: Path, config: SweepConfig, doors: Doors, lock: DriverLock, rewritten: bool = False) -> SweepResult:
+@dataclass(frozen=True)
+class _Work:
+    """A sweep that is ready to begin, or to go on."""
+
+    folder: Path
+    config: SweepConfig
+    doors: Doors
+    lock: DriverLock
+    newcomer: Callable[[], None]  # prepares a node that joins later
+
+
+def _drive(work: _Work, rewritten: bool = False) -> SweepResult:
+    folder, config, doors = work.folder, work.config, work.doors
     settings, say = config.sweep, doors.say
     mend_study(folder)
     sweep = _sweep_folder(folder, settings)
     sweep.remove(STOP_FILE)
-    study = open_study(folder, settings, create=True, epochs=config.run.train.epochs)
-    enqueue(study, config, say)
+    with _disk_errors(folder):
+        study = open_study(folder, settings, create=True, epochs=config.run.train.epochs)
+        enqueue(study, config, say)
+    if settings.shared is not None:
+        with closing(TrialCopies(sweep, folder, say)) as copies:  # a driver that was killed had not copied them
+            copies.fetch_missing(ended_trials(study))
     ledger = TrialLedger(study, config.search, config.run, folder.absolute() / "trials", settings)
     if not ledger.unmet and not ledger.reopened:
         raise ConfigError(
@@ -166,7 +183,7 @@ def _drive(folder: Path, config: SweepConfig, doors: Doors, lock: DriverLock, re
     nodes = f" on {len(machines)} nodes" if len(machines) > 1 else ""
     say(f"sweep {folder}: {_budget(settings)}{again}, {at_a_time(settings, machines)} at a time{nodes}")
     with doors.machines.started():
-        interrupted = _search(folder, config, doors, study, ledger, sweep, lock)
+        interrupted = _search(work, study, ledger, sweep)
     if ledger.fatal is not None:
         raise ledger.fatal.__class__(f"{ledger.fatal}; then: {_resume_command(folder, doors)}")
     for line in final_lines(folder):
@@ -174,6 +191,15 @@ def _drive(folder: Path, config: SweepConfig, doors: Doors, lock: DriverLock, re
     if interrupted:
         say(f"{ledger.closed or 'stopped'}; go on with: {_resume_command(folder, doors)}")
     return SweepResult(folder, status(folder), interrupted)
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """A study that cannot be written, before there is a ledger to note that, is told in a line."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"{folder}: the study cannot be written: {error.strerror}; free some disk") from None
 
 
 def _resume_command(folder: Path, doors: Doors) -> str:
@@ -193,22 +219,15 @@ def _budget(settings: SweepSettings) -> str:
     return ", ".join(parts)
 
 
-def _search(
-    folder: Path,
-    config: SweepConfig,
-    doors: Doors,
-    study: optuna.Study,
-    ledger: TrialLedger,
-    sweep: SharedFolder,
-    lock: DriverLock,
-) -> bool:
+def _search(work: _Work, study: optuna.Study, ledger: TrialLedger, sweep: SharedFolder) -> bool:
     """Run the trials; returns whether they were stopped before the budget was met."""
-    settings = config.sweep
-    mark(study, "running")
+    folder, doors, settings = work.folder, work.doors, work.config.sweep
+    with _disk_errors(folder):
+        mark(study, "running")
     with closing(_Ended(folder, settings, study, ledger, sweep, doors.say)) as ended:
 
         def on_turn() -> None:
-            lock.beat()
+            work.lock.beat()
             ledger.tick()
             ended.turn()
 
@@ -216,7 +235,7 @@ def _search(
         stop = _StopRequest(sweep, ledger)
         try:
             with first_signal_asks(stop.ask):
-                _tune(folder, config, doors, ledger, progress, stop)
+                _tune(work, ledger, progress, stop)
         except KeyboardInterrupt:
             ledger.close("stopped at once")
         except OSError as error:  # Ray cannot write its own state
@@ -252,9 +271,6 @@ class _Ended:
         self._copies = None if settings.shared is None else TrialCopies(sweep, folder, say)
         places = [sweep] if settings.shared is None else [sweep, SharedFolder(str(folder.absolute()))]
         self._keeper = CheckpointKeeper(settings, places, complete_trials(study))
-        for number in ended_trials(study):  # of a driver that was killed before it had copied them
-            if self._copies is not None and not (folder / "trials" / str(number)).is_dir():
-                self._copies.fetch(number)
 
     def turn(self) -> None:
         """Look at the trials that have ended since the last turn."""
@@ -262,7 +278,7 @@ class _Ended:
             number, ending = self._ledger.ended[self._seen]
             self._seen += 1
             self._keeper.note(number, ending)
-            if self._copies is not None:
+            if self._copies is not None and ending.state != "interrupted":
                 self._copies.fetch(number)
 
     def close(self) -> None:
@@ -302,20 +318,18 @@ class _StopWhenAsked(ray_tune.Stopper):  # type: ignore[misc]
         return False
 
 
-def _tune(
-    folder: Path, config: SweepConfig, doors: Doors, ledger: TrialLedger, progress: Progress, stop: _StopRequest
-) -> None:
-    settings, machines = config.sweep, doors.machines
+def _tune(work: _Work, ledger: TrialLedger, progress: Progress, stop: _StopRequest) -> None:
+    config, settings, machines = work.config, work.config.sweep, work.doors.machines
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
             StyleEncoderTrial,
-            start=doors.start,
+            start=work.doors.start,
             run=config.run,
             search=config.search,
             threads=max(1, int(settings.cpus_per_trial)),
             sweep=stop.sweep,
             is_shared=settings.shared is not None,
-            ready=ready_here(machines.resources(), doors.prepare, config),
+            ready=work.newcomer,
         ),
         # A trial that ran out of GPU memory gets more than the others.
         lambda trial: ray_tune.PlacementGroupFactory([{"CPU": settings.cpus_per_trial, "GPU": trial["gpus"]}]),
@@ -332,7 +346,7 @@ def _tune(
         ),
         run_config=ray_tune.RunConfig(
             name=_RAY_FOLDER,
-            storage_path=str(folder.absolute()),
+            storage_path=str(work.folder.absolute()),
             stop=_StopWhenAsked(stop),
             callbacks=[progress],
             verbose=0,

@@ -11,7 +11,7 @@ import optuna
 from nuanced_core.config import RunConfig
 from nuanced_core.errors import ConfigError, NuancedError
 from nuanced_core.memory import foretold_memory
-from tune.cluster import Resources
+from tune.cluster import Resources, is_cluster
 from tune.config import SweepConfig
 from tune.nodes import on_nodes
 
@@ -35,6 +35,7 @@ __all__ = [
 SHARES = (0.1, 0.125, 0.2, 0.25, 1 / 3, 0.5, 1.0)  # of a GPU: so many trials, 10 to 1, fill it
 HEADROOM = 1.3  # times what a trial held when it was measured, or when it asked for more
 CONTEXT = 6e8  # bytes of a CUDA context with its kernels, which a process holds beside its tensors
+_LESS = "lower train.spoken, train.window_frames or train.batch_size"
 _DRAWN = 200  # settings of a search space of which the largest is measured
 _STEPS = 2  # the first one speaks, the second has Adam's moments
 
@@ -56,16 +57,24 @@ def with_whole_gpus(config: SweepConfig, machines: Sequence[Resources], say: Say
     a step is to be measured.
 
     Raises:
-        ConfigError: there is no GPU, and the budget is GPU hours alone.
+        ConfigError: there is no GPU, or not yet, and the other settings want one.
     """
-    settings = config.sweep
+    settings, device = config.sweep, config.run.train.device
     if settings.gpus_per_trial != "auto":
         return config, False
-    if config.run.train.device != "cpu" and any(machine.gpus for machine in machines):
+    there = any(machine.gpus for machine in machines)
+    if there and device != "cpu":
         return config.on_gpus(1.0), True
+    place = "sweep.gpus_per_trial: auto:"
+    if device == "cuda":
+        raise ConfigError(f"{place} there is no GPU, which train.device: cuda wants; take auto there too")
+    if is_cluster(machines) and settings.max_concurrent is not None and not there:
+        raise ConfigError(
+            f"{place} no node with a GPU is there yet to measure a step on; start one, or set a number, such as 0.25"
+        )
     if settings.trials is None and settings.hours is None:
-        raise ConfigError("sweep.gpu_hours: would never be used up: there is no GPU; set sweep.hours or sweep.trials")
-    say("sweep.gpus_per_trial: auto: no GPU, so trials run on the CPU")
+        raise ConfigError("sweep.gpu_hours: would never be used up without a GPU; set sweep.hours or sweep.trials")
+    say(f"{place} {'train.device is cpu' if there else 'no GPU'}, so trials run on the CPU")
     return config.on_gpus(0.0), False
 
 
@@ -94,6 +103,7 @@ def with_measured_share(
 
 def largest_run(config: SweepConfig) -> RunConfig:
     """The run that is foretold to take the most memory, of many that the search space allows."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells users about itself
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     runs = [config.run]
     for _ in range(_DRAWN):
@@ -116,11 +126,15 @@ def measure_peak(start: "Start", run: RunConfig) -> Peak:
         raise ConfigError("sweep.gpus_per_trial: auto: torch sees no GPU here; set it to a number (0: none)")
     short = run.model_copy(update={"train": run.train.model_copy(update={"epochs": 1, "steps_per_epoch": _STEPS})})
     torch.cuda.reset_peak_memory_stats()
+    total = torch.cuda.get_device_properties(0).total_memory
     with tempfile.TemporaryDirectory() as folder:
-        started = start(short, Path(folder), lambda step, scalars: None)
-        started.run_epoch()
+        try:
+            started = start(short, Path(folder), lambda step, scalars: None)
+            started.run_epoch()
+        except torch.OutOfMemoryError:
+            raise _too_large(Peak(torch.cuda.max_memory_reserved(), total)) from None
         started.close()
-    return Peak(torch.cuda.max_memory_reserved(), torch.cuda.get_device_properties(0).total_memory)
+    return Peak(torch.cuda.max_memory_reserved(), total)
 
 
 def share_for(peak: Peak) -> float:
@@ -131,11 +145,15 @@ def share_for(peak: Peak) -> float:
     """
     needed = (peak.held + CONTEXT) / peak.total
     if needed > 1:
-        raise ConfigError(
-            f"sweep.gpus_per_trial: auto: a step takes {peak.held / 1e9:.1f} GB, the GPU has {peak.total / 1e9:.1f}; "
-            "lower train.spoken, train.window_frames or train.batch_size"
-        )
+        raise _too_large(peak)
     return next((share for share in SHARES if share >= HEADROOM * needed), 1.0)
+
+
+def _too_large(peak: Peak) -> ConfigError:
+    return ConfigError(
+        f"sweep.gpus_per_trial: auto: a step of the largest trial takes {peak.held / 1e9:.1f} GB and more than the "
+        f"{peak.total / 1e9:.1f} of the GPU; {_LESS}"
+    )
 
 
 def out_of_memory(share: float, *, peak: float | None = None) -> dict[str, Any]:
@@ -153,5 +171,5 @@ def out_of_memory(share: float, *, peak: float | None = None) -> dict[str, Any]:
         held = torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(0).total_memory
         peak = max(held, min(share, 1.0))
     wanted = next((part for part in SHARES if part >= HEADROOM * peak and part > share), 1.0)
-    told = f"out of GPU memory at {peak:.0%} of the card; a share of {wanted:g} may do: sweep.gpus_per_trial={wanted:g}"
-    return {"out_of_memory": told, "share": wanted}
+    fix = f"a share of {wanted:g} may do: sweep.gpus_per_trial={wanted:g}" if share < 1 else _LESS
+    return {"out_of_memory": f"out of GPU memory at {peak:.0%} of the card; {fix}", "share": wanted}

@@ -25,6 +25,7 @@ from tune.study import METRIC, SECONDS_PER_STEP, sync_study
 __all__ = ["Ending", "TrialLedger"]
 
 _TICK = 30.0  # seconds between two notes of the time that was used
+_UNFIT = 3  # trials that nodes may give back before the sweep stops
 _SYNC = 1.0  # seconds after which what the study was told has to be on the disk
 
 
@@ -81,6 +82,7 @@ class TrialLedger:
         self.reopened = len(self._again)
         self.closed: str | None = None  # why no more trials are handed out
         self.fatal: DiskError | None = None  # what the study could not be told
+        self.unfit: list[str] = []  # why nodes gave trials back
 
     def ask(self) -> dict[str, Any] | None:
         """What the next trial's actor needs: ``number``, ``folder``, ``run``, ``params``, ``gpus``; None once the
@@ -124,12 +126,17 @@ class TrialLedger:
         elif "disk" in result:
             held.interrupted = True
             self.stop(DiskError(str(result["disk"])))
+        elif "unfit" in result:
+            self._give_back(held, str(result["unfit"]))
         elif "out_of_memory" in result:
             self._give_more(held, result)
         elif "error" in result:
             held.failure = str(result["error"])
         else:
-            return self._report_epoch(held, result) and self.closed is None
+            goes_on = self._report_epoch(held, result)
+            if goes_on and self.closed is not None and not result.get("done"):
+                held.interrupted = True  # stopped between two looks for the stop file
+            return goes_on and self.closed is None
         return False
 
     def should_prune(self, number: int) -> bool:
@@ -257,6 +264,13 @@ class TrialLedger:
         self._note_attribute(held, "gpus", share)
         self._again.append(held)
 
+    def _give_back(self, held: _OpenTrial, reason: str) -> None:
+        """The node that it came to cannot run trials: another one may; if that happens often, the sweep stops."""
+        self._again.append(held)
+        self.unfit.append(reason)
+        if len(self.unfit) > _UNFIT:
+            self.close(reason)
+
     def _values(self, held: _OpenTrial) -> float | list[float]:
         if len(self._settings.objectives) == 1:
             return held.best
@@ -296,6 +310,10 @@ class TrialLedger:
             return write()
         except OSError as error:
             self.stop(DiskError(f"{self._trials_folder.parent}: the study cannot be written: {error.strerror}"))
+            return None
+        except optuna.exceptions.StorageInternalError as error:  # of a database
+            reason = " ".join(str(error).split())[:200]
+            self.stop(DiskError(f"sweep.storage: {self._settings.storage}: cannot be written: {reason}"))
             return None
 
 

@@ -20,7 +20,6 @@ __all__ = ["Progress"]
 
 # Above and below the rows: header, rules and the line of counts.
 _TABLE_FRAME_LINES = 6
-_LATEST = 64  # trials of Ray's list that are looked at, at each turn
 _STYLES = {
     "complete": "green",
     "pruned": "yellow",
@@ -62,6 +61,8 @@ class Progress(Callback):  # type: ignore[misc]
         self._seen = 0  # of the ledger's endings
         self._best: int | None = None
         self._waiting: dict[str, float] = {}  # since when, by Ray's number of the trial
+        self._alive: list[Any] = []  # Ray's trials that have not ended
+        self._known = 0  # so many of Ray's trials have been looked at
         self._budget = budget
         self._say = say
         self._rows: dict[int, _Row] = {}
@@ -112,14 +113,15 @@ class Progress(Callback):  # type: ignore[misc]
         self._note_endings()
         if self._live is not None:
             self._show()
-        # The latest alone can wait: Ray is never given more of them than fit.
-        for trial in trials[-_LATEST:]:
+        self._alive = [trial for trial in (*self._alive, *trials[self._known :]) if not trial.is_finished()]
+        self._known = len(trials)
+        for trial in self._alive:
             self._note_waiting(trial)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A trial's process died, and it will go on from its checkpoint in another one."""
         number = trial.config["number"]
-        self._line(f"trial {number}: its process died; it goes on from its last checkpoint")
+        self._aside(f"trial {number}: its process died; it goes on from its last checkpoint")
 
     def on_experiment_end(self, trials: Any, **info: Any) -> None:
         """Ray has stopped all trials."""
@@ -151,7 +153,14 @@ class Progress(Callback):  # type: ignore[misc]
         since = self._waiting.setdefault(trial.trial_id, time.monotonic())
         if 0 <= since < time.monotonic() - _PATIENCE:
             self._waiting[trial.trial_id] = -1.0  # told
-            self._line(f"trial {trial.config['number']} waits for {_wanted(trial)}")
+            self._aside(f"trial {trial.config['number']} waits for {_wanted(trial)}")
+
+    def _aside(self, line: str) -> None:
+        """What no row of the table says."""
+        if self._live is None:
+            self._say(line)
+        else:
+            self._live.console.print(line)
 
     def _line(self, line: str) -> None:
         if self._live is None:

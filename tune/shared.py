@@ -4,10 +4,12 @@ A trial then works in a folder of its node and copies what changed after each ep
 copies it back first. The driver copies the folder of each trial that ended into the sweep's own.
 """
 
+import hashlib
+import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,10 @@ class SharedFolder:
     """
 
     def __init__(self, place: str) -> None:
-        self.place = place.rstrip("/")
+        self._files, self._root = _opened(place.rstrip("/"))
+        # Other processes may have another working directory.
+        self.place = self._root if "file" in self._files.protocol else place.rstrip("/")
         self._sizes: dict[str, tuple[int, int]] = {}  # of what was pushed: size and time by name
-        self._files, self._root = _opened(self.place)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"place": self.place}
@@ -42,16 +45,38 @@ class SharedFolder:
         """A folder in it."""
         return SharedFolder("/".join([self.place, *names]))
 
+    @property
+    def parent(self) -> "SharedFolder":
+        """The folder that it is in."""
+        return SharedFolder(self.place.rpartition("/")[0])
+
     def exists(self, name: str = "") -> bool:
-        """Whether there is such a file, or with no name anything in the folder, as of now."""
+        """Whether there is such a file, or with no name anything in the folder, as of now.
+
+        Raises:
+            DiskError: that cannot be told.
+        """
         self._files.invalidate_cache()
-        return bool(self._files.exists(self._path(name)))
+        try:
+            self._files.info(self._path(name))
+        except FileNotFoundError:
+            return False
+        except Exception as error:  # of whatever library is behind the URL
+            raise self._refused("cannot be read", error) from None
+        return True
+
+    def names(self) -> list[str]:
+        """What lies in the folder, by name; nothing, if that cannot be told."""
+        try:
+            return [str(path).rpartition("/")[2] for path in self._files.ls(self._root, detail=False, refresh=True)]
+        except Exception:
+            return []
 
     def read(self, name: str) -> str | None:
-        """A file's text, or None if there is no such file."""
+        """A file's text, or None if there is none that can be read."""
         try:
             return str(self._files.read_text(self._path(name), encoding="utf-8"))
-        except (OSError, ValueError):
+        except Exception:
             return None
 
     def write(self, name: str, text: str) -> None:
@@ -63,13 +88,13 @@ class SharedFolder:
         try:
             self._files.makedirs(self._root, exist_ok=True)
             self._files.write_text(self._path(name), text, encoding="utf-8")
-        except Exception as error:  # of whatever library is behind the URL
+        except Exception as error:
             raise self._refused("cannot be written", error) from None
 
     def remove(self, *names: str) -> None:
         """Remove files; what is not there, or cannot be removed, is left."""
         for name in names:
-            with suppress(OSError):
+            with suppress(Exception):
                 self._files.rm(self._path(name))
 
     def push(self, local: Path) -> None:
@@ -98,12 +123,12 @@ class SharedFolder:
         Raises:
             DiskError: something cannot be read, or not be written here.
         """
-        self._files.invalidate_cache()
         part = local.with_name(local.name + _PART)
+        there = self.exists()
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
-            found = self._files.find(self._root) if self._files.exists(self._root) else []
+            found = self._files.find(self._root) if there else []
             names = [path.removeprefix(self._root).lstrip("/") for path in found if not path.endswith(_PART)]
             for name in names:
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
@@ -134,12 +159,16 @@ class TrialCopies:
     def __init__(self, shared: SharedFolder, folder: Path, say: Callable[[str], None]) -> None:
         self._shared, self._folder, self._say = shared, folder, say
         self._threads = ThreadPoolExecutor(_COPIERS)
-        self._under_way: list[Future[None]] = []
 
     def fetch(self, number: int) -> None:
         """Begin to copy a trial's folder."""
-        self._under_way = [copy for copy in self._under_way if not copy.done()]
-        self._under_way.append(self._threads.submit(self._fetch, number))
+        self._threads.submit(self._fetch, number)
+
+    def fetch_missing(self, numbers: Iterable[int]) -> None:
+        """Begin to copy the folders of those trials that have none here."""
+        for number in numbers:
+            if not (self._folder / "trials" / str(number)).is_dir():
+                self.fetch(number)
 
     def close(self) -> None:
         """Wait for what is being copied."""
@@ -147,15 +176,17 @@ class TrialCopies:
 
     def _fetch(self, number: int) -> None:
         try:
-            self._shared.child("trials", str(number)).pull(self._folder / "trials" / str(number))
+            trial = self._shared.child("trials", str(number))
+            if trial.exists():  # a trial that failed at once has left nothing
+                trial.pull(self._folder / "trials" / str(number))
         except (ConfigError, DiskError) as error:
             self._say(f"trial {number}: its folder stays in shared storage: {error}")
 
 
 def scratch_folder(place: str, number: int) -> Path:
     """Where a trial works on its node, if its folder is copied to ``place``."""
-    slug = "".join(letter if letter.isalnum() else "-" for letter in place).strip("-")
-    return Path(tempfile.gettempdir()) / "nuanced-speech" / slug / str(number)
+    digest = hashlib.sha256(place.encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"nuanced-speech-{os.getuid()}" / digest / str(number)
 
 
 def _opened(place: str) -> tuple[Any, str]:

@@ -15,6 +15,7 @@ import ray.tune as ray_tune
 from nuanced_core.config import RunConfig, write_yaml
 from nuanced_core.errors import DiskError, NuancedError, StoppedError
 from tune.gpu_share import CONTEXT, out_of_memory
+from tune.nodes import UnfitNodeError
 from tune.shared import SharedFolder, scratch_folder
 from tune.space import Space
 from tune.tensorboard import TensorBoardReport
@@ -86,7 +87,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
             run, search: what the trial's settings are put into, and how.
             sweep: the sweep's folder; a run is interrupted at the step after which it holds a ``STOP_FILE``.
             is_shared: whether that is storage to which the trial's folder is copied, not the disk that it works on.
-            ready: prepares the node, where that was not done before the first trial.
+            ready: prepares the node, where that was not done before the first trial, or raises UnfitNodeError.
         """
         import torch
 
@@ -109,8 +110,8 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """One epoch: its scalars, packed, ``epoch``, and ``done`` when the run is finished.
 
-        Else ``done`` and one of ``interrupted``, ``disk`` (the disk is full), ``out_of_memory`` (with ``share``, that
-        of a GPU that would do) and ``error``, each in one line.
+        Else ``done`` and one of ``interrupted``, ``disk`` (the disk is full), ``unfit`` (the node is not fit for
+        trials), ``out_of_memory`` (with ``share``, that of a GPU that would do) and ``error``, each in one line.
         """
         try:
             result = self._epoch()
@@ -118,6 +119,8 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
             return result
         except StoppedError as error:
             return {"done": True, **self._stopped(error)}
+        except UnfitNodeError as error:
+            return {"done": True, "unfit": str(error)}
         except DiskError as error:
             return {"done": True, "disk": str(error)}
         except NuancedError as error:
@@ -199,8 +202,9 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         now = time.monotonic()
         if now - self._looked > (LOOK_EVERY_SHARED if self._is_shared else LOOK_EVERY):
             self._looked = now
-            if self._sweep.exists(STOP_FILE):
-                raise StoppedError(f"step {step}: stopped with its sweep")
+            with suppress(DiskError):  # storage that does not answer now does so at the next look
+                if self._sweep.exists(STOP_FILE):
+                    raise StoppedError(f"step {step}: stopped with its sweep")
 
     def _cap_memory(self) -> None:
         """A share of a GPU isolates nothing by itself: the process may take so much of the card and no more."""

@@ -41,7 +41,7 @@ def test_the_share_holds_what_was_measured_with_headroom_and_is_the_smallest_suc
 
 
 def test_a_step_that_no_gpu_holds_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"a step takes 23\.9 GB, the GPU has 24\.0; lower train\.spoken"):
+    with pytest.raises(ConfigError, match=r"takes 23\.9 GB and more than the 24\.0 of the GPU; lower train\.spoken"):
         share_for(Peak(int(23.9e9), CARD))
 
 
@@ -58,8 +58,31 @@ def test_without_a_gpu_trials_run_on_the_cpu_and_that_is_said(file: Path) -> Non
     assert (config.sweep.gpus_per_trial, config.run.train.device, measured) == (0.0, "cpu", False)
     assert said == ["sweep.gpus_per_trial: auto: no GPU, so trials run on the CPU"]
     hours = load_sweep(file, ["sweep.trials=null", "sweep.gpu_hours=1"])
-    with pytest.raises(ConfigError, match=r"there is no GPU; set sweep\.hours"):
+    with pytest.raises(ConfigError, match=r"never be used up without a GPU; set sweep\.hours"):
         with_whole_gpus(hours, [Resources(cpus=2, gpus=0)], said.append)
+
+
+def test_who_wants_a_gpu_is_not_given_the_cpu(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"auto: there is no GPU, which train\.device: cuda wants"):
+        with_whole_gpus(load_sweep(file, ["train.device=cuda"]), [Resources(2, 0)], print)
+    head = Resources(4, 0, "head", "1")  # of a cluster whose other nodes are yet to come
+    with pytest.raises(ConfigError, match="no node with a GPU is there yet to measure a step on"):
+        with_whole_gpus(load_sweep(file, ["sweep.max_concurrent=4"]), [head], print)
+    said: list[str] = []
+    with_whole_gpus(load_sweep(file, ["train.device=cpu"]), [Resources(2, 1)], said.append)
+    assert said == ["sweep.gpus_per_trial: auto: train.device is cpu, so trials run on the CPU"]
+
+
+def test_a_step_that_does_not_fit_is_told_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(run: RunConfig, folder: Path, report: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 23 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=CARD))
+    with pytest.raises(ConfigError, match=r"takes 23\.0 GB and more than the 24\.0 of the GPU; lower train\.spoken"):
+        measure_peak(start, RunConfig())
 
 
 def test_a_gpu_is_given_whole_until_the_share_is_known(file: Path) -> None:

@@ -275,6 +275,49 @@ def test_what_was_told_is_on_the_disk_within_a_second_or_so(tmp_path: Path, monk
     assert len(synced) == 2
 
 
+def test_a_trial_that_a_stop_meets_between_two_epochs_is_interrupted_and_not_complete(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    for _ in range(2):
+        book.ask()
+        book.report(len(book._open) - 1, result(1, 1.0))
+    book.close("stopped")
+    last = {**result(2, 0.5), "done": True}
+    assert not book.report(0, result(2, 0.5))  # Ray stops it then, and shows the same result once more
+    book.report(0, last)
+    book.end(0)
+    assert not book.report(1, last)  # this one was done anyway
+    book.end(1)
+    assert {number: ending.state for number, ending in book.ended} == {0: "interrupted", 1: "complete"}
+    assert [trial.state for trial in told(tmp_path)] == [TrialState.RUNNING, TrialState.COMPLETE]
+    assert ledger(tmp_path).reopened == 1
+
+
+def test_a_trial_that_a_node_gives_back_goes_to_another_and_a_node_that_gives_back_many_stops_the_sweep(
+    tmp_path: Path,
+) -> None:
+    book = ledger(tmp_path)
+    for _ in range(4):
+        asked = book.ask()
+        assert asked is not None and asked["number"] == 0 and book.closed is None
+        book.report(0, {"unfit": "node a: has other code", "done": True})
+        book.end(0)
+    assert book.ask() is None and book.closed == "node a: has other code"
+    assert book.interrupt_all() == 1 and not book.ended
+    assert [trial.state for trial in told(tmp_path)] == [TrialState.RUNNING]
+
+
+def test_a_database_that_is_gone_stops_the_sweep_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = ledger(tmp_path)
+    book.ask()
+
+    def gone(self: object, logs: object) -> None:
+        raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.")
+
+    monkeypatch.setattr(_Journal, "append_logs", gone)
+    assert not book.report(0, result(1, 1.0))
+    assert "cannot be written: An exception is raised" in str(book.fatal)
+
+
 def test_a_trial_s_full_disk_closes_the_ledger_too(tmp_path: Path) -> None:
     book = ledger(tmp_path)
     book.ask()

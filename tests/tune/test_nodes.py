@@ -8,20 +8,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nuanced_core.errors import ConfigError
+from nuanced_core.errors import ConfigError, WeightsError
 from tests.tune import toy
 from tests.tune.conftest import MIXED
+from tune import nodes
 from tune.authentication import check_cluster
 from tune.config import SweepSettings
-from tune.nodes import NodeFacts, _difference, facts
+from tune.nodes import UnfitNodeError, _difference, _prepare_newcomer, facts, meeting_at
+from tune.shared import SharedFolder
 from tune.study import open_study
 
 ROOT = Path(__file__).parents[2]
@@ -246,11 +250,57 @@ def test_the_doctor_looks_at_every_node(cluster: Cluster, tmp_path: Path) -> Non
 def test_other_code_other_versions_and_a_folder_that_is_not_seen_are_told_apart() -> None:
     ours = facts()
     assert _difference(ours, ours) is None
-    code = NodeFacts("0" * 12, ours.python, ours.versions)
+    code = replace(ours, code="0" * 12)
     assert "has other code (000000000000, the driver" in str(_difference(ours, code))
-    old = NodeFacts(ours.code, ours.python, {**ours.versions, "torch": "1.0"})
+    old = replace(ours, versions={**ours.versions, "torch": "1.0"})
     assert "has torch 1.0, the driver" in str(_difference(ours, old))
-    assert not facts(Path("/nowhere/file")).sees
+    there, here = replace(ours, models={"a": "1" * 64, "b": "2" * 64}), replace(ours, models={"a": "3" * 64})
+    assert "has another a (SHA-256 333333333333, the driver 111111111111)" in str(_difference(there, here))
+    assert _difference(there, replace(ours, models={})) is None  # it will fetch them
+
+
+def test_a_place_is_seen_if_what_is_written_there_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with meeting_at(SharedFolder(str(tmp_path / "a"))) as meeting:
+        assert meeting.problem() is None
+        elsewhere = replace(meeting, place=SharedFolder(str(tmp_path / "b")))
+        assert f"does not see {tmp_path / 'b'}: put --outputs on a disk that all nodes share" in str(
+            elsewhere.problem()
+        )
+        assert not (tmp_path / "b").exists()
+
+        def refused(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(meeting.place._files, "write_text", refused)
+        assert "cannot be written: PermissionError" in str(meeting.problem())
+    assert not list((tmp_path / "a").iterdir())
+
+
+def test_a_node_that_joins_later_is_prepared_once_or_gives_its_trial_back(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUANCED_CACHE", str(tmp_path))
+    prepared: list[object] = []
+
+    def prepare(runs: object, say: object) -> list[toy.ToyPrepared]:
+        prepared.append(runs)
+        return [toy.ToyPrepared()]
+
+    here = ray.get_runtime_context().get_node_id()
+    _prepare_newcomer(frozenset([here]), facts(), prepare, [])
+    assert not prepared
+    with pytest.raises(UnfitNodeError, match=r"node .*: has other code"):
+        _prepare_newcomer(frozenset(), replace(facts(), code="0" * 12), prepare, [])
+
+    def broken(runs: object, say: object) -> list[toy.ToyPrepared]:
+        raise WeightsError("voices: cannot be fetched")
+
+    with pytest.raises(UnfitNodeError, match=r"node .*: voices: cannot be fetched"):
+        _prepare_newcomer(frozenset(), facts(), broken, [])
+    for _ in range(2):
+        _prepare_newcomer(frozenset(), facts(), prepare, [])
+    assert len(prepared) == 1
+    nodes._prepared.clear()
 
 
 def test_who_has_not_the_cluster_s_token_does_not_join(

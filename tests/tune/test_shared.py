@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -91,16 +92,51 @@ def test_copies_of_trials_arrive_before_the_end_and_a_failure_is_told(tmp_path: 
     shared = SharedFolder(str(tmp_path / "there"))
     shared.child("trials", "3").push(local)
     said: list[str] = []
-    (tmp_path / "sweep" / "trials").mkdir(parents=True)
+    (tmp_path / "sweep" / "trials" / "5").mkdir(parents=True)
     (tmp_path / "sweep" / "trials" / "4.part").write_text("in the way")
+    shared.child("trials", "4").push(local)
+    shared.child("trials", "5").push(local)
     copies = TrialCopies(shared, tmp_path / "sweep", said.append)
-    for number in (3, 4):
-        copies.fetch(number)
+    copies.fetch_missing([3, 4, 5, 6])  # 5 is here already, and 6 has left nothing
     copies.close()
+    assert not files(tmp_path / "sweep" / "trials" / "5") and not (tmp_path / "sweep" / "trials" / "6").exists()
     assert "config.yaml" in files(tmp_path / "sweep" / "trials" / "3")
     assert len(said) == 1 and said[0].startswith("trial 4: its folder stays in shared storage: ")
 
 
+def test_a_storage_that_does_not_answer_is_neither_empty_nor_a_traceback(
+    tmp_path: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedFolder(str(tmp_path / "there"))
+    shared.push(local)
+
+    class UnreachableError(Exception):
+        """As botocore's: no OSError."""
+
+    def away(*_: object, **__: object) -> None:
+        raise UnreachableError("no route")
+
+    for name in ("info", "read_text", "rm", "ls"):
+        monkeypatch.setattr(shared._files, name, away)
+    with pytest.raises(DiskError, match=r"sweep\.shared: .*there: cannot be read: UnreachableError: no route"):
+        shared.exists("stop")
+    with pytest.raises(DiskError, match="cannot be read"):
+        shared.pull(local)
+    assert "config.yaml" in files(local)  # what is here stays
+    assert shared.read("config.yaml") is None and shared.names() == []
+    shared.remove("config.yaml")
+
+
+def test_a_relative_path_is_the_same_folder_for_a_process_elsewhere(
+    tmp_path: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shared = SharedFolder("there").child("a")
+    monkeypatch.chdir("/")
+    pickle.loads(pickle.dumps(shared)).push(local)
+    assert (tmp_path / "there" / "a" / "config.yaml").is_file()
+
+
 def test_trials_of_two_sweeps_do_not_work_in_the_same_folder() -> None:
-    folders = {scratch_folder(place, number) for place in ("s3://a/b", "s3://a/c") for number in (1, 2)}
+    folders = {scratch_folder(place, number) for place in ("s3://a/b-1", "s3://a/b_1") for number in (1, 2)}
     assert len(folders) == 4

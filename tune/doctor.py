@@ -63,7 +63,7 @@ def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig
     fit = sum(machine.fitting(sweep) for machine in machines)
     value = f"{len(machines)} nodes, {cores} CPU cores, {gpus} GPUs: {fit} trials fit at a time"
     findings = [Finding("cluster", value, _problem(lambda: check_fit(sweep, machines)))]
-    problems: dict[str, str] = {}
+    problems: dict[Resources, str] = {}
     try:
         with meeting_at(SharedFolder(sweep.shared or str(Path(sweep.outputs).absolute()))) as meeting:
             problems = check_nodes(machines, meeting)
@@ -71,7 +71,7 @@ def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig
         findings.append(Finding("shared folder", sweep.shared or sweep.outputs, str(error)))
     for machine, found in on_nodes(machines, _examine_node, run, sweep, runs).items():
         value = f"{machine.cpus} CPU cores, {machine.gpus} GPUs"
-        findings.append(Finding(machine.name, value, problems.get(machine.name)))
+        findings.append(Finding(machine.name, value, problems.get(machine)))
         # Of a node that does not answer, the line above says so.
         named = [] if isinstance(found, NuancedError) else found
         findings += [replace(finding, name=f"{machine.name} {finding.name}") for finding in named]

@@ -75,12 +75,10 @@ def facts() -> NodeFacts:
     return NodeFacts(digest.hexdigest()[:12], platform.python_version(), versions(), models)
 
 
-def check_nodes(machines: Sequence[Resources], meeting: Meeting) -> dict[str, str]:
-    """What is wrong with nodes, by name: other code, versions or model files than on this one, or a folder that they do
-    not see.
-    """
+def check_nodes(machines: Sequence[Resources], meeting: Meeting) -> dict[Resources, str]:
+    """What is wrong with nodes: other code, versions or model files than here, or a folder that they do not see."""
     found = on_nodes(machines, _unfit, facts(), meeting)
-    return {machine.name: str(problem) for machine, problem in found.items() if problem is not None}
+    return {machine: str(problem) for machine, problem in found.items() if problem is not None}
 
 
 def make_ready(
@@ -101,9 +99,9 @@ def make_ready(
     with meeting_at(place) as meeting:
         problems = check_nodes(machines, meeting)
     if problems:
-        name, problem = next(iter(problems.items()))
+        machine, problem = next(iter(problems.items()))
         others = f" (and {len(problems) - 1} nodes more: nuanced doctor --address …)" if len(problems) > 1 else ""
-        raise ConfigError(f"{name}: {problem}{others}")
+        raise ConfigError(f"{machine.name}: {problem}{others}")
     fit = [machine for machine in machines if machine.fitting(config.sweep)]
     say(f"preparing {len(fit)} nodes: model files, clips, baselines")
     models: dict[str, str] = {}

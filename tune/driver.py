@@ -247,7 +247,7 @@ def _search(work: _Work, study: optuna.Study, ledger: TrialLedger, sweep: Shared
             unmet = ledger.interrupt_all() > 0 or (ledger.closed is not None and ledger.unmet)
             progress.close()
             ledger.note_time()
-            with suppress(OSError):
+            with suppress(OSError, optuna.exceptions.StorageInternalError):
                 mark(study, "interrupted" if unmet else "finished")
             ledger.sync()
             sweep.remove(STOP_FILE)

@@ -5,6 +5,7 @@ An open cluster is remote code execution: whoever reaches its port runs what the
 
 import os
 import secrets
+import socket
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from nuanced_core.errors import ConfigError
 __all__ = ["check_cluster", "token_file", "use_token"]
 
 _MODE, _TOKEN, _FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-_PROBE_SECONDS = 60
+_PROBE_SECONDS, _CONNECT_SECONDS = 60, 10
 # A process of its own, since Ray reads the mode once a process. What it knows of an error is its class.
 _PROBE = """
 import sys
@@ -126,6 +127,11 @@ def _probe(address: str, changes: dict[str, str], without: tuple[str, ...] = ())
     """What answers at the address to a process with this environment."""
     environment = {name: value for name, value in {**os.environ, **changes}.items() if name not in without}
     told = ""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, ValueError):
+        return "nobody"  # which Ray would find out in half a minute
     with suppress(subprocess.TimeoutExpired):
         command = [sys.executable, "-c", _PROBE, address]
         told = subprocess.run(

@@ -65,7 +65,8 @@ def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig
     findings = [Finding("cluster", value, _problem(lambda: check_fit(sweep, machines)))]
     problems: dict[Resources, str] = {}
     try:
-        with meeting_at(SharedFolder(sweep.shared or str(Path(sweep.outputs).absolute()))) as meeting:
+        place = SharedFolder(sweep.shared) if sweep.shared else SharedFolder(sweep.outputs, "sweep.outputs")
+        with meeting_at(place) as meeting:
             problems = check_nodes(machines, meeting)
     except NuancedError as error:
         findings.append(Finding("shared folder", sweep.shared or sweep.outputs, str(error)))

@@ -144,7 +144,7 @@ def _ready(folder: Path, config: SweepConfig, doors: Doors) -> tuple[SweepConfig
 def _sweep_folder(folder: Path, settings: SweepSettings) -> SharedFolder:
     """Where trials find the file that stops them and, in shared storage, leave their own files."""
     if settings.shared is None:
-        return SharedFolder(str(folder.absolute()))
+        return SharedFolder(str(folder), "sweep.outputs")
     return SharedFolder(settings.shared).child(folder.name)
 
 
@@ -224,7 +224,7 @@ def _search(work: _Work, study: optuna.Study, ledger: TrialLedger, sweep: Shared
     folder, doors, settings = work.folder, work.doors, work.config.sweep
     with _disk_errors(folder):
         mark(study, "running")
-    with closing(_Ended(folder, settings, study, ledger, sweep, doors.say)) as ended:
+    with closing(_Ended(work, study, ledger, sweep)) as ended:
 
         def on_turn() -> None:
             work.lock.beat()
@@ -258,18 +258,13 @@ def _search(work: _Work, study: optuna.Study, ledger: TrialLedger, sweep: Shared
 class _Ended:
     """What is done with the folder of each trial that has ended: checkpoints removed, the rest copied here."""
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: SweepSettings,
-        study: optuna.Study,
-        ledger: TrialLedger,
-        sweep: SharedFolder,
-        say: Say,
-    ) -> None:
+    def __init__(self, work: _Work, study: optuna.Study, ledger: TrialLedger, sweep: SharedFolder) -> None:
         self._ledger, self._seen = ledger, 0
-        self._copies = None if settings.shared is None else TrialCopies(sweep, folder, say)
-        places = [sweep] if settings.shared is None else [sweep, SharedFolder(str(folder.absolute()))]
+        self._copies, places = None, [sweep]
+        settings = work.config.sweep
+        if settings.shared is not None:
+            self._copies = TrialCopies(sweep, work.folder, work.doors.say)
+            places.append(SharedFolder(str(work.folder), "sweep.outputs"))
         self._keeper = CheckpointKeeper(settings, places, complete_trials(study))
 
     def turn(self) -> None:

@@ -25,30 +25,34 @@ _COPIERS = 2  # threads of the driver
 class SharedFolder:
     """A folder at a path or fsspec URL (``s3://bucket/folder``); it travels to other processes.
 
+    Args:
+        setting: that names it, for errors.
+
     Raises:
         ConfigError: nothing here knows such a URL, or it cannot be reached.
     """
 
-    def __init__(self, place: str) -> None:
-        self._files, self._root = _opened(place.rstrip("/"))
+    def __init__(self, place: str, setting: str = "sweep.shared") -> None:
+        self._setting = setting
+        self._files, self._root = _opened(place.rstrip("/"), setting)
         # Other processes may have another working directory.
         self.place = self._root if "file" in self._files.protocol else place.rstrip("/")
         self._sizes: dict[str, tuple[int, int]] = {}  # of what was pushed: size and time by name
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"place": self.place}
+        return {"place": self.place, "setting": self._setting}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["place"])  # type: ignore[misc]  # a connection is of one process
+        self.__init__(**state)  # type: ignore[misc]  # a connection is of one process
 
     def child(self, *names: str) -> "SharedFolder":
         """A folder in it."""
-        return SharedFolder("/".join([self.place, *names]))
+        return SharedFolder("/".join([self.place, *names]), self._setting)
 
     @property
     def parent(self) -> "SharedFolder":
         """The folder that it is in."""
-        return SharedFolder(self.place.rpartition("/")[0])
+        return SharedFolder(self.place.rpartition("/")[0], self._setting)
 
     def exists(self, name: str = "") -> bool:
         """Whether there is such a file, or with no name anything in the folder, as of now.
@@ -145,7 +149,7 @@ class SharedFolder:
 
     def _refused(self, what: str, error: Exception) -> DiskError:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return DiskError(f"sweep.shared: {self.place}: {what}: {reason}")
+        return DiskError(f"{self._setting}: {self.place}: {what}: {reason}")
 
 
 class TrialCopies:
@@ -189,14 +193,14 @@ def scratch_folder(place: str, number: int) -> Path:
     return Path(tempfile.gettempdir()) / f"nuanced-speech-{os.getuid()}" / digest / str(number)
 
 
-def _opened(place: str) -> tuple[Any, str]:
+def _opened(place: str, setting: str) -> tuple[Any, str]:
     import fsspec
 
     try:
         return fsspec.core.url_to_fs(place)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
         raise ConfigError(
-            f"sweep.shared: {place}: {' '.join(str(error).split())}; install what it names on all nodes, or take a path"
+            f"{setting}: {place}: {' '.join(str(error).split())}; install what it names on all nodes, or take a path"
         ) from None
     except Exception as error:
-        raise ConfigError(f"sweep.shared: {place}: cannot be reached: {' '.join(str(error).split())[:200]}") from None
+        raise ConfigError(f"{setting}: {place}: cannot be reached: {' '.join(str(error).split())[:200]}") from None

@@ -3,6 +3,7 @@
 import math
 import random
 import warnings
+from collections.abc import Callable
 
 import optuna
 import pytest
@@ -38,14 +39,18 @@ def studied(
         if noise.random() < 0.05:
             study.tell(trial, state=TrialState.FAIL)
             continue
-        for epoch in range(1, 10):
-            trial.report(math.nan if noise.random() < 0.02 else value + 1 / epoch, epoch)
-            if trial.should_prune():
-                study.tell(trial, state=TrialState.PRUNED)
-                break
-        else:
-            study.tell(trial, value)
+        run(study, trial, value, lambda: noise.random() < 0.02)
     return study
+
+
+def run(study: optuna.Study, trial: optuna.Trial, value: float, is_nan: Callable[[], bool] = lambda: False) -> None:
+    """Nine epochs, or as many as the pruner lets it have."""
+    for epoch in range(1, 10):
+        trial.report(math.nan if is_nan() else value + 1 / epoch, epoch)
+        if trial.should_prune():
+            study.tell(trial, state=TrialState.PRUNED)
+            return
+    study.tell(trial, value)
 
 
 def told(study: optuna.Study) -> list[tuple[object, ...]]:
@@ -75,14 +80,7 @@ def test_a_pruner_that_begins_with_a_study_half_done_knows_its_rungs() -> None:
         study.pruner = pruner
         for _ in range(40):
             trial = study.ask()
-            value = loss(trial)
-            for epoch in range(1, 10):
-                trial.report(value + 1 / epoch, epoch)
-                if trial.should_prune():
-                    study.tell(trial, state=TrialState.PRUNED)
-                    break
-            else:
-                study.tell(trial, value)
+            run(study, trial, loss(trial))
         return study
 
     own = half(optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3))

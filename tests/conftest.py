@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from nuanced_core.config import Models, RunConfig, validate
-from nuanced_core.model_set import ModelSet
+from nuanced_core.config.settings import Models, RunConfig
+from nuanced_core.config.validation import validate
+from nuanced_core.data.model_set import ModelSet
 from tests.fakes import fake_models
 
 

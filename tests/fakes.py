@@ -1,4 +1,4 @@
-"""Tiny stand-ins for Kokoro and Whisper, for tests of what is built around them: same doors, no weights."""
+"""Tiny stand-ins for Kokoro and Whisper, for tests of what is built around them: same services, no weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nuanced_core.audio import SAMPLES_PER_FEATURE_FRAME, SAMPLES_PER_FRAME
-from nuanced_core.config import RunConfig
-from nuanced_core.kokoro import PACK_ROWS, STYLE_SIZE, Prosody, Speech, TextStates
-from nuanced_core.style_encoder import FeatureStatistics, StyleEncoder, StyleEncoderConfig
-from nuanced_core.text import Phonemizer
-from nuanced_core.voices import TEST_VOICES, VoiceBank
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
+from nuanced_core.hearing.whisper_features import FeatureStatistics
+from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE, Prosody, Speech, TextStates
+from nuanced_core.kokoro.voices import TEST_VOICES, VoiceBank
+from nuanced_core.text.phonemes import Phonemizer
 
 VOICES = ("af_bella", "af_heart", "af_nicole", "af_sky", "am_fenrir", "am_michael", "bf_alice", "bm_lewis")
 

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from nuanced_core.errors import WeightsError
+from nuanced_core.hashing import hash_file
 from nuanced_core.weights import folder as folder_source
 from nuanced_core.weights import hub, manifest, packages, store
-from nuanced_core.weights.integrity import hash_file
 
 __all__ = [
     "SOURCES",

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nuanced_core.errors import WeightsError
+from nuanced_core.hashing import hash_bytes, hash_file
 from nuanced_core.weights import manifest
-from nuanced_core.weights.integrity import PACK_SHAPE, check_pack, hash_bytes, hash_file
+from nuanced_core.weights.manifest import PACK_SHAPE, check_pack
 
 __all__ = ["fill_voices", "kokoro", "voices_key", "whisper"]
 

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from nuanced_core.errors import WeightsError
+from nuanced_core.hashing import hash_file
 from nuanced_core.weights import manifest
-from nuanced_core.weights.integrity import check_pack, check_sha256, hash_file
+from nuanced_core.weights.manifest import check_pack, check_sha256
 
 __all__ = ["HubUnreachableError", "fill_kokoro", "fill_voices", "fill_whisper"]
 

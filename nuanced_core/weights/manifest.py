@@ -5,6 +5,11 @@ Licences: Kokoro-82M and its voices are Apache-2.0, Whisper is MIT.
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from nuanced_core.errors import WeightsError
+
 __all__ = [
     "HUB_CONFIG",
     "HUB_MODEL",
@@ -17,10 +22,15 @@ __all__ = [
     "KOKORO_VOCAB",
     "NPM_VOICES",
     "NPM_VOICES_PACKAGE",
+    "PACK_SHAPE",
     "WHISPER_PACKAGES",
     "WheelFile",
     "WhisperPackage",
+    "check_pack",
+    "check_sha256",
 ]
+
+PACK_SHAPE = (510, 1, 256)  # (phoneme count - 1, 1, S)
 
 
 @dataclass(frozen=True)
@@ -177,3 +187,22 @@ NPM_VOICES = {
     "zm_yunxia": "6b2b8fc15b3df19a368daebe5c581c7fabf433ee5b8a17ffd6b3d723cff8936d",
     "zm_yunyang": "261e2c89470534dbbcb8fd98b8fdc495ec94063d9bb6c8277f7be43cccba3f42",
 }
+
+
+def check_sha256(name: str, expected: str, got: str) -> None:
+    """Raise WeightsError unless the two hashes agree."""
+    if got != expected:
+        raise WeightsError(
+            f"{name}: SHA-256 should be {expected} but is {got}, so it is damaged or was replaced; "
+            "fetch it again, or name another source (hub, packages or a folder)"
+        )
+
+
+def check_pack(name: str, pack: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Return `pack` as float32 of shape (510, 1, 256); raises WeightsError for another shape or NaN."""
+    array = np.asarray(pack, dtype=np.float32)
+    if array.shape != PACK_SHAPE:
+        raise WeightsError(f"voice {name}: shape is {array.shape}, not {PACK_SHAPE}; fetch the voices again")
+    if not np.isfinite(array).all():
+        raise WeightsError(f"voice {name}: holds NaN or infinity; fetch the voices again")
+    return np.ascontiguousarray(array)

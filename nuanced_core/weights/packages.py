@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from nuanced_core.errors import DiskError, WeightsError
+from nuanced_core.hashing import hash_bytes
 from nuanced_core.weights import ctranslate2, kokoro_onnx, manifest
-from nuanced_core.weights.integrity import PACK_SHAPE, check_pack, check_sha256, hash_bytes
+from nuanced_core.weights.manifest import PACK_SHAPE, check_pack, check_sha256
 
 __all__ = [
     "NpmError",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nuanced_core.errors import DiskError, WeightsError
-from nuanced_core.weights.integrity import hash_file
+from nuanced_core.hashing import hash_file
 
 __all__ = ["CachedFile", "Entry", "build", "cache_dir", "cached", "find", "told_as_disk_error"]
 

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 
-from nuanced_core.config import RunConfig, validate
-from nuanced_core.dataset import Dataset
-from nuanced_core.memory import peak_memory
-from nuanced_core.model_set import ModelSet
-from nuanced_core.training import Run
-from nuanced_core.weights import cache_dir
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.config.validation import validate
+from nuanced_core.data.dataset import Dataset
+from nuanced_core.data.model_set import ModelSet
+from nuanced_core.training.memory import peak_memory
+from nuanced_core.training.run import Run
+from nuanced_core.weights.store import cache_dir
 
 LONG = (
     "The old lighthouse keeper climbed the winding stairs every evening, lit the great lamp with a steady hand, "

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cosine_similarity
 
-from nuanced_core.config import Condition, RunConfig
-from nuanced_core.evaluation import heard_for
-from nuanced_core.preparation import prepare
-from nuanced_core.training import Run, start_run
-from tune.config import load_run
+from nuanced_core.config.settings import Condition, RunConfig
+from nuanced_core.training.preparation import prepare
+from nuanced_core.training.run import Run, start_run
+from nuanced_core.training.validation import validation_inputs
+from tune.config.sweep_config import load_run
 
 KINDS = ("blends", "half_blends", "swaps", "steps", "half_steps")
 MANY = (0, 300, 750, 1500, 2250)  # steps
@@ -62,7 +62,7 @@ def _cosines(overrides: list[str]) -> dict[str, float]:
 @torch.no_grad()
 def _cosine(run: Run, config: RunConfig, conditions: tuple[Condition, ...]) -> float:
     clips = run.validation.clips
-    heard = heard_for([clip.utterance.voice for clip in clips], conditions)
+    heard = validation_inputs([clip.utterance.voice for clip in clips], conditions)
     batch = run.dataset.batch([clips[i] for i, _ in heard], run.layers, [kind for _, kind in heard], clips)
     run.encoder.eval()
     styles = run.encoder(batch.features, batch.mask, batch.phoneme_counts)

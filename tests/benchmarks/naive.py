@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nuanced_core.dataset import Batch, Utterance
-from nuanced_core.losses import MelSTFTLoss, style_loss
-from nuanced_core.model_set import ModelSet
-from nuanced_core.style_encoder import StyleEncoder
-from nuanced_core.text import make_phonemizer
+from nuanced_core.data.dataset import Batch
+from nuanced_core.data.model_set import ModelSet
+from nuanced_core.data.utterances import Utterance
+from nuanced_core.encoder.style_encoder import StyleEncoder
+from nuanced_core.text.phonemes import make_phonemizer
+from nuanced_core.training.losses import MelSTFTLoss, style_loss
 
 __all__ = ["NaiveTraining"]
 

@@ -22,11 +22,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nuanced_core.audio import FRAMES_PER_SECOND
-from nuanced_core.config import RunConfig, validate
-from nuanced_core.dataset import Dataset, windows
-from nuanced_core.model_set import ModelSet
-from nuanced_core.training import Run
-from nuanced_core.weights import cache_dir
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.config.validation import validate
+from nuanced_core.data.dataset import Dataset, windows
+from nuanced_core.data.model_set import ModelSet
+from nuanced_core.training.run import Run
+from nuanced_core.weights.store import cache_dir
 from tests.benchmarks.naive import NaiveTraining
 
 VOICES = ("af_heart", "am_michael", "af_bella", "am_fenrir")

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.sweep [--json] [--sizes 100,1000,5000] [--seconds 0.5] [--part efficiency|scale]
 
-The objective is a toy whose epochs sleep a known time. ``ours`` is ``tune.driver.run_sweep``, whole: the study in a
+The objective is a toy whose epochs sleep a known time. ``ours`` is ``tune.sweep.driver.run_sweep``, whole: the study in a
 journal file, a folder with TensorBoard curves for each trial. ``ray`` is Ray Tune as its users have it: OptunaSearch
 (the study in memory) with the same TPE settings but for groups, ASHAScheduler with the same rungs, a storage path with
 Ray's default loggers (TensorBoard, JSON, CSV) and checkpoints of the experiment's state; ``bare`` is the same without
@@ -41,11 +41,12 @@ import ray.tune as ray_tune
 from rich.console import Console
 from rich.table import Table
 
-from nuanced_core.config import RunConfig
+from nuanced_core.config.settings import RunConfig
 from tests.tune.toy import prepare
-from tune.cluster import ThisMachine
-from tune.config import load_sweep
-from tune.trainable import Report, unpacked
+from tune.cluster.machines import ThisMachine
+from tune.config.sweep_config import load_sweep
+from tune.trial.protocol import Report
+from tune.trial.reports import unpack_scalars
 
 WORKERS, SETTLED, WINDOW = 2, 50, 100
 REDUCTION, STARTUP = 3, 10  # as tune/study.py has them
@@ -129,7 +130,7 @@ class Probe(ray_tune.Callback):  # type: ignore[misc]
     def on_trial_result(self, *_: Any, result: Mapping[str, Any], **info: Any) -> None:
         self.results += 1
         self.cpu = self.cpu or time.process_time()
-        told = unpacked(result)
+        told = unpack_scalars(result)
         started, ended = told["toy/started"], told["toy/ended"]
         self.slept += ended - started
         self.spans[result["pid"]] = self.spans.get(result["pid"], (started, ended))[0], ended
@@ -195,10 +196,10 @@ class Probe(ray_tune.Callback):  # type: ignore[misc]
 
 def ours(probe: Probe, trials: int, epochs: int, sleep: float, folder: Path) -> None:
     """A sweep of ours."""
-    from tune import outputs
-    from tune.driver import Doors, run_sweep
-    from tune.progress import Progress
-    from tune.scheduling import StudyScheduler, StudySearcher
+    from tune.show.progress import Progress
+    from tune.sweep import record as outputs
+    from tune.sweep.driver import SweepServices, run_sweep
+    from tune.trial.ray_search import StudyScheduler, StudySearcher
 
     probe.watch(StudySearcher, "suggest", "on_trial_complete", counts="on_trial_complete")
     probe.watch(StudyScheduler, "on_trial_result")
@@ -214,8 +215,8 @@ def ours(probe: Probe, trials: int, epochs: int, sleep: float, folder: Path) -> 
     sweep = {"trials": trials, "max_concurrent": WORKERS, "outputs": str(folder)}
     config = load_sweep(file, [f"train.epochs={epochs}", *(f"sweep.{name}={value}" for name, value in sweep.items())])
     outputs.BYTES_PER_TRIAL = 0  # these trials need no disk
-    doors = Doors(partial(ToyRun, sleep=sleep), prepare, say=lambda line: None)
-    result = run_sweep(config, name="ours", doors=doors)
+    services = SweepServices(partial(ToyRun, sleep=sleep), prepare, say=lambda line: None)
+    result = run_sweep(config, name="ours", services=services)
     if any(trial["state"] == "failed" for trial in result.status["trials"]):
         raise SystemExit("a trial failed")
 

@@ -18,11 +18,13 @@ from pathlib import Path
 
 import torch
 
-from nuanced_core.config import RunConfig, validate
-from nuanced_core.dataset import Dataset, plan
-from nuanced_core.model_set import ModelSet
-from nuanced_core.training import Run
-from nuanced_core.weights import cache_dir
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.config.validation import validate
+from nuanced_core.data.dataset import Dataset
+from nuanced_core.data.model_set import ModelSet
+from nuanced_core.data.utterances import plan
+from nuanced_core.training.run import Run
+from nuanced_core.weights.store import cache_dir
 from tests.benchmarks.naive import NaiveTraining
 
 LEARNING_RATE = 1e-3

@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nuanced_core.config import RunConfig
-from nuanced_core.preparation import prepare
-from nuanced_core.training import Report, Run, start_run
-from tune.config import load_sweep
-from tune.driver import Doors, run_sweep
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.training.preparation import prepare
+from nuanced_core.training.run import Report, Run, start_run
+from tune.config.sweep_config import load_sweep
+from tune.sweep.driver import SweepServices, run_sweep
 
 TIMES = "times.json"
 
@@ -83,8 +83,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         config = load_sweep(arguments.config, [*arguments.overrides, f"sweep.outputs={folder}"])
-        doors = Doors(start=TimedRun, prepare=prepare, say=lambda line: print(line, file=sys.stderr, flush=True))
-        result = run_sweep(config, name="trials", doors=doors)
+        services = SweepServices(
+            start=TimedRun, prepare=prepare, say=lambda line: print(line, file=sys.stderr, flush=True)
+        )
+        result = run_sweep(config, name="trials", services=services)
         found: Mapping[str, float] = shares(result.folder)
     if arguments.json:
         print(json.dumps(found, indent=2))

@@ -21,13 +21,14 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from nuanced_core import kokoro_decoder
-from nuanced_core.config import RunConfig
-from nuanced_core.dataset import Clip, Dataset, Utterance, windows
-from nuanced_core.losses import MelSTFTLoss
-from nuanced_core.model_set import ModelSet
-from nuanced_core.text import load_sentences
-from nuanced_core.weights import cache_dir
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.data.dataset import Clip, Dataset, windows
+from nuanced_core.data.model_set import ModelSet
+from nuanced_core.data.utterances import Utterance
+from nuanced_core.kokoro import decoder as kokoro_decoder
+from nuanced_core.text.sentences import load_sentences
+from nuanced_core.training.losses import MelSTFTLoss
+from nuanced_core.weights.store import cache_dir
 
 VOICES = ("af_heart", "am_michael", "bf_emma", "am_puck", "ff_siwis", "jm_kumo", "af_bella", "bm_george")
 ROWS = (

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.tune import toy
-from tune.cluster import Resources, ThisMachine
-from tune.config import load_sweep
-from tune.driver import SweepResult, run_sweep
+from tune.cluster.machines import Resources, ThisMachine
+from tune.config.sweep_config import load_sweep
+from tune.sweep.driver import SweepResult, run_sweep
 
 MIXED = f"""
 train: {{epochs: 4}}
@@ -36,7 +36,7 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("RAY_enable_worker_prestart", "0")
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("token") / "auth_token"))
-        patch.setattr("tune.cluster.local_resources", lambda: Resources(cpus=2, gpus=0))
+        patch.setattr("tune.cluster.machines.local_resources", lambda: Resources(cpus=2, gpus=0))
         with ThisMachine().started():
             yield
 
@@ -47,7 +47,7 @@ def sweep(text: str, folder: Path, *overrides: str) -> tuple[SweepResult, list[s
     file.write_text(text)
     said: list[str] = []
     config = load_sweep(file, [*overrides, f"sweep.outputs={folder}"])
-    result = run_sweep(config, name="toy", doors=toy.doors(said.append))
+    result = run_sweep(config, name="toy", services=toy.services(said.append))
     return result, said
 
 

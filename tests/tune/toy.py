@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import ray
 import torch
 
-from nuanced_core.config import RunConfig
+from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import DiskError, TrainingError
-from tune.trainable import Report
+from tune.trial.protocol import Report
 
 if TYPE_CHECKING:
-    from tune.driver import Doors
-    from tune.gpu_share import Peak
+    from tune.sweep.driver import SweepServices
+    from tune.trial.gpu_share import Peak
 
 # encoder.width → what happens in the second epoch.
 TRAINING_ERROR, NAN, CRASH, KILLED = 101, 102, 103, 104
@@ -143,14 +143,14 @@ def prepare(configs: Sequence[RunConfig], say: object) -> list[ToyPrepared]:
     return [ToyPrepared() for _ in configs]
 
 
-def doors(say: Callable[[str], None], **others: Any) -> "Doors":
-    from tune.driver import Doors  # not for workers, which import this file
+def services(say: Callable[[str], None], **others: Any) -> "SweepServices":
+    from tune.sweep.driver import SweepServices  # not for workers, which import this file
 
-    return Doors(**{"start": start, "prepare": prepare, "say": say, **others})
+    return SweepServices(**{"start": start, "prepare": prepare, "say": say, **others})
 
 
 def measure(start: object, run: RunConfig) -> "Peak":
     """A step that holds a fifth of a card of 24 GB."""
-    from tune.gpu_share import CONTEXT, Peak
+    from tune.trial.gpu_share import CONTEXT, Peak
 
     return Peak(held=int(4.8e9 - CONTEXT), total=int(24e9))

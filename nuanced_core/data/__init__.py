@@ -1,0 +1,1 @@
+"""Training and validation data: utterances, their rendered clips and features, and the cache that holds both."""

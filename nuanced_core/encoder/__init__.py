@@ -1,0 +1,1 @@
+"""The StyleEncoder: Whisper features to a Kokoro style vector, and its exported form."""

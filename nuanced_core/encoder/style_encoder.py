@@ -1,0 +1,306 @@
+"""The StyleEncoder: Whisper features of a clip to the Kokoro style in which its voice speaks.
+
+Dimensions: B batch, L layers, T feature frames, D Whisper channels, C channels of a frame as pooled, P of the pooled
+frames, V training voices, K knots, S = 256 style (timbre, then prosody, 128 each).
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nuanced_core.config.settings import Encoder, Features, Settings
+from nuanced_core.config.validation import validate
+from nuanced_core.encoder.pooling import POOLINGS, mean_over_time, std_over_time
+from nuanced_core.errors import ConfigError, WeightsError
+from nuanced_core.hearing.whisper_features import FeatureStatistics
+from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE, TIMBRE_SIZE
+
+__all__ = ["StyleEncoder", "StyleEncoderConfig"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+KNOTS = 32  # rows of a training voice that are kept
+COUNT_CHANNELS = 8  # of the phoneme count's embedding
+MIN_SPREAD = 1e-3  # of a style channel; a single training voice has no spread at all
+
+
+class StyleEncoderConfig(Settings):
+    """Everything needed to build a StyleEncoder before its weights are loaded."""
+
+    encoder: Encoder
+    features: Features
+    whisper: str = Field(description="name of the model whose features it reads")
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="what features.layers means")
+    channels: Annotated[int, Field(ge=1)] = Field(description="D")
+    voices: Annotated[int, Field(ge=1)] = Field(description="V")
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON, in ``config.json`` and in checkpoints."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, data: dict[str, object], place: str) -> "StyleEncoderConfig":
+        """From what ``to_dict`` gave; ``place`` is named in errors.
+
+        Raises:
+            ConfigError: something is missing, unknown or wrong.
+        """
+        try:
+            return validate(cls, data, place)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; not a StyleEncoder of this version: train and export it again") from None
+
+
+class StyleEncoder(nn.Module):
+    """Features, normalised and pooled over time, through a small network, to a style for a phoneme count.
+
+    ``encoder.output`` says what the network's last layer means. That layer starts at 0, and then every output is the
+    mean voice: the mean of the training voices, row by row, so that a style fits its phoneme count.
+
+    - offset: how far the style lies from the mean voice, in standard deviations of the training voices.
+    - blend: logits of a convex blend of the training voices, and a bounded residual. With separate trunks timbre and
+      prosody are blended each for itself.
+    - span: for timbre and for prosody the weights ``w`` of ``mean + sum_v w_v (voice_v - mean)``.
+
+    What is told of rows holds where ``encoder.phoneme_count`` is not none; there each voice is one style, the mean of
+    its rows. ``config`` says all choices, ``config.encoder.pooling`` for example.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+    pooled_mean: Tensor
+    pooled_std: Tensor
+    mean_pack: Tensor
+    style_std: Tensor
+    voice_offsets: Tensor
+    between_knots: Tensor
+
+    def __init__(self, config: StyleEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        settings = config.encoder
+        shape = (len(config.layers), config.channels)
+        self.register_buffer("feature_mean", torch.zeros(shape))
+        self.register_buffer("feature_std", torch.ones(shape))
+        self.register_buffer("mean_pack", torch.zeros(PACK_ROWS, STYLE_SIZE))
+        self.register_buffer("style_std", torch.ones(STYLE_SIZE))
+        self._reads_voices = settings.output in ("blend", "span")
+        if self._reads_voices:
+            # Rows change slowly, most for few phonemes. Of 41 stock voices, 32 knots in float16 (0.7 MB, where packs
+            # have 21) give each half of each row back at a cosine above 0.9997, 0.999999 in the mean.
+            self.register_buffer("voice_offsets", torch.zeros(config.voices, KNOTS, STYLE_SIZE, dtype=torch.float16))
+            self.register_buffer("between_knots", _between_knots(), persistent=False)  # (510, K)
+
+        mixed = config.features.combine == "mix" and len(config.layers) > 1
+        self.layer_logits = nn.Parameter(torch.zeros(len(config.layers))) if mixed else None
+        width = config.channels if mixed else len(config.layers) * config.channels
+        self.projection: nn.Module | None = None
+        if settings.frame_width:
+            activation = ACTIVATIONS[settings.activation]()
+            self.projection = nn.Sequential(nn.Linear(width, settings.frame_width), activation)
+            width = settings.frame_width
+        self.pooling = POOLINGS[settings.pooling](width, settings.heads)
+
+        self.register_buffer("pooled_mean", torch.zeros(self.pooling.out_channels))
+        self.register_buffer("pooled_std", torch.ones(self.pooling.out_channels))
+        width = self.pooling.out_channels + (COUNT_CHANNELS if settings.phoneme_count == "embedding" else 0)
+        halves = (slice(0, TIMBRE_SIZE), slice(TIMBRE_SIZE, STYLE_SIZE))
+        self._parts = halves if settings.trunk == "separate" else (slice(0, STYLE_SIZE),)  # of a style, one a trunk
+        self.trunks = nn.ModuleList(_trunk(width, settings) for _ in self._parts)
+        self.heads = nn.ModuleList(
+            nn.Linear(settings.width, self._head_channels(part.stop - part.start)) for part in self._parts
+        )
+        for weights in self.heads.parameters():
+            nn.init.zeros_(weights)
+
+    @torch.no_grad()
+    def calibrate(self, features: FeatureStatistics, packs: Tensor) -> None:
+        """Take over what is known of the training set: its features' statistics (L, D), its voices (V, 510, 256).
+
+        Raises:
+            ConfigError: ``packs`` is of another shape.
+        """
+        shape = (self.config.voices, PACK_ROWS, STYLE_SIZE)
+        if packs.shape != shape:
+            raise ConfigError(f"packs: shape {tuple(packs.shape)} is not {shape}, that of the training voices' packs")
+        if self.config.encoder.phoneme_count == "none":
+            packs = packs.mean(dim=1, keepdim=True).expand(shape)
+        offsets = packs - packs.mean(dim=0)
+        self.feature_mean.copy_(features.mean)
+        self.feature_std.copy_(features.std)
+        self.mean_pack.copy_(packs.mean(dim=0))
+        self.style_std.copy_(offsets.square().mean(dim=(0, 1)).sqrt().clamp(min=MIN_SPREAD))
+        if self._reads_voices:
+            self.voice_offsets.copy_(offsets[:, _knots()])
+
+    @torch.no_grad()
+    def calibrate_pooled(self, pooled: Tensor) -> None:
+        """Take over the statistics of some training clips as they are pooled (N, P), if the settings standardise."""
+        if self.config.encoder.standardise:
+            self.pooled_mean.copy_(pooled.mean(dim=0))
+            self.pooled_std.copy_(pooled.std(dim=0, correction=0).clamp(min=MIN_SPREAD))
+
+    def forward(self, features: Tensor, mask: Tensor, phoneme_counts: Tensor) -> Tensor:
+        """Styles (B, 256) of features (B, L, T, D), mask (B, T) True where a clip has a frame, counts (B,)."""
+        return self.styles(self.pooled(features, mask), phoneme_counts)
+
+    def pack(self, features: Tensor, mask: Tensor) -> Tensor:
+        """One clip's voice as a pack (510, 1, 256), of its features (1, L, T, D) and mask (1, T), in eval mode."""
+        pooled = self.pooled(features, mask).expand(PACK_ROWS, -1)
+        return self.styles(pooled, torch.arange(1, PACK_ROWS + 1, device=pooled.device)).unsqueeze(1)
+
+    @property
+    def pools_without_learning(self) -> bool:
+        """Whether nothing is learned of what ``pooled`` does: then a clip's pooled frames are always the same."""
+        before = (self.layer_logits, self.projection, *self.pooling.parameters())
+        return all(part is None for part in before)
+
+    def pooled(self, features: Tensor, mask: Tensor) -> Tensor:
+        """What is heard of clips (B, P), whatever they are to say."""
+        return self.pooling(self.frames(features, mask), mask)  # type: ignore[no-any-return]
+
+    def styles(self, pooled: Tensor, phoneme_counts: Tensor) -> Tensor:
+        """Styles (B, 256) of what was heard (B, P), each for a phoneme count (B,)."""
+        return self._styles(pooled, phoneme_counts.clamp(1, PACK_ROWS) - 1)
+
+    def frames(self, features: Tensor, mask: Tensor) -> Tensor:
+        """What is pooled (B, T, C), as the settings ``features`` and ``encoder.frame_width`` say.
+
+        What stands behind a clip's end in ``features``, NaN even, does not matter; in the result it means nothing.
+        """
+        settings = self.config.features
+        x = features.transpose(1, 2).flatten(2)  # (B, T, L * D)
+        x = (x - self.feature_mean.flatten()) / self.feature_std.flatten()
+        x = x.masked_fill(~mask.unsqueeze(2), 0)
+        if settings.channel != "none":
+            mean = mean_over_time(x, mask)
+            std = std_over_time(x, mask, mean) if settings.channel == "mean_std" else torch.ones_like(mean)
+            x = (x - mean.unsqueeze(1)) / std.unsqueeze(1)
+        if settings.bound:
+            x = settings.bound * torch.tanh(x / settings.bound)
+        if self.layer_logits is not None:
+            layers = x.reshape(*mask.shape, *self.feature_mean.shape)  # (B, T, L, D)
+            x = torch.einsum("btld,l->btd", layers, self.layer_logits.softmax(dim=0))
+        return x if self.projection is None else self.projection(x)
+
+    def _head_channels(self, part_size: int) -> int:
+        settings, voices = self.config.encoder, self.config.voices
+        if settings.output == "span":
+            return voices * (part_size // TIMBRE_SIZE)
+        if settings.output == "blend":
+            return voices + (part_size if settings.residual_bound else 0)
+        return part_size
+
+    def _styles(self, pooled: Tensor, rows: Tensor) -> Tensor:
+        """Styles (B, S) of pooled frames (B, P), each for its row (B,) of a pack."""
+        x = (pooled - self.pooled_mean) / self.pooled_std
+        if self.config.encoder.phoneme_count == "embedding":
+            x = torch.cat([x, _count_channels(rows).to(x.dtype)], dim=1)
+        outputs = [head(trunk(x)) for trunk, head in zip(self.trunks, self.heads, strict=True)]
+        if self._reads_voices:
+            voices = torch.einsum("bk,vks->bvs", self.between_knots[rows], self.voice_offsets.to(x.dtype))
+            outputs = [
+                self._mixed(y, voices[:, :, part], self.style_std[part])
+                for y, part in zip(outputs, self._parts, strict=True)
+            ]
+            return self.mean_pack[rows] + torch.cat(outputs, dim=1)
+        return self.mean_pack[rows] + torch.cat(outputs, dim=1) * self.style_std
+
+    def _mixed(self, y: Tensor, voices: Tensor, spread: Tensor) -> Tensor:
+        """What a head's output says of the training voices' offsets (B, V, part of S): their mix, (B, part of S)."""
+        settings, count = self.config.encoder, self.config.voices
+        if settings.output == "span":
+            halves = voices.reshape(len(y), count, -1, TIMBRE_SIZE)  # one or both, as y (B, halves * V) has them
+            return torch.einsum("bhv,bvhs->bhs", y.reshape(len(y), -1, count), halves).flatten(1)
+        # The offsets' mean is 0 but for rounding: equal weights are to be the mean voice itself.
+        weights = y[:, :count].softmax(dim=1) - 1 / count
+        residual = settings.residual_bound * torch.tanh(y[:, count:]) * spread if settings.residual_bound else 0
+        return torch.einsum("bv,bvs->bs", weights, voices) + residual
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "StyleEncoder":
+        """A StyleEncoder that ``nuanced export`` wrote, in eval mode.
+
+        Raises:
+            WeightsError: the folder holds no such encoder, or its weights do not fit its configuration.
+            ConfigError: its configuration is wrong.
+        """
+        folder = Path(folder)
+        config_file, weights_file = folder / "config.json", folder / "model.safetensors"
+        for file in (config_file, weights_file):
+            if not file.is_file():
+                raise WeightsError(f"{file}: no such file; give a folder that 'nuanced export' wrote")
+        try:
+            data = json.loads(config_file.read_text(encoding="utf-8"))
+            encoder = cls(StyleEncoderConfig.from_dict(data["style_encoder"], str(config_file)))
+            encoder.load_state_dict(load_file(weights_file))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{config_file}: not a StyleEncoder's configuration: {error!r}") from None
+        except (RuntimeError, SafetensorError) as error:
+            raise WeightsError(f"{weights_file}: does not fit {config_file.name}: {str(error)[:200]}") from None
+        return encoder.eval()
+
+
+class _HiddenLayer(nn.Module):
+    """Linear, normalisation, activation, dropout; plus what came in, if ``encoder.residual`` and shapes agree."""
+
+    def __init__(self, channels: int, settings: Encoder) -> None:
+        super().__init__()
+        norms = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": _BatchNorm}
+        # Batch normalisation takes a bias out again.
+        self.linear = nn.Linear(channels, settings.width, bias=settings.normalisation != "batch")
+        self.normalisation = norms[settings.normalisation](settings.width)
+        self.activation = ACTIVATIONS[settings.activation]()
+        self.dropout = nn.Dropout(settings.dropout)
+        self.residual = settings.residual and channels == settings.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels) to (B, width)."""
+        y: Tensor = self.dropout(self.activation(self.normalisation(self.linear(x))))
+        return x + y if self.residual else y
+
+
+class _BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that takes a batch of one: it has no spread, so the running statistics normalise it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels) to the same."""
+        if self.training and len(x) == 1:
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(x)
+
+
+def _trunk(channels: int, settings: Encoder) -> nn.Sequential:
+    widths = [channels, *[settings.width] * (settings.depth - 1)]
+    return nn.Sequential(*(_HiddenLayer(width, settings) for width in widths))
+
+
+def _count_channels(rows: Tensor) -> Tensor:
+    """The phoneme counts of rows (B,) as the first terms of a cosine series in their logarithm, (B, 8)."""
+    log_count = torch.log(rows + 1.0) / math.log(PACK_ROWS)  # 0 for 1 phoneme, 1 for 510
+    return torch.cos(torch.pi * log_count.unsqueeze(1) * torch.arange(1, COUNT_CHANNELS + 1, device=rows.device))
+
+
+def _knots() -> Tensor:
+    """The rows that are kept (K,): first 0, last 509, close together for few phonemes."""
+    bend = 10  # rows: below it knots lie evenly, above it their distance grows with the row
+    end = math.log1p((PACK_ROWS - 1) / bend)
+    return (torch.linspace(0, end, KNOTS, dtype=torch.float64).expm1() * bend).round().long()
+
+
+def _between_knots() -> Tensor:
+    """The weight of each knot in each row, (510, K): linear interpolation between neighbours."""
+    knots, rows = _knots(), torch.arange(PACK_ROWS)
+    right = torch.searchsorted(knots, rows, right=True).clamp(max=KNOTS - 1)
+    left = right - 1
+    fraction = ((rows - knots[left]) / (knots[right] - knots[left])).unsqueeze(1)
+    one = torch.eye(KNOTS)
+    return one[left] * (1 - fraction) + one[right] * fraction

@@ -1,0 +1,1 @@
+"""From audio to features: augmentation of clips, and the states of Whisper's encoder."""

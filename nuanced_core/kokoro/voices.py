@@ -1,0 +1,129 @@
+"""Voices: the stock ones by name and by set, and their packs of one style per phoneme count.
+
+A pack has 510 rows; row ``n - 1`` is the style that speaks ``n`` phonemes. Rows differ, so a voice is never one
+vector.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nuanced_core.config.validation import spelling_hint
+from nuanced_core.errors import ConfigError, VoiceError
+from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE
+
+__all__ = ["STOCK_VOICES", "TEST_VOICES", "VOICE_SETS", "VoiceBank", "read_pack"]
+
+STOCK_VOICES = 54  # of Kokoro-82M v1.0
+
+# Kept for a final evaluation: no sweep trains on them or chooses by them.
+TEST_VOICES = (
+    "af_river", "am_onyx", "bf_lily", "bm_fable", "em_santa", "hm_omega", "jf_nezumi", "pf_dora", "zm_yunxia",
+)  # fmt: skip
+
+# By the first letter of a name: a American, b British, e Spanish, f French, h Hindi, i Italian, j Japanese,
+# p Brazilian Portuguese, z Mandarin.
+VOICE_SETS: dict[str, tuple[str, ...]] = {
+    "original": ("am_michael", "am_fenrir", "af_nicole", "af_bella", "af_heart"),
+    "american": ("a",),
+    "british": ("b",),
+    "english": ("a", "b"),
+    "all": ("a", "b", "e", "f", "h", "i", "j", "p", "z"),
+}
+
+
+def read_pack(path: Path) -> Tensor:
+    """A pack (510, 256) from a ``.npy`` file of shape (510, 1, 256).
+
+    Raises:
+        VoiceError: the file is no such pack.
+    """
+    try:
+        pack = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise VoiceError(f"{path}: not a voice pack: {error}") from None
+    if pack.shape != (PACK_ROWS, 1, STYLE_SIZE):
+        raise VoiceError(f"{path}: shape {pack.shape} is not a voice pack's ({PACK_ROWS}, 1, {STYLE_SIZE})")
+    return torch.from_numpy(pack.astype(np.float32)).squeeze(1)
+
+
+class VoiceBank:
+    """The packs at hand, by name; each is read when first asked for.
+
+    Args:
+        packs: where each voice's pack lies (see ``nuanced_core.weights.fetch.fetch_voices``).
+    """
+
+    def __init__(self, packs: Mapping[str, Path]) -> None:
+        self._paths = dict(sorted(packs.items()))
+        self._packs: dict[str, Tensor] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All voices at hand, sorted."""
+        return tuple(self._paths)
+
+    def pack(self, name: str, setting: str = "voice") -> Tensor:
+        """A voice's pack (510, 256); ``setting`` is where the name stands, for the error.
+
+        Raises:
+            VoiceError: there is no such voice.
+        """
+        if name not in self._paths:
+            few = f"; only {len(self.names)} are at hand: install npm and run 'nuanced weights'"
+            hint = few if len(self.names) < STOCK_VOICES else ""
+            raise VoiceError(f"{setting}: {name!r} is no voice; {spelling_hint(name, self.names)}{hint}")
+        if name not in self._packs:
+            self._packs[name] = read_pack(self._paths[name])
+        return self._packs[name]
+
+    def style(self, name: str, phoneme_count: int) -> Tensor:
+        """The style (256,) in which a voice speaks that many phonemes."""
+        return self.pack(name)[min(phoneme_count, PACK_ROWS) - 1]
+
+    def mean_pack(self, names: tuple[str, ...]) -> Tensor:
+        """The mean (510, 256) of some voices' packs: the *mean voice*."""
+        return torch.stack([self.pack(name) for name in names]).mean(dim=0)
+
+    def training_voices(self, voices: str | tuple[str, ...], val_voices: tuple[str, ...]) -> tuple[str, ...]:
+        """The voices that ``data.voices`` means, checked to be at hand and held apart from the others.
+
+        A named set means those of its voices that are neither validation nor test voices.
+
+        Raises:
+            VoiceError: a voice or a set is unknown.
+            ConfigError: a listed voice is a validation or a test voice, or none is left.
+        """
+        for name in val_voices:
+            self.pack(name, "data.val_voices")
+            if name in TEST_VOICES:
+                raise ConfigError(f"data.val_voices: {name} is a test voice, kept for a final evaluation; take another")
+        if isinstance(voices, str):
+            if voices not in VOICE_SETS:
+                raise VoiceError(f"data.voices: {voices!r} is no set of voices; {spelling_hint(voices, [*VOICE_SETS])}")
+            held_out = {*val_voices, *TEST_VOICES}
+            members = VOICE_SETS[voices]
+            chosen = tuple(n for n in self.names if (n in members or n[0] in members) and n not in held_out)
+            missing = [n for n in members if len(n) > 1 and n not in self.names]
+            if missing or not chosen:
+                lacking = ", ".join(missing) or f"all of {voices!r}"
+                raise VoiceError(
+                    f"data.voices: {lacking} not among the {len(self.names)} voices at hand; run 'nuanced weights' "
+                    "with npm installed or with the hub in reach"
+                )
+            return chosen
+        for name in voices:
+            self.pack(name, "data.voices")
+        for kind, others in (("validation voice", val_voices), ("test voice", TEST_VOICES)):
+            both = sorted(set(voices) & set(others))
+            if both:
+                raise ConfigError(
+                    f"data.voices: {', '.join(both)} is a {kind} too; a held-out voice must not be trained on: "
+                    "take it out of one of the two"
+                )
+        if not voices:
+            raise ConfigError("data.voices: the list is empty; name at least one voice or a set")
+        return tuple(dict.fromkeys(voices))

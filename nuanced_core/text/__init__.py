@@ -1,0 +1,1 @@
+"""Text to sentences to phonemes: what Kokoro is given to say."""

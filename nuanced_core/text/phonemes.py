@@ -1,0 +1,106 @@
+"""Text to sentences to phonemes: what Kokoro is given to say, in American English.
+
+    phonemizer = make_phonemizer()
+    phonemes = [phonemizer(sentence) for sentence in split_sentences("Hello there. How are you?")]
+
+One phoneme is one character of the string; Kokoro says at most `MAX_PHONEMES` of them at once.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Literal
+
+from nuanced_core.errors import ConfigError, TextError, WeightsError
+
+__all__ = ["MAX_PHONEMES", "Phonemizer", "PhonemizerKind", "make_phonemizer"]
+
+MAX_PHONEMES = 510  # phonemes, punctuation and spaces included; Kokoro's context is 512 with both ends
+
+PhonemizerKind = Literal["auto", "misaki", "espeak"]
+
+_SPACY_MODEL = "en_core_web_sm"
+
+
+class Phonemizer:
+    """Turns one sentence into Kokoro's phonemes, and remembers what it has turned.
+
+    `name` ("misaki" or "espeak") says whose phonemes they are: the two differ, so record it with results.
+    """
+
+    def __init__(self, name: str, convert: Callable[[str], str]) -> None:
+        self.name = name
+        self._convert = convert
+        self._known: dict[str, str] = {}
+
+    def __call__(self, text: str) -> str:
+        """Return the phonemes of `text`, 1 to `MAX_PHONEMES` characters.
+
+        Characters that Kokoro's vocabulary lacks are kept; Kokoro drops them itself. Raises TextError if
+        there is nothing to say or more than Kokoro can say at once.
+        """
+        sentence = " ".join(text.split())
+        if sentence not in self._known:
+            phonemes = self._convert(sentence).strip() if sentence else ""
+            _check_phonemes(phonemes, sentence)
+            self._known[sentence] = phonemes
+        return self._known[sentence]
+
+
+def make_phonemizer(kind: PhonemizerKind = "auto") -> Phonemizer:
+    """Return a phonemizer for American English that never downloads anything.
+
+    "auto" takes misaki's dictionary if its spaCy model is installed, and espeak otherwise. Raises
+    WeightsError if "misaki" is asked for and its spaCy model is not installed, ConfigError if `kind` is
+    unknown.
+    """
+    if kind not in ("auto", "misaki", "espeak"):
+        raise ConfigError(f"phonemizer {kind!r} is unknown: choose auto, misaki or espeak")
+    if kind == "espeak":
+        return Phonemizer("espeak", _espeak())
+    if _spacy_model_installed():
+        return Phonemizer("misaki", _misaki())
+    if kind == "misaki":
+        raise WeightsError(
+            f"phonemizer 'misaki' needs the spaCy model {_SPACY_MODEL}, which is not installed: "
+            f"run 'python -m spacy download {_SPACY_MODEL}', or choose espeak"
+        )
+    return Phonemizer("espeak", _espeak())
+
+
+def _check_phonemes(phonemes: str, sentence: str) -> None:
+    if not any(character.isalpha() for character in phonemes):
+        raise TextError(f"text {excerpt(sentence)} holds nothing to say: give at least one word")
+    if len(phonemes) > MAX_PHONEMES:
+        raise TextError(
+            f"sentence {excerpt(sentence)} has {len(phonemes)} phonemes, Kokoro says at most {MAX_PHONEMES} "
+            "at once: make it shorter or pass the text through split_sentences"
+        )
+
+
+def _spacy_model_installed() -> bool:
+    if importlib.util.find_spec(_SPACY_MODEL) is None:
+        return False
+    import spacy.util
+
+    # misaki asks exactly this, and downloads the model at run time if the answer is no
+    return bool(spacy.util.is_package(_SPACY_MODEL))
+
+
+def _misaki() -> Callable[[str], str]:
+    from misaki.en import G2P
+    from misaki.espeak import EspeakFallback
+
+    # as Kokoro's own pipeline does: a word outside the dictionary is asked of espeak
+    g2p = G2P(british=False, fallback=EspeakFallback(british=False), unk="")
+    return lambda text: str(g2p(text)[0])
+
+
+def _espeak() -> Callable[[str], str]:
+    from misaki.espeak import EspeakG2P
+
+    g2p = EspeakG2P("en-us")
+    return lambda text: str(g2p(text)[0])
+
+
+def excerpt(text: str, length: int = 60) -> str:
+    return repr(text if len(text) <= length else text[: length - 3] + "...")

@@ -1,0 +1,1 @@
+"""One training run: preparation, losses, steps, validation and checkpoints."""

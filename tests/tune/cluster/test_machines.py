@@ -1,0 +1,77 @@
+"""tune.cluster.machines: how many trials fit, and what is refused before Ray is started."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nuanced_core.errors import ConfigError
+from tune.cluster.machines import JoinedCluster, Resources, ThisMachine, check_fit, concurrent_trials
+from tune.config.sweep_settings import SweepSettings
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "settings", "fit"),
+    [
+        (2, 0, {}, 2),
+        (7, 0, {"cpus_per_trial": 2}, 3),
+        (2, 0, {"cpus_per_trial": 0.5}, 4),
+        (8, 0, {"max_concurrent": 3}, 3),
+        (8, 0, {"trials": 2}, 2),
+        (32, 2, {"gpus_per_trial": 0.25}, 8),
+        (32, 2, {"gpus_per_trial": 0.3}, 6),
+        (32, 1, {"gpus_per_trial": 0.1}, 10),
+        (32, 5, {"gpus_per_trial": 2}, 2),
+        (3, 4, {"gpus_per_trial": 1}, 3),
+    ],
+)
+def test_trials_at_one_time_are_what_the_scarcest_resource_allows(
+    cpus: int, gpus: int, settings: dict[str, float], fit: int
+) -> None:
+    assert concurrent_trials(SweepSettings(**settings), [Resources(cpus, gpus)]) == fit  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "there"), [("cpus", 2), ("gpus", 1)])
+def test_a_trial_that_fits_nowhere_is_refused_with_what_there_is(name: str, there: int) -> None:
+    settings = SweepSettings(**{f"{name}_per_trial": there + 1})
+    with pytest.raises(ConfigError, match=f"sweep.{name}_per_trial: {there + 1}: this machine has {there};"):
+        check_fit(settings, [Resources(cpus=2, gpus=1)])
+    check_fit(SweepSettings(**{f"{name}_per_trial": there}), [Resources(cpus=2, gpus=1)])
+
+
+def test_our_ray_wants_a_token_from_a_file_that_others_cannot_read(ray_session: None) -> None:
+    from ray._raylet import AuthenticationMode, get_authentication_mode
+
+    assert get_authentication_mode() == AuthenticationMode.TOKEN
+    file = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert len(file.read_text()) == 64
+
+
+def test_a_cluster_is_named_in_the_command_that_goes_on() -> None:
+    assert ThisMachine().options == ""
+    assert JoinedCluster("auto").options == " --address auto"
+    assert JoinedCluster("head:6379", insecure=True).options == " --address head:6379 --insecure"
+
+
+@pytest.mark.parametrize(
+    ("address", "told"), [("ray://a:10001", "Ray Client is not used"), ("nowhere", "no Ray is found")]
+)
+def test_an_address_that_is_none_is_refused(address: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"--address {address}: {told}"), JoinedCluster(address).joined():
+        pass
+
+
+def test_a_cluster_s_room_is_counted_node_by_node_and_asked_for_beyond_it_only_if_wanted() -> None:
+    nodes = [Resources(8, 1, "a", "1"), Resources(8, 1, "b", "2"), Resources(0, 0, "head", "3")]
+    assert concurrent_trials(SweepSettings(gpus_per_trial=0.5, trials=99), nodes) == 4
+    assert concurrent_trials(SweepSettings(gpus_per_trial=0.5, trials=99, max_concurrent=10), nodes) == 10
+    assert concurrent_trials(SweepSettings(gpus_per_trial=0.5, trials=3, max_concurrent=10), nodes) == 3
+    # Two GPUs in two nodes are no place for a trial that wants two.
+    with pytest.raises(ConfigError, match=r"sweep\.gpus_per_trial: 2: no node has more than 1"):
+        check_fit(SweepSettings(gpus_per_trial=2), nodes)
+    with pytest.raises(ConfigError, match="no node has both"):
+        check_fit(
+            SweepSettings(gpus_per_trial=1, cpus_per_trial=4), [Resources(1, 1, "a", "1"), Resources(8, 0, "b", "2")]
+        )
+    check_fit(SweepSettings(gpus_per_trial=1, max_concurrent=2), [Resources(0, 0, "head", "3")])  # an autoscaler's

@@ -1,0 +1,121 @@
+"""tune.show.report: the shape that scripts rely on, and the lines that people read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from tests.tune.search.test_ledger import ledger, result
+from tune.config.sweep_settings import SweepSettings
+from tune.search.study import open_study
+from tune.show.report import final_lines, short_params, status_lines
+from tune.show.status import mark, status
+
+
+def swept(folder: Path) -> optuna.Study:
+    """Complete, failed, running and complete again, the last the best."""
+    book = ledger(folder, budget=4)
+    for _ in range(4):
+        book.ask()
+    book.report(0, result(1, 0.9))
+    book.end(0)
+    book.fail(1, "no\nmemory")
+    book.end(1)
+    book.report(2, result(1, 0.1))
+    scores = {"val/stft": 0.25, "val/style": 0.15, "baseline/loss": 1.0, "oracle/loss": 0.05}
+    book.report(3, {**result(1, 0.4), **scores})
+    book.end(3)
+    return open_study(folder, SweepSettings())
+
+
+def test_status_has_exactly_the_shape_that_is_promised(tmp_path: Path) -> None:
+    study = swept(tmp_path)
+    params = [trial.user_attrs["params"] for trial in study.trials]
+    mark(study, "running")
+    assert status(tmp_path) == {
+        "state": "running",
+        "trials": [
+            {"number": 0, "state": "complete", "value": 0.9, "epochs": 1, "params": params[0], "error": None},
+            {"number": 1, "state": "failed", "value": None, "epochs": 0, "params": params[1], "error": "no memory"},
+            {"number": 2, "state": "running", "value": 0.1, "epochs": 1, "params": params[2], "error": None},
+            {"number": 3, "state": "complete", "value": 0.4, "epochs": 1, "params": params[3], "error": None},
+        ],
+        "best": {"number": 3, "value": 0.4, "skill": -0.4, "params": params[3]},
+        "pareto": [],
+    }
+
+
+def test_best_is_null_until_a_trial_is_complete(tmp_path: Path) -> None:
+    ledger(tmp_path).ask()
+    assert status(tmp_path)["best"] is None
+    assert status(tmp_path)["trials"][0]["value"] is None
+
+
+@pytest.mark.parametrize("state", ["finished", "interrupted"])
+def test_the_state_is_what_the_driver_noted(tmp_path: Path, state: str) -> None:
+    mark(swept(tmp_path), state)
+    assert status(tmp_path)["state"] == state
+
+
+def test_a_sweep_whose_driver_died_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = os.fork()
+    if dead == 0:
+        os._exit(0)
+    os.waitpid(dead, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: dead)
+        mark(swept(tmp_path), "running")
+    assert status(tmp_path)["state"] == "interrupted"
+
+
+def test_the_report_compares_the_best_trial_with_the_baselines(tmp_path: Path) -> None:
+    study = swept(tmp_path)
+    rate = study.trials[3].user_attrs["params"]["train.learning_rate"]
+    lines = final_lines(tmp_path)
+    assert lines[0] == "best trial: 3 (2 complete, 1 failed, 1 interrupted)"
+    assert f"  train.learning_rate = {rate:.4g}" in lines
+    rows = [line.split() for line in lines]
+    assert ["loss", "stft", "style"] in rows
+    assert ["style", "encoder", "0.4000", "0.2500", "0.1500"] in rows
+    assert ["mean", "voice", "1.0000"] in rows
+    assert ["oracle", "0.0500"] in rows
+    assert lines[-2:] == [
+        f"curves: tensorboard --logdir {tmp_path / 'trials'}",
+        f"export: nuanced export {tmp_path} -o models/{tmp_path.name}",
+    ]
+
+
+def test_the_report_without_a_complete_trial_shows_the_first_error(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    for number, reason in enumerate(("first", "second")):
+        book.ask()
+        book.fail(number, reason)
+        book.end(number)
+    assert final_lines(tmp_path) == ["no trial is complete (2 failed); the first error: first"]
+
+
+def test_the_table_has_a_line_for_each_trial_and_marks_the_best(tmp_path: Path) -> None:
+    mark(swept(tmp_path), "interrupted")
+    lines = status_lines(tmp_path)
+    assert lines[0].endswith("interrupted; 2 complete, 1 failed, 1 interrupted")
+    assert [line.split()[:2] for line in lines[2:6]] == [
+        ["0", "complete"],
+        ["1", "failed"],
+        ["2", "interrupted"],
+        ["3*", "complete"],
+    ]
+    assert "(no memory)" in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("params", "short"),
+    [
+        ({"encoder.width": 64, "train.learning_rate": 0.00123456}, "width=64 learning_rate=0.001235"),
+        ({"loss.stft": 1.0, "other.stft": 2}, "loss.stft=1 other.stft=2"),
+        ({}, ""),
+    ],
+)
+def test_short_params_are_unambiguous(params: dict[str, Any], short: str) -> None:
+    assert short_params(params) == short

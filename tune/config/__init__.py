@@ -1,0 +1,1 @@
+"""Settings of a sweep: the search space, the sweep's own settings, and the run that trials vary."""

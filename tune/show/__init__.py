@@ -1,0 +1,1 @@
+"""What users look at: progress, status, report, evaluation tables, dashboard and doctor."""

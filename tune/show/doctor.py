@@ -1,0 +1,219 @@
+"""What this machine, or each node of a cluster, has of what a sweep needs, and what is wrong with it."""
+
+import importlib
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FEATURE_FRAME, WHISPER_RATE
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.errors import NuancedError
+from nuanced_core.hearing.whisper_features import feature_shape
+from nuanced_core.kokoro.voices import STOCK_VOICES, VoiceBank
+from nuanced_core.text.phonemes import make_phonemizer
+from nuanced_core.training.memory import SECONDS_PER_PHONEME, estimated_memory, installed_memory
+from nuanced_core.weights.store import cache_dir, cached
+from tune.cluster.disk import OUTPUTS_FIX, check_disk, disk_of_trials, free_bytes
+from tune.cluster.fingerprint import versions
+from tune.cluster.machines import Resources, check_fit, concurrent_trials, local_resources
+from tune.cluster.node_preparation import check_nodes, storage_probe
+from tune.cluster.nodes import on_nodes
+from tune.cluster.shared_storage import SharedFolder
+from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_settings import SweepSettings
+from tune.trial.gpu_share import with_whole_gpus
+
+__all__ = ["Finding", "examine", "examine_nodes"]
+
+CACHE_FIX = "name another folder with NUANCED_CACHE, or render fewer clips (mixes, augment.copies)"
+MEAN_SENTENCE = 5.0  # seconds, of the built-in ones
+_PYTHONS = ((3, 10), (3, 12))
+# Imported, because an installed package may still not load: torchaudio beside another torch, say.
+_IMPORTED = ("torch", "torchaudio", "ray", "optuna", "tensorboard", "soundfile", "whisper", "kokoro")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; with a ``problem``, no sweep could run."""
+
+    name: str
+    value: str
+    problem: str | None = None
+
+
+def examine(config: SweepConfig | RunConfig | None = None) -> list[Finding]:
+    """Everything that a sweep or a run needs, that of ``config`` if there is one."""
+    run, sweep, runs = _parts(config, [local_resources()])
+    return [
+        _python(),
+        *_packages(),
+        _machine(sweep),
+        _memory(run, sweep),
+        *_model_files(runs),
+        *_voices(run),
+        _phonemizer(),
+        _disk("disk of outputs", Path(sweep.outputs), disk_of_trials(sweep)),
+        _disk("disk of cache", cache_dir(), _cache_bytes(runs), CACHE_FIX),
+    ]
+
+
+def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig | None = None) -> list[Finding]:
+    """Everything that a sweep needs of each node of a cluster that was joined, and of all of them together."""
+    run, sweep, runs = _parts(config, machines)
+    cores, gpus = (sum(getattr(machine, name) for machine in machines) for name in ("cpus", "gpus"))
+    fit = sum(machine.fitting(sweep) for machine in machines)
+    value = f"{len(machines)} nodes, {cores} CPU cores, {gpus} GPUs: {fit} trials fit at a time"
+    findings = [Finding("cluster", value, _problem(lambda: check_fit(sweep, machines)))]
+    problems: dict[Resources, str] = {}
+    try:
+        place = SharedFolder(sweep.shared) if sweep.shared else SharedFolder(sweep.outputs, "sweep.outputs")
+        with storage_probe(place) as meeting:
+            problems = check_nodes(machines, meeting)
+    except NuancedError as error:
+        findings.append(Finding("shared folder", sweep.shared or sweep.outputs, str(error)))
+    for machine, found in on_nodes(machines, _examine_node, run, sweep, runs).items():
+        value = f"{machine.cpus} CPU cores, {machine.gpus} GPUs"
+        findings.append(Finding(machine.name, value, problems.get(machine)))
+        # Of a node that does not answer, the line above says so.
+        named = [] if isinstance(found, NuancedError) else found
+        findings += [replace(finding, name=f"{machine.name} {finding.name}") for finding in named]
+    return [*findings, _disk("disk of outputs", Path(sweep.outputs), disk_of_trials(sweep))]
+
+
+def _examine_node(run: RunConfig, sweep: SweepSettings, runs: list[RunConfig]) -> list[Finding]:
+    """Runs on the node, and holds none of its GPUs meanwhile: those may be busy."""
+    return [
+        *(finding for finding in _packages() if finding.problem),
+        *([] if sweep.gpus_per_trial else [_memory(run, sweep)]),
+        *_model_files(runs),
+        *(finding for finding in (*_voices(run), _phonemizer()) if finding.problem),
+        _disk("disk of cache", cache_dir(), _cache_bytes(runs), CACHE_FIX),
+    ]
+
+
+def _parts(
+    config: SweepConfig | RunConfig | None, machines: Sequence[Resources]
+) -> tuple[RunConfig, SweepSettings, list[RunConfig]]:
+    """The run, the sweep's settings, and all runs to prepare for."""
+    if isinstance(config, SweepConfig):
+        config, _ = with_whole_gpus(config, machines, lambda line: None)
+        return config.run, config.sweep, config.runs_to_prepare()
+    run = config or RunConfig()
+    return run, SweepSettings(trials=1), [run]
+
+
+def _python() -> Finding:
+    low, high = _PYTHONS
+    right = low <= sys.version_info[:2] <= high
+    problem = None if right else f"needs {low[0]}.{low[1]} to {high[0]}.{high[1]}"
+    return Finding("python", platform.python_version(), problem)
+
+
+def _packages() -> Iterator[Finding]:
+    for package, version in versions().items():
+        yield Finding(package, version)
+    for module in _IMPORTED:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            yield Finding(module, "does not load", reason[:200])
+
+
+def _machine(sweep: SweepSettings) -> Finding:
+    import torch
+
+    resources = local_resources()
+    names = {torch.cuda.get_device_name(n) for n in range(resources.gpus)}
+    value = f"{resources.cpus} CPU cores, {resources.gpus} GPUs {', '.join(sorted(names))}".strip()
+    return Finding("machine", value, _problem(lambda: check_fit(sweep, [resources])))
+
+
+def _memory(run: RunConfig, sweep: SweepSettings) -> Finding:
+    import torch
+
+    device = torch.device("cuda" if sweep.gpus_per_trial else "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return Finding("memory", "no GPU to look at")
+    there, needed = installed_memory(device), estimated_memory(run)
+    fit = int(there // needed)
+    wanted = concurrent_trials(sweep, [local_resources()])
+    if device.type == "cuda":
+        wanted = min(wanted, int(1 / min(sweep.gpus, 1)))  # on each card
+    value = f"{there / 1e9:.0f} GB ({device.type}), about {needed / 1e9:.1f} GB a trial: {fit} trials fit at a time"
+    problem = f"{wanted} would run; limit them with --set sweep.max_concurrent={fit}" if 0 < fit < wanted else None
+    if fit == 0:
+        problem = "not one trial fits; lower train.spoken or train.window_frames"
+    return Finding("memory", value, problem)
+
+
+def _model_files(runs: Sequence[RunConfig]) -> Iterator[Finding]:
+    files = cached()
+    whispers = sorted({run.models.whisper for run in runs})
+    for asset in ("kokoro", "voices", *(f"whisper-{name}" for name in whispers)):
+        of_asset = [file for file in files if file.name.startswith(f"{asset}/")]
+        size = sum(file.bytes for file in of_asset) / 2**20
+        sources = ", ".join(sorted({file.source for file in of_asset}))
+        value = f"{len(of_asset)} files, {size:.0f} MiB, from {sources}" if of_asset else "not fetched yet"
+        broken = [f for f in of_asset if not f.path.is_file() or f.path.stat().st_size != f.bytes]
+        problem = f"{broken[0].path} is damaged; 'nuanced weights' fetches it again" if broken else None
+        yield Finding(f"{asset} files", value, problem)
+
+
+def _voices(run: RunConfig) -> Iterator[Finding]:
+    """Whether the voices that were fetched are those that the run names; none yet is no problem."""
+    packs = {file.path.stem: file.path for file in cached() if file.name.startswith("voices/")}
+    if packs:
+        bank = VoiceBank(packs)
+        problem = _problem(lambda: _check_voices(bank, run))
+        yield Finding("voices", f"{len(packs)} at hand", problem)
+
+
+def _check_voices(bank: VoiceBank, run: RunConfig) -> None:
+    bank.training_voices(run.data.voices, run.data.val_voices)
+
+
+def _phonemizer() -> Finding:
+    try:
+        return Finding("phonemizer", make_phonemizer().name)
+    except Exception as error:
+        return Finding("phonemizer", "none", " ".join(str(error).split())[:200])
+
+
+def _disk(name: str, folder: Path, needed: int, fix: str = OUTPUTS_FIX) -> Finding:
+    value = f"{free_bytes(folder) / 2**30:.1f} GiB free, {needed / 2**30:.1f} GiB wanted ({folder})"
+    return Finding(name, value, _problem(lambda: check_disk(folder, needed, fix)))
+
+
+def _cache_bytes(runs: Sequence[RunConfig]) -> int:
+    """What the clips of some runs take, sound and Whisper's states, if none is there yet; of a voice set the most."""
+    most: dict[str, int] = {}
+    for run in runs:
+        layers, channels = feature_shape(run.models.whisper)
+        states = layers * channels * 2 * WHISPER_RATE // SAMPLES_PER_FEATURE_FRAME  # bytes a second, float16
+        seconds = min(run.data.max_phonemes * SECONDS_PER_PHONEME, MEAN_SENTENCE)
+        a_clip = int(seconds * (KOKORO_RATE * 4 + states * (1 + run.augment.copies)))
+        mixes, data = run.mixes, run.data
+        voices = STOCK_VOICES if isinstance(data.voices, str) else len(data.voices)
+        clips = voices * data.sentences_per_voice + len(data.val_voices) * data.val_sentences_per_voice
+        kinds = {"stock": clips} | {
+            kind: mixes.sentences * getattr(mixes, kind)
+            for kind in ("blends", "half_blends", "swaps", "steps", "half_steps")
+        }
+        # More of a kind keeps the fewer, so variants that differ in numbers alone share what they have in common.
+        shape = mixes.model_dump(exclude={*kinds})
+        heard = run.augment.model_dump(exclude={"copies"})
+        for kind, count in kinds.items():
+            key = repr([kind, run.models, data.model_dump(), heard, {} if kind == "stock" else shape])
+            most[key] = max(most.get(key, 0), count * a_clip)
+    return sum(most.values())
+
+
+def _problem(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except NuancedError as error:
+        return str(error)
+    return None

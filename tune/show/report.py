@@ -1,0 +1,106 @@
+"""What a sweep's folder tells about its trials: as data, as a table, and as the report at its end."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tune.search.results import best_trial
+from tune.search.study import METRIC, read_study
+from tune.show.status import STATE_NAMES, status, study_status
+
+__all__ = ["final_lines", "short_params", "status_lines"]
+# Rows of the final table and the scalars' names that they stand in, before the slash.
+_COMPARED = {"style encoder": "val", "mean voice": "baseline", "oracle": "oracle"}
+_TERMS = ("loss", "stft", "style")
+
+
+def status_lines(folder: Path) -> list[str]:
+    """``status`` as a table for people.
+
+    Raises:
+        ConfigError: ``folder`` holds no sweep.
+    """
+    told = status(folder)
+    best = told["best"]["number"] if told["best"] else None
+    rows = [("trial", "state", "epochs", METRIC, "settings")]
+    for trial in told["trials"]:
+        number = f"{trial['number']}{'*' if trial['number'] == best else ''}"
+        value = "" if trial["value"] is None else f"{trial['value']:.4f}"
+        settings = short_params(trial["params"]) + (f"  ({trial['error']})" if trial["error"] else "")
+        rows.append((number, trial["state"], str(trial["epochs"]), value, settings))
+    lines = [f"{folder}: {told['state']}; {_counts(told['trials'])}", *_aligned(rows)]
+    if best is not None:
+        lines.append(f"* best: val/skill {_number(told['best']['skill'])}")
+    return [*lines, *_pareto_lines(told["pareto"])]
+
+
+def final_lines(folder: Path) -> list[str]:
+    """The report at a sweep's end: the best trial, its settings, its numbers beside the baselines, what next.
+
+    Raises:
+        ConfigError: ``folder`` holds no sweep.
+    """
+    study = read_study(folder)
+    trials = study.get_trials(deepcopy=False)
+    told = study_status(study)
+    counts = _counts(told["trials"])
+    best = best_trial(study)
+    if best is None:
+        errors = [trial.user_attrs["error"] for trial in trials if "error" in trial.user_attrs]
+        first = f"; the first error: {errors[0]}" if errors else ""
+        return [f"no trial is complete ({counts}){first}"]
+    return [
+        f"best trial: {best.number} ({counts})",
+        *(f"  {name} = {_number(value)}" for name, value in best.user_attrs["params"].items()),
+        "",
+        *_comparison(best.user_attrs["metrics"]),
+        *_pareto_lines(told["pareto"]),
+        "",
+        f"curves: tensorboard --logdir {folder / 'trials'}",
+        f"export: nuanced export {folder} -o {Path('models') / folder.name}",
+    ]
+
+
+def short_params(params: Mapping[str, Any]) -> str:
+    """``width=256 learning_rate=0.001``: without sections, where that leaves no two names the same."""
+    lasts = [name.rpartition(".")[2] for name in params]
+    unique = len(set(lasts)) == len(lasts)
+    return " ".join(f"{name.rpartition('.')[2] if unique else name}={_number(value)}" for name, value in params.items())
+
+
+def _pareto_lines(front: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not front:
+        return []
+    names = list(front[0]["values"])
+    rows: list[Sequence[str]] = [("trial", *names, "settings")]
+    for trial in front:
+        values = (f"{trial['values'][name]:.4f}" for name in names)
+        rows.append((str(trial["number"]), *values, short_params(trial["params"])))
+    return ["", "Pareto front: no other trial is better in all of these", *(f"  {line}" for line in _aligned(rows))]
+
+
+def _counts(trials: Sequence[Mapping[str, Any]]) -> str:
+    states = [trial["state"] for trial in trials]
+    parts = [f"{states.count(state)} {state}" for state in (*STATE_NAMES.values(), "interrupted") if state in states]
+    return ", ".join(parts) or "no trials"
+
+
+def _comparison(metrics: Mapping[str, float]) -> list[str]:
+    rows: list[Sequence[str]] = [("", *_TERMS)]
+    for row, group in _COMPARED.items():
+        values = [metrics.get(f"{group}/{term}") for term in _TERMS]
+        if any(value is not None for value in values):
+            rows.append((row, *("" if value is None else f"{value:.4f}" for value in values)))
+    lines = ["held-out voices and sentences (lower is better)", *(f"  {line}" for line in _aligned(rows))]
+    if "val/skill" in metrics:
+        lines.append(f"  skill {metrics['val/skill']:.3f} (0 is the mean voice, 1 the oracle)")
+    return lines
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,106 @@
+"""TODO."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tune.search.results import best_trial, trial_loss
+from tune.search.study import METRIC, read_study
+
+__all__ = ["mark", "status"]
+
+STATE_NAMES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def mark(study: optuna.Study, state: str) -> None:
+    """Note in the study that this process drives it and that the sweep is now ``state``."""
+    study.set_user_attr("driver", {"host": socket.gethostname(), "pid": os.getpid()})
+    study.set_user_attr("state", state)
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """A sweep as plain data, for scripts.
+
+    ``state`` is ``running`` (its driver is alive, or on another machine), ``finished`` (the budget is met) or
+    ``interrupted`` (stopped before that, or the driver died). Each of ``trials`` has ``number``, ``state``
+    (``complete``, ``pruned``, ``failed``, ``running``, ``interrupted``: in flight when the driver ended, ``waiting``:
+    enqueued), ``value`` (the lowest ``val/loss`` of a complete trial, the last of one that is not, null before there is
+    one or if it failed), ``epochs`` (finished ones), ``params`` (by dotted setting) and ``error`` (one line, or null).
+    ``best`` has ``number``, ``value``, ``skill`` and ``params`` of the complete trial of the lowest value; it is null
+    while no trial is complete. ``pareto`` is empty with one objective; with several it has, of each trial that no other
+    is better than in all, ``number``, ``values`` (by objective) and ``params``, and ``best`` is that of the lowest
+    ``val/loss`` among all.
+
+    Raises:
+        ConfigError: ``folder`` holds no sweep.
+    """
+    return study_status(read_study(folder))
+
+
+def study_status(study: optuna.Study) -> dict[str, Any]:
+    state = _sweep_state(study)
+    best = best_trial(study)
+    names = study.user_attrs.get("objectives", [METRIC])
+    return {
+        "state": state,
+        "trials": [_trial_status(trial, state) for trial in study.get_trials(deepcopy=False)],
+        "best": best
+        and {
+            "number": best.number,
+            "value": trial_loss(best),
+            "skill": best.user_attrs["metrics"].get("val/skill"),
+            "params": best.user_attrs["params"],
+        },
+        "pareto": [
+            {
+                "number": trial.number,
+                "values": dict(zip(names, trial.values, strict=True)),
+                "params": trial.user_attrs["params"],
+            }
+            for trial in (study.best_trials if len(study.directions) > 1 else [])
+        ],
+    }
+
+
+def _trial_status(trial: FrozenTrial, sweep_state: str) -> dict[str, Any]:
+    last = trial.last_step
+    value = trial_loss(trial)
+    if value is None and last is not None and trial.state == TrialState.RUNNING:
+        value = trial.intermediate_values[last]
+    in_flight = trial.state == TrialState.RUNNING and sweep_state != "running"
+    return {
+        "number": trial.number,
+        "state": "interrupted" if in_flight else STATE_NAMES[trial.state],
+        "value": value,
+        "epochs": trial.user_attrs.get("epochs", last or 0),
+        "params": trial.user_attrs.get("params", trial.params),
+        "error": trial.user_attrs.get("error"),
+    }
+
+
+def _sweep_state(study: optuna.Study) -> str:
+    state = str(study.user_attrs.get("state", "interrupted"))
+    driver = study.user_attrs.get("driver", {})
+    if state == "running" and driver.get("host") == socket.gethostname() and not _alive(driver["pid"]):
+        return "interrupted"
+    return state
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,6 +1,5 @@
 """The models that a run needs: their files fetched and checked at once, each loaded when first used."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,16 +26,16 @@ class ModelSet:
     device: torch.device
 
     @classmethod
-    def fetch(cls, models: Models, device: torch.device | str, say: Callable[[str], None]) -> "ModelSet":
+    def fetch(cls, models: Models, device: torch.device | str) -> "ModelSet":
         """The model files that the settings name, from the cache or from where they can be had.
 
         Raises:
             WeightsError: a file cannot be had, or is not what it should be.
         """
         return cls(
-            fetch_kokoro(models.source, say=say),
-            fetch_voices(models.source, say=say),
-            fetch_whisper(models.whisper, models.source, say=say),
+            fetch_kokoro(models.source),
+            fetch_voices(models.source),
+            fetch_whisper(models.whisper, models.source),
             torch.device(device),
         )
 
@@ -94,8 +93,8 @@ def resolve_device(name: str) -> torch.device:
 _loaded: dict[tuple[Models, str], ModelSet] = {}
 
 
-def loaded_models(settings: Models, device: str, say: Callable[[str], None] = lambda line: None) -> ModelSet:
+def loaded_models(settings: Models, device: str) -> ModelSet:
     """The models of this process: loading Kokoro takes longer than a short trial should."""
     if (settings, device) not in _loaded:
-        _loaded[settings, device] = ModelSet.fetch(settings, device, say)
+        _loaded[settings, device] = ModelSet.fetch(settings, device)
     return _loaded[settings, device]

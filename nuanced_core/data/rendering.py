@@ -4,13 +4,13 @@ One process with one thread a core renders faster than one process with all of t
 share. A worker gets one utterance at a time through a pipe, so the pipe's end is all that tells it that it is alone.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -18,23 +18,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nuanced_core.data.dataset import Dataset, Version
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.errors import NuancedError, TrainingError
+from nuanced_core.progress import progress_bar
 
 __all__ = ["RenderRequest", "render", "worker_count"]
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 CLIPS_PER_WORKER = 8  # fewer are rendered here in the time in which a worker loads the models
 MOST_WORKERS = 8
 BYTES_PER_WORKER = 1.6e9  # Python, torch, Kokoro and what it computes (measured)
 WHISPER_IN_MEMORY = 3  # times its file: read as float16, kept as float32
-TELL_EVERY = 10  # seconds between lines
 
 
 class RenderRequest(NamedTuple):
@@ -59,7 +58,7 @@ def worker_count(orders: int, models: ModelSet) -> int:
     return max(1, min(MOST_WORKERS, cores, worth, int(_available_memory() / each)))
 
 
-def render(orders: Sequence[RenderRequest], open_dataset: Callable[[], Dataset], workers: int, say: Say) -> None:
+def render(orders: Sequence[RenderRequest], open_dataset: Callable[[], Dataset], workers: int) -> None:
     """Render and hear what is missing; with one worker in this process.
 
     What is finished stays in the cache, however this ends; what a dead worker had is given to another. With more than
@@ -71,10 +70,10 @@ def render(orders: Sequence[RenderRequest], open_dataset: Callable[[], Dataset],
     """
     if not orders:
         return
-    say(f"rendering {len(orders)} clips, once" + (f", in {workers} processes" if workers > 1 else ""))
-    with _progress(len(orders), say) as done:
+    logger.info("rendering %d clips in %d processes", len(orders), workers)
+    with progress_bar("rendering clips", len(orders)) as done:
         if workers > 1:
-            _render_in_processes(orders, open_dataset, workers, say, done)
+            _render_in_processes(orders, open_dataset, workers, done)
             return
         dataset = open_dataset()
         for order in orders:
@@ -86,7 +85,6 @@ def _render_in_processes(
     orders: Sequence[RenderRequest],
     open_dataset: Callable[[], Dataset],
     workers: int,
-    say: Say,
     done: Callable[[], None],
 ) -> None:
     # The longest first, so that none is left alone with a long one at the end.
@@ -112,7 +110,7 @@ def _render_in_processes(
                 except (EOFError, OSError):
                     waiting.appendleft(order)
                     pool.remove(worker)
-                    _report_death(worker, len(pool), order, say)
+                    _report_death(worker, len(pool), order)
                     continue
                 if error is not None:
                     raise error
@@ -126,12 +124,12 @@ def _render_in_processes(
             worker.process.join()
 
 
-def _report_death(worker: _Worker, left: int, order: RenderRequest, say: Say) -> None:
+def _report_death(worker: _Worker, left: int, order: RenderRequest) -> None:
     worker.process.join()
     code = worker.process.exitcode
     how = f"was killed by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
     if left:
-        say(f"a rendering process {how}; {left} go on")
+        logger.warning("a rendering process %s; %s go on", how, left)
         return
     raise TrainingError(
         f"rendering {order.utterance.text!r} in {order.utterance.voice}: the last rendering process {how} "
@@ -183,28 +181,6 @@ def _to_message(order: RenderRequest) -> tuple[Any, ...]:
 def _from_message(plain: tuple[Any, ...]) -> RenderRequest:
     voice, text, phonemes, count, style, seed, versions = plain
     return RenderRequest(Utterance(voice, text, phonemes, count, torch.tensor(style), seed), versions)
-
-
-@contextmanager
-def _progress(total: int, say: Say) -> Iterator[Callable[[], None]]:
-    """What to call after each clip: a bar on a terminal, else a line from time to time."""
-    console = Console()
-    if console.is_terminal:
-        columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda: bar.advance(task)
-        return
-    count, told = 0, time.monotonic()
-
-    def done() -> None:
-        nonlocal count, told
-        count += 1
-        if time.monotonic() - told > TELL_EVERY:
-            told = time.monotonic()
-            say(f"rendered {count} of {total} clips")
-
-    yield done
 
 
 def _available_memory() -> int:

@@ -1,6 +1,6 @@
 """What is measured of an utterance, and how it is summed up over utterances: point values and bootstrap intervals.
 
-An undefined value (pitch where nothing is voiced, say) is NaN; sums leave it out.
+An undefined value (pitch where nothing is voiced) is NaN; sums leave it out.
 
 Dimensions: F Kokoro frames, V voices, U utterances a voice, R resamples.
 """

@@ -3,7 +3,7 @@
 Dimensions: B batch, L layers, T feature frames, D Whisper channels, S = 256 style.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,8 +22,6 @@ __all__ = ["HEARING_PREDICTORS", "StylePredictors", "rendered"]
 HEARING_PREDICTORS = ("nearest", "ridge", "encoder")  # whose style depends on the clip; "mean" is always the same
 FEWEST_SENTENCES = 4  # of each training voice, that nearest and ridge learn from
 
-Say = Callable[[str], None]
-
 
 class StylePredictors:
     """The mean voice, the nearest voice, ridge regression, and the encoder that should beat them.
@@ -39,7 +37,7 @@ class StylePredictors:
         NuancedError: a clip cannot be rendered, or Whisper lacks a layer that the encoder reads.
     """
 
-    def __init__(self, encoder: StyleEncoder, run: RunConfig, dataset: Dataset, say: Say) -> None:
+    def __init__(self, encoder: StyleEncoder, run: RunConfig, dataset: Dataset) -> None:
         self.encoder = encoder.to(dataset.models.device).eval()
         self.voices = dataset.models.voices
         data = Data(
@@ -50,7 +48,7 @@ class StylePredictors:
             seed=run.data.seed,
         )
         utterances, _ = plan(data, Mixes(), self.voices, dataset.models.phonemizer)
-        clips = rendered(dataset, utterances, say)
+        clips = rendered(dataset, utterances)
         self.layers = dataset.layers("all", clips[0])
         dataset.layers(self.encoder.config.layers, clips[0])  # refused here rather than when a clip is heard
         batches = (dataset.batch([clip], self.layers) for clip in clips)
@@ -85,7 +83,7 @@ class StylePredictors:
         return self.mean_pack[torch.tensor(phoneme_counts) - 1]
 
 
-def rendered(dataset: Dataset, utterances: Iterable[Utterance], say: Say) -> list[Clip]:
+def rendered(dataset: Dataset, utterances: Iterable[Utterance]) -> list[Clip]:
     """Utterances as clips, rendered by several processes where many are missing.
 
     Raises:
@@ -96,5 +94,5 @@ def rendered(dataset: Dataset, utterances: Iterable[Utterance], say: Say) -> lis
     workers = worker_count(len(orders), dataset.models) if orders else 1
     # Workers load the models themselves: what this process has loaded is left out.
     unloaded = partial(Dataset, replace(dataset.models), dataset.folder) if workers > 1 else lambda: dataset
-    render(orders, unloaded, workers, say)
+    render(orders, unloaded, workers)
     return dataset.clips(wanted)

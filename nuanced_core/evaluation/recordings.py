@@ -6,6 +6,7 @@ in the style that it hears in a recording, with its own durations.
 Dimensions: R recordings, L layers, T feature frames, D Whisper channels, S = 256 style, E speaker channels.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from nuanced_core.errors import AudioError
 from nuanced_core.evaluation import metrics
 from nuanced_core.evaluation.comparison import Embed, Floats
 from nuanced_core.evaluation.metrics import as_json, estimate
-from nuanced_core.evaluation.predictors import Say, StylePredictors, rendered
+from nuanced_core.evaluation.predictors import StylePredictors, rendered
 from nuanced_core.evaluation.test_split import held_out_sentences, held_out_utterances
 
 __all__ = ["evaluate_recordings", "recordings_in"]
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 SHORTEST = 3.0  # seconds: each half of a recording is compared, and Resemblyzer hears 1.6 s at a time
@@ -43,9 +46,7 @@ def recordings_in(folder: Path) -> list[Path]:
     return files
 
 
-def evaluate_recordings(
-    rows: StylePredictors, dataset: Dataset, files: Sequence[Path], embed: Embed, say: Say
-) -> dict[str, Any]:
+def evaluate_recordings(rows: StylePredictors, dataset: Dataset, files: Sequence[Path], embed: Embed) -> dict[str, Any]:
     """Of each row but the oracle ``identity``, as ``nuanced evaluate --clips DIR --json`` prints it.
 
     It is the speaker cosine of what the row says to either half of the recording, where 0 is a stranger, the test
@@ -61,12 +62,12 @@ def evaluate_recordings(
     strangers = torch.stack(
         [
             embed(clip.audio, KOKORO_RATE).double()
-            for clip in rendered(dataset, held_out_utterances(dataset.models.voices, {text: phonemes}), say)
+            for clip in rendered(dataset, held_out_utterances(dataset.models.voices, {text: phonemes}))
         ]
     )
     clips, cosines, bounds = [], [], []
     for file in files:
-        say(file.name)
+        logger.info("%s", file.name)
         audio = load_audio(file, WHISPER_RATE)
         if len(audio) < SHORTEST * WHISPER_RATE:
             seconds = len(audio) / WHISPER_RATE

@@ -7,6 +7,7 @@ Dimensions: V test voices, U sentences a voice, B = V * U utterances, S = 256 st
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from nuanced_core.errors import ConfigError, TextError
 from nuanced_core.evaluation import metrics
 from nuanced_core.evaluation.comparison import Comparison, Embed, Measures, Pitch
 from nuanced_core.evaluation.metrics import as_json, estimate
-from nuanced_core.evaluation.predictors import HEARING_PREDICTORS, Say, StylePredictors, rendered
+from nuanced_core.evaluation.predictors import HEARING_PREDICTORS, StylePredictors, rendered
 from nuanced_core.hashing import derived_seed
 from nuanced_core.hearing.augmentation import DEGRADATIONS
 from nuanced_core.kokoro.voices import TEST_VOICES, VoiceBank
@@ -32,6 +33,8 @@ from nuanced_core.text.phonemes import Phonemizer
 from nuanced_core.text.sentences import load_sentences, test_sentences_in
 
 __all__ = ["BEATEN", "ROWS", "evaluate", "held_out_sentences", "held_out_utterances", "load_export"]
+
+logger = logging.getLogger(__name__)
 
 ROWS = ("mean", "nearest", "ridge", "encoder", "oracle")
 MEANS = (
@@ -96,7 +99,6 @@ def evaluate(
     embed: Embed | None = None,
     pitch: Pitch | None = None,
     robustness: bool = True,
-    say: Say,
 ) -> dict[str, Any]:
     """The encoder, what it has to beat and the oracle on the test split, as ``nuanced evaluate --json`` prints them.
 
@@ -120,13 +122,13 @@ def evaluate(
     """
     texts = held_out_sentences(dataset.models.phonemizer, sentences)
     utterances = held_out_utterances(dataset.models.voices, texts)
-    _refuse_test_split(run.data, dataset.models.voices, say)
-    rows = StylePredictors(encoder, run, dataset, say)
-    table = Comparison(dataset, rendered(dataset, utterances, say), sentences, embed, pitch)
+    _refuse_test_split(run.data, dataset.models.voices)
+    rows = StylePredictors(encoder, run, dataset)
+    table = Comparison(dataset, rendered(dataset, utterances), sentences, embed, pitch)
     styles = _heard_styles(rows, table, "clean") | {"oracle": table.styles}
     measures = {}
     for name in ROWS:
-        say(f"{name}: {len(table.clips)} utterances")
+        logger.info("%s: %s utterances", name, len(table.clips))
         measures[name] = table.measure(styles[name], noise=int(name == "oracle"))
     report: dict[str, Any] = {
         "rows": _estimates(measures, table.bounds(), Objective()),
@@ -186,13 +188,13 @@ def _heard_styles(rows: StylePredictors, table: Comparison, condition: Condition
     return {name: torch.cat(styles) for name, styles in found.items()}
 
 
-def _refuse_test_split(data: Data, voices: VoiceBank, say: Say) -> None:
+def _refuse_test_split(data: Data, voices: VoiceBank) -> None:
     voices.training_voices(data.voices, data.val_voices)
     for setting, source in (("data.sentences", data.sentences), ("data.val_sentences", data.val_sentences)):
         try:
             seen = test_sentences_in(load_sentences(source))
         except TextError:
-            say(f"{setting}: {source!r} is not here: nobody checked it for test sentences")
+            logger.warning("%s: %r is not here: nobody checked it for test sentences", setting, source)
             continue
         if seen:
             raise ConfigError(f"{setting}: {seen[0]!r} is a test sentence; an encoder that saw it cannot be evaluated")

@@ -1,6 +1,7 @@
 """What a run needs before it starts: model files fetched, clips rendered and heard, baselines scored, each once."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,10 +17,10 @@ from nuanced_core.weights.store import cache_dir
 
 __all__ = ["prepare"]
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def prepare(configs: Sequence[RunConfig], say: Say) -> list[ModelSet]:
+def prepare(configs: Sequence[RunConfig]) -> list[ModelSet]:
     """Fetch the models, render all clips and compute the baselines of some runs; what is cached is not repeated.
 
     Windows are rendered when a step first hears them: short runs hear few of them. Beyond $NUANCED_CACHE_LIMIT,
@@ -29,14 +30,14 @@ def prepare(configs: Sequence[RunConfig], say: Say) -> list[ModelSet]:
         NuancedError: a model file, a voice or a sentence is missing, or the cache cannot be written.
     """
     limit = cache_limit()
-    prepared = [_prepare(config, say) for config in configs]
+    prepared = [_prepare(config) for config in configs]
     if limit is not None:
-        _keep_below(limit, Cache(cache_dir()), say)
+        _keep_below(limit, Cache(cache_dir()))
     return prepared
 
 
-def _prepare(config: RunConfig, say: Say) -> ModelSet:
-    models = loaded_models(config.models, str(resolve_device(config.train.device)), say)
+def _prepare(config: RunConfig) -> ModelSet:
+    models = loaded_models(config.models, str(resolve_device(config.train.device)))
     dataset = Dataset(models, cache_dir(), config.augment)
     train_utterances, val_utterances = plan(config.data, config.mixes, models.voices, models.phonemizer)
     orders = [RenderRequest(u, dataset.versions) for u in dataset.missing(train_utterances, dataset.versions)]
@@ -45,9 +46,9 @@ def _prepare(config: RunConfig, say: Say) -> ModelSet:
         orders += [RenderRequest(u, versions) for u in dataset.missing([val_utterances[index]], versions)]
     workers = worker_count(len(orders), models)
     if workers > 1:  # they load the models themselves: what this process has loaded is left out
-        render(orders, partial(Dataset, replace(models), dataset.folder, dataset.augment), workers, say)
+        render(orders, partial(Dataset, replace(models), dataset.folder, dataset.augment), workers)
     else:
-        render(orders, lambda: dataset, 1, say)
+        render(orders, lambda: dataset, 1)
     dataset.missing(train_utterances, dataset.versions)  # what workers rendered counts as used by this process too
     val_clips = dataset.clips(val_utterances)
     dataset.layers(config.features.layers, val_clips[0])
@@ -56,10 +57,10 @@ def _prepare(config: RunConfig, say: Say) -> ModelSet:
     return models
 
 
-def _keep_below(limit: int, cache: Cache, say: Say) -> None:
+def _keep_below(limit: int, cache: Cache) -> None:
     removed = cache.prune(limit)
     if removed:
-        say(f"cache: removed {len(removed)} entries, {format_size(sum(entry.bytes for entry in removed))}")
+        logger.info("cache: removed %s entries, %s", len(removed), format_size(sum(entry.bytes for entry in removed)))
     left = sum(entry.bytes for entry in cache.entries())
     if left > limit:
-        say(f"cache: {format_size(left)} are needed, more than NUANCED_CACHE_LIMIT, {format_size(limit)}")
+        logger.warning("cache: %s are needed, more than NUANCED_CACHE_LIMIT, %s", format_size(left), format_size(limit))

@@ -6,6 +6,7 @@ validation voices are scored and a checkpoint is written.
 """
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -36,8 +37,9 @@ from nuanced_core.weights.store import cache_dir
 
 __all__ = ["BEST", "LAST", "Report", "Run", "start_run", "train"]
 
+logger = logging.getLogger(__name__)
+
 Report = Callable[[int, Mapping[str, float]], None]  # (step, scalars by name)
-Say = Callable[[str], None]
 
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
 PER_EPOCH = ("val/loss", "val/stft", "val/style", "val/skill", "train/steps_per_second", "train/peak_memory_gb")
@@ -377,15 +379,19 @@ def start_run(config: RunConfig, folder: Path, report: Report) -> Run:
     return Run(config, Dataset(models, cache_dir(), config.augment), folder, report)
 
 
-def train(config: RunConfig, folder: Path, report: Report, say: Say) -> Run:
+def train(config: RunConfig, folder: Path, report: Report) -> Run:
     """Train a run to its end, saying one line an epoch; what ``prepare`` would have rendered is rendered silently."""
     run = start_run(config, folder, report)
     while not run.finished:
         scalars = run.run_epoch()
-        say(
-            f"epoch {run.epoch}/{config.train.epochs}: loss {scalars.get('loss/total', math.nan):.4f}, "
-            f"val/loss {scalars['val/loss']:.4f} (mean voice {scalars['baseline/loss']:.4f}), "
-            f"val/skill {scalars['val/skill']:.3f}"
+        logger.info(
+            "epoch %s/%s: loss %.4f, val/loss %.4f (mean voice %.4f), val/skill %.3f",
+            run.epoch,
+            config.train.epochs,
+            scalars.get("loss/total", math.nan),
+            scalars["val/loss"],
+            scalars["baseline/loss"],
+            scalars["val/skill"],
         )
     run.close()
     return run

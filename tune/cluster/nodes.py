@@ -1,14 +1,16 @@
 """TODO."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from nuanced_core.errors import ConfigError, NuancedError
 from tune.cluster.machines import Resources
-from tune.cluster.node_preparation import Say
 from tune.cluster.ray_runtime import ClusterError
 
 __all__ = ["on_nodes"]
+
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _PATIENCE = 30.0  # seconds that nodes work in silence
 
@@ -22,7 +24,6 @@ def on_nodes(
     call: Callable[..., T],
     *arguments: Any,
     gpus: float = 0.0,
-    say: Say = lambda line: None,
 ) -> dict[Resources, T | NuancedError]:
     """What ``call`` returns on each node, or what went wrong there; all at the same time.
 
@@ -44,10 +45,10 @@ def on_nodes(
             machine = waiting.pop(answer)
             found[machine] = _answer(answer)
             if not isinstance(found[machine], NuancedError):
-                say(f"{machine.name}: ready")
+                logger.info("%s: ready", machine.name)
         if not answered:
             busy = f", which needs {gpus:g} of a GPU" if gpus else ""
-            say(f"still at work{busy}: {', '.join(machine.name for machine in waiting.values())}")
+            logger.info("still at work%s: %s", busy, ", ".join(machine.name for machine in waiting.values()))
     return found
 
 

@@ -5,10 +5,11 @@ copies it back first. The driver copies the folder of each trial that ended into
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 from nuanced_core.errors import ConfigError, DiskError
 
 __all__ = ["EndedTrialCopier", "SharedFolder", "scratch_folder"]
+
+logger = logging.getLogger(__name__)
 
 _PART = ".part"
 _COPIERS = 2  # threads of the driver
@@ -160,8 +163,8 @@ class EndedTrialCopier:
         folder: of the sweep.
     """
 
-    def __init__(self, shared: SharedFolder, folder: Path, say: Callable[[str], None]) -> None:
-        self._shared, self._folder, self._say = shared, folder, say
+    def __init__(self, shared: SharedFolder, folder: Path) -> None:
+        self._shared, self._folder = shared, folder
         self._threads = ThreadPoolExecutor(_COPIERS)
 
     def fetch(self, number: int) -> None:
@@ -184,7 +187,7 @@ class EndedTrialCopier:
             if trial.exists():  # a trial that failed at once has left nothing
                 trial.pull(self._folder / "trials" / str(number))
         except (ConfigError, DiskError) as error:
-            self._say(f"trial {number}: its folder stays in shared storage: {error}")
+            logger.warning("trial %s: its folder stays in shared storage: %s", number, error)
 
 
 def scratch_folder(place: str, number: int) -> Path:

@@ -1,6 +1,6 @@
 """Settings that a sweep tries first: those that somebody wrote down, and the best of another sweep."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,20 @@ from tune.search.study import read_study
 
 __all__ = ["enqueue"]
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def enqueue(study: optuna.Study, config: SweepConfig, say: Say) -> None:
+def enqueue(study: optuna.Study, config: SweepConfig) -> None:
     """Let the study hand out ``sweep.enqueue`` and the best trials of ``sweep.warm_start``, what it has had left out.
 
     Raises:
         ConfigError: a setting is not searched or may not have the value, or the other folder holds no sweep.
     """
-    for item in first_settings(config, say):
+    for item in first_settings(config):
         study.enqueue_trial(item, skip_if_exists=True)
 
 
-def first_settings(config: SweepConfig, say: Say) -> list[dict[str, Any]]:
+def first_settings(config: SweepConfig) -> list[dict[str, Any]]:
     """Those settings as Optuna stores them; of another sweep's what this one searches, where its values are allowed.
 
     Raises:
@@ -47,7 +47,7 @@ def first_settings(config: SweepConfig, say: Say) -> list[dict[str, Any]]:
             try:
                 taken |= search.enqueued({name: value}, "sweep.warm_start")
             except ConfigError as error:
-                say(f"trial {trial.number} of {folder}: left out: {error}")
+                logger.warning("trial %s of %s: left out: %s", trial.number, folder, error)
         if taken:
             found.append(taken)
     return found

@@ -1,6 +1,6 @@
 """The driver's hand on the study: it asks for trials, reports their epochs and tells how they ended.
 
-Whatever the study cannot be told, because its disk is full, say, closes the ledger: no more trials are handed out, and
+Whatever the study cannot be told, because its disk is full, closes the ledger: no more trials are handed out, and
 what is under way stays as it was last told, to go on another day.
 """
 

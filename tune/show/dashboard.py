@@ -1,7 +1,7 @@
 """``nuanced dashboard``: Optuna's own dashboard on a sweep's study, on this machine's loopback alone."""
 
+import logging
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 from nuanced_core.errors import ConfigError
@@ -9,10 +9,12 @@ from tune.search.study import read_storage, read_study
 
 __all__ = ["serve"]
 
+logger = logging.getLogger(__name__)
+
 _HOST = "127.0.0.1"  # whoever reaches it may delete studies
 
 
-def serve(folder: Path, port: int, say: Callable[[str], None]) -> None:
+def serve(folder: Path, port: int) -> None:
     """Serve the dashboard until it is interrupted; the sweep may be running.
 
     Raises:
@@ -26,7 +28,7 @@ def serve(folder: Path, port: int, say: Callable[[str], None]) -> None:
             "the dashboard is an extra: install it with pip install 'nuanced-speech[dashboard]'"
         ) from None
     _check_port(port)
-    say(f"http://{_HOST}:{port}/dashboard  (Ctrl-C ends it)")
+    logger.info("http://%s:%s/dashboard  (Ctrl-C ends it)", _HOST, port)
     run_server(read_storage(folder), host=_HOST, port=port)
 
 

@@ -98,7 +98,7 @@ def _parts(
 ) -> tuple[RunConfig, SweepSettings, list[RunConfig]]:
     """The run, the sweep's settings, and all runs to prepare for."""
     if isinstance(config, SweepConfig):
-        config, _ = with_whole_gpus(config, machines, lambda line: None)
+        config, _ = with_whole_gpus(config, machines)
         return config.run, config.sweep, config.runs_to_prepare()
     run = config or RunConfig()
     return run, SweepSettings(trials=1), [run]

@@ -1,7 +1,8 @@
 """``nuanced evaluate``: an exported encoder on the test split or on recordings, and the tables that show it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from nuanced_core.weights.store import cache_dir
 
 __all__ = ["evaluate_clips", "evaluate_test_split", "tables", "write_card"]
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 _CARD_SECTION = "## On the test split (`nuanced evaluate`)"
 
@@ -42,7 +44,7 @@ MEASURES = {
 
 
 def evaluate_test_split(
-    model: Path, *, source: str, sentences: int, identity: bool | None, robustness: bool, say: Say
+    model: Path, *, source: str, sentences: int, identity: bool | None, robustness: bool
 ) -> dict[str, Any]:
     """The report on the test split (see ``nuanced_core.evaluation.test_split.evaluate``).
 
@@ -52,15 +54,13 @@ def evaluate_test_split(
         NuancedError: a model, a voice or the extra is missing, or the encoder saw the test split.
     """
     encoder, run = load_export(model)
-    embed, pitch = _extras(identity, say)
-    dataset = _dataset(encoder.config.whisper, source, say)
-    report = evaluate(
-        encoder, run, dataset, sentences=sentences, embed=embed, pitch=pitch, robustness=robustness, say=say
-    )
+    embed, pitch = _extras(identity)
+    dataset = _dataset(encoder.config.whisper, source)
+    report = evaluate(encoder, run, dataset, sentences=sentences, embed=embed, pitch=pitch, robustness=robustness)
     return {"model": str(model), **report}
 
 
-def evaluate_clips(model: Path, clips: Path, *, source: str, say: Say) -> dict[str, Any]:
+def evaluate_clips(model: Path, clips: Path, *, source: str) -> dict[str, Any]:
     """The report on a folder of recordings (see ``nuanced_core.evaluation.recordings.evaluate_recordings``).
 
     Raises:
@@ -68,9 +68,9 @@ def evaluate_clips(model: Path, clips: Path, *, source: str, say: Say) -> dict[s
     """
     encoder, run = load_export(model)
     files, embed = recordings_in(clips), SpeakerEncoder()
-    dataset = _dataset(encoder.config.whisper, source, say)
-    rows = StylePredictors(encoder, run, dataset, say)
-    return {"model": str(model), **evaluate_recordings(rows, dataset, files, embed, say)}
+    dataset = _dataset(encoder.config.whisper, source)
+    rows = StylePredictors(encoder, run, dataset)
+    return {"model": str(model), **evaluate_recordings(rows, dataset, files, embed)}
 
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
@@ -129,7 +129,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join(found) + "\n"
 
 
-def _extras(identity: bool | None, say: Say) -> tuple[Embed | None, Pitch | None]:
+def _extras(identity: bool | None) -> tuple[Embed | None, Pitch | None]:
     if identity is False:
         return None, None
     try:
@@ -137,12 +137,12 @@ def _extras(identity: bool | None, say: Say) -> tuple[Embed | None, Pitch | None
     except ConfigError as error:
         if identity:
             raise
-        say(f"left out: {error}")
+        logger.warning("left out: %s", error)
         return None, None
 
 
-def _dataset(whisper: str, source: str, say: Say) -> Dataset:
-    return Dataset(ModelSet.fetch(Models(whisper=whisper, source=source), resolve_device("auto"), say), cache_dir())
+def _dataset(whisper: str, source: str) -> Dataset:
+    return Dataset(ModelSet.fetch(Models(whisper=whisper, source=source), resolve_device("auto")), cache_dir())
 
 
 def _rows_table(report: Mapping[str, Any]) -> Table:

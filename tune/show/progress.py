@@ -1,5 +1,6 @@
 """What one sees while a sweep runs: a live table of its trials in a terminal, plain lines elsewhere."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from tune.show.report import short_params
 from tune.trial.reports import unpack_scalars
 
 __all__ = ["Progress"]
+
+logger = logging.getLogger(__name__)
 
 # Above and below the rows: header, rules and the line of counts.
 _TABLE_FRAME_LINES = 6
@@ -52,7 +55,6 @@ class Progress(Callback):  # type: ignore[misc]
         self,
         ledger: TrialLedger,
         budget: int | None,
-        say: Callable[[str], None],
         console: Console | None = None,
         on_turn: Callable[[], object] = lambda: None,
     ) -> None:
@@ -64,7 +66,6 @@ class Progress(Callback):  # type: ignore[misc]
         self._alive: list[Any] = []  # Ray's trials that have not ended
         self._known = 0  # so many of Ray's trials have been looked at
         self._budget = budget
-        self._say = say
         self._rows: dict[int, _Row] = {}
         self._console = console if console is not None and console.is_terminal else None
         self._live: Live | None = None
@@ -158,13 +159,13 @@ class Progress(Callback):  # type: ignore[misc]
     def _aside(self, line: str) -> None:
         """What no row of the table says."""
         if self._live is None:
-            self._say(line)
+            logger.info("%s", line)
         else:
             self._live.console.print(line)
 
     def _line(self, line: str) -> None:
         if self._live is None:
-            self._say(line)
+            logger.info("%s", line)
         else:
             self._show()
 

@@ -1,5 +1,6 @@
 """One sweep from its settings to its report, and its resumption: what is checked first, written when, stopped how."""
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -37,7 +38,8 @@ from tune.trial.trainable import NO_ROOM, STOP_FILE, StyleEncoderTrial
 
 __all__ = ["SweepResult", "SweepServices", "resume_sweep", "run_sweep"]
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 
 # Ray wants a folder for its own state, of which we use nothing.
 _RAY_FOLDER = ".ray"
@@ -54,7 +56,7 @@ class SweepServices:
 
     start: Start
     prepare: Prepare
-    say: Say
+
     console: Console | None = None
     machines: Machines = field(default_factory=ThisMachine)
     measure: Measure = measure_peak
@@ -92,7 +94,7 @@ def run_sweep(config: SweepConfig, *, name: str, services: SweepServices) -> Swe
         check_disk(folder, disk_of_trials(config.sweep))
         config, ready = _ready(folder, config, services)
         create_folder(folder, SETTINGS_FILE, {**config.as_dict(), "record": provenance(ready.models)})
-        with closing(DriverLock(folder, services.say)) as lock:
+        with closing(DriverLock(folder)) as lock:
             return _drive(_Work(folder, config, services, lock, ready.prepare_late_node))
 
 
@@ -100,7 +102,7 @@ def resume_sweep(folder: Path, *, overrides: Sequence[str], services: SweepServi
     """Let a sweep go on that was stopped, whatever stopped it, or give one that is finished a larger budget.
 
     What was told of finished trials stays; those in flight go on from their last checkpoints. ``overrides`` change
-    the sweep's settings: its budget, say, or what is searched, where the trials so far allow it.
+    the sweep's settings: its budget, or what is searched, where the trials so far allow it.
 
     Raises:
         ConfigError: the folder holds no sweep, another driver is at work on it, the overrides contradict the trials so
@@ -111,7 +113,7 @@ def resume_sweep(folder: Path, *, overrides: Sequence[str], services: SweepServi
     if not file.is_file():
         raise ConfigError(f"{folder}: not the folder of a sweep (it holds no {SETTINGS_FILE})")
     # The lock comes first: what is refused is refused before anything is rendered.
-    with closing(DriverLock(folder, services.say)) as lock, services.machines.joined():
+    with closing(DriverLock(folder)) as lock, services.machines.joined():
         before = load_sweep(file)
         config = load_sweep(file, overrides)
         config.check_extends(before)
@@ -129,14 +131,12 @@ def resume_sweep(folder: Path, *, overrides: Sequence[str], services: SweepServi
 def _ready(folder: Path, config: SweepConfig, services: SweepServices) -> tuple[SweepConfig, PreparedMachines]:
     """All machines prepared, and the settings with what was measured there."""
     machines = services.machines.resources()
-    config, measured = with_whole_gpus(config, machines, services.say)
+    config, measured = with_whole_gpus(config, machines)
     check_fit(config.sweep, machines)
-    ready = prepare_machines(
-        machines, config, services.prepare, services.say, _sweep_folder(folder, config.sweep).parent
-    )
+    ready = prepare_machines(machines, config, services.prepare, _sweep_folder(folder, config.sweep).parent)
     if measured:
         with services.machines.started():
-            config = with_measured_share(config, machines, services.start, services.measure, services.say)
+            config = with_measured_share(config, machines, services.start, services.measure)
     return config, ready
 
 
@@ -160,15 +160,15 @@ class _Work:
 
 def _drive(work: _Work, rewritten: bool = False) -> SweepResult:
     folder, config, services = work.folder, work.config, work.services
-    settings, say = config.sweep, services.say
+    settings = config.sweep
     repair_journal(folder)
     sweep = _sweep_folder(folder, settings)
     sweep.remove(STOP_FILE)
     with _disk_errors(folder):
         study = open_study(folder, settings, create=True, epochs=config.run.train.epochs)
-        enqueue(study, config, say)
+        enqueue(study, config)
     if settings.shared is not None:
-        with closing(EndedTrialCopier(sweep, folder, say)) as copies:  # a driver that was killed had not copied them
+        with closing(EndedTrialCopier(sweep, folder)) as copies:  # a driver that was killed had not copied them
             copies.fetch_missing(ended_trials(study))
     ledger = TrialLedger(study, config.search, config.run, folder.absolute() / "trials", settings)
     if not ledger.unmet and not ledger.reopened:
@@ -180,15 +180,17 @@ def _drive(work: _Work, rewritten: bool = False) -> SweepResult:
     again = f", {ledger.reopened} of them go on" if ledger.reopened else ""
     machines = services.machines.resources()
     nodes = f" on {len(machines)} nodes" if len(machines) > 1 else ""
-    say(f"sweep {folder}: {_budget(settings)}{again}, {concurrent_trials(settings, machines)} at a time{nodes}")
+    logger.info(
+        "sweep %s: %s%s, %s at a time%s", folder, _budget(settings), again, concurrent_trials(settings, machines), nodes
+    )
     with services.machines.started():
         interrupted = _search(work, study, ledger, sweep)
     if ledger.fatal is not None:
         raise ledger.fatal.__class__(f"{ledger.fatal}; then: {_resume_command(folder, services)}")
     for line in final_lines(folder):
-        say(line)
+        logger.info("%s", line)
     if interrupted:
-        say(f"{ledger.closed or 'stopped'}; go on with: {_resume_command(folder, services)}")
+        logger.warning("%s; go on with: %s", ledger.closed or "stopped", _resume_command(folder, services))
     return SweepResult(folder, status(folder), interrupted)
 
 
@@ -230,7 +232,7 @@ def _search(work: _Work, study: optuna.Study, ledger: TrialLedger, sweep: Shared
             ledger.tick()
             ended.turn()
 
-        progress = Progress(ledger, settings.trials, services.say, services.console, on_turn=on_turn)
+        progress = Progress(ledger, settings.trials, services.console, on_turn=on_turn)
         stop = _StopRequest(sweep, ledger)
         try:
             with stop_on_signal(stop.ask):
@@ -262,7 +264,7 @@ class _EndedTrials:
         self._copies, places = None, [sweep]
         settings = work.config.sweep
         if settings.shared is not None:
-            self._copies = EndedTrialCopier(sweep, work.folder, work.services.say)
+            self._copies = EndedTrialCopier(sweep, work.folder)
             places.append(SharedFolder(str(work.folder), "sweep.outputs"))
         self._keeper = CheckpointKeeper(settings, places, complete_trials(study))
 

@@ -6,16 +6,18 @@ driver on another machine is told by the file's contents and by its heartbeat, t
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from nuanced_core.errors import ConfigError, DiskError
 
 __all__ = ["LOCK_FILE", "DriverLock"]
+
+logger = logging.getLogger(__name__)
 
 LOCK_FILE = "driver.lock"
 HEARTBEAT = 10.0  # seconds between two
@@ -27,14 +29,13 @@ class DriverLock:
 
     Args:
         folder: of the sweep.
-        say: told when the lock of a dead driver is taken over.
 
     Raises:
         ConfigError: another driver is at work on this sweep.
         DiskError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_FILE
         try:
             self._file = self._path.open("a+", encoding="utf-8")
@@ -51,7 +52,7 @@ class DriverLock:
             self._file.close()
             raise ConfigError(_refusal(folder, holder))
         if holder:
-            say(f"{folder}: taken over from a driver that is gone ({_named(holder)})")
+            logger.warning("%s: taken over from a driver that is gone (%s)", folder, _named(holder))
         self._write({"host": socket.gethostname(), "pid": os.getpid()})
         self._beaten = time.monotonic()
 

@@ -1,5 +1,6 @@
 """One run without Ray: the same folder, curves and checkpoints as a trial's, in this process."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ from tune.trial.tensorboard import TensorBoardReport
 
 __all__ = ["resume_single_run", "train_single_run"]
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.yaml"
 
-Say = Callable[[str], None]
 Report = Callable[[int, Mapping[str, float]], None]
 
 
@@ -28,8 +30,7 @@ def train_single_run(
     outputs: Path,
     name: str,
     prepare: Prepare,
-    train: Callable[[RunConfig, Path, Report, Say], object],
-    say: Say,
+    train: Callable[[RunConfig, Path, Report], object],
 ) -> Path:
     """Train one run in the folder ``name`` of ``outputs``; returns the folder.
 
@@ -41,10 +42,10 @@ def train_single_run(
     """
     folder = new_folder(outputs, name)
     check_disk(folder, BYTES_PER_TRIAL)
-    record = provenance(model_hashes(prepare([config], say)))
+    record = provenance(model_hashes(prepare([config])))
     create_folder(folder, CONFIG_FILE, config.model_dump(mode="json"))
     write_yaml(folder / "record.yaml", record)
-    return _train(config, folder, train, say)
+    return _train(config, folder, train)
 
 
 def resume_single_run(
@@ -52,8 +53,7 @@ def resume_single_run(
     overrides: Sequence[str],
     *,
     prepare: Prepare,
-    train: Callable[[RunConfig, Path, Report, Say], object],
-    say: Say,
+    train: Callable[[RunConfig, Path, Report], object],
 ) -> Path:
     """Let a run go on from its last checkpoint, to its end; one that is finished is left as it is.
 
@@ -67,11 +67,11 @@ def resume_single_run(
     if overrides:
         raise ConfigError(f"--set {overrides[0]}: a run goes on with the settings that it began with; leave it out")
     config = load_run(file)
-    prepare([config], say)
-    return _train(config, folder, train, say)
+    prepare([config])
+    return _train(config, folder, train)
 
 
-def _train(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path, Report, Say], object], say: Say) -> Path:
+def _train(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path, Report], object]) -> Path:
     stop = threading.Event()
 
     with TensorBoardReport(folder) as board, stop_on_signal(stop.set):
@@ -81,7 +81,7 @@ def _train(config: RunConfig, folder: Path, train: Callable[[RunConfig, Path, Re
             if stop.is_set():
                 raise StoppedError(f"stopped after step {step}; go on with: nuanced train --resume {folder}")
 
-        train(config, folder, report, say)
-    say(f"curves: tensorboard --logdir {folder}")
-    say(f"export: nuanced export {folder} -o {Path('models') / folder.name}")
+        train(config, folder, report)
+    logger.info("curves: tensorboard --logdir %s", folder)
+    logger.info("export: nuanced export %s -o %s", folder, Path("models") / folder.name)
     return folder

@@ -1,5 +1,6 @@
 """Which share of a GPU a trial needs: measured by one step of the largest trial, or by what broke the last one."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ __all__ = [
     "with_whole_gpus",
 ]
 
+logger = logging.getLogger(__name__)
+
 SHARES = (0.1, 0.125, 0.2, 0.25, 1 / 3, 0.5, 1.0)  # of a GPU: so many trials, 10 to 1, fill it
 HEADROOM = 1.3  # times what a trial held when it was measured, or when it asked for more
 CONTEXT = 6e8  # bytes of a CUDA context with its kernels, which a process holds beside its tensors
@@ -49,11 +52,10 @@ class Peak:
     total: int
 
 
-Say = Callable[[str], None]
 Measure = Callable[["Start", RunConfig], Peak]
 
 
-def with_whole_gpus(config: SweepConfig, machines: Sequence[Resources], say: Say) -> tuple[SweepConfig, bool]:
+def with_whole_gpus(config: SweepConfig, machines: Sequence[Resources]) -> tuple[SweepConfig, bool]:
     """The settings with a whole GPU for each trial in the place of ``auto``, or none where there is none; and whether
     a step is to be measured.
 
@@ -75,12 +77,12 @@ def with_whole_gpus(config: SweepConfig, machines: Sequence[Resources], say: Say
         )
     if settings.trials is None and settings.hours is None:
         raise ConfigError("sweep.gpu_hours: would never be used up without a GPU; set sweep.hours or sweep.trials")
-    say(f"{place} {'train.device is cpu' if there else 'no GPU'}, so trials run on the CPU")
+    logger.info("%s %s, so trials run on the CPU", place, "train.device is cpu" if there else "no GPU")
     return config.on_gpus(0.0), False
 
 
 def with_measured_share(
-    config: SweepConfig, machines: Sequence[Resources], start: "Start", measure: Measure, say: Say
+    config: SweepConfig, machines: Sequence[Resources], start: "Start", measure: Measure
 ) -> SweepConfig:
     """The settings with the share of a GPU that the largest trial needs, measured on this machine or each node.
 
@@ -95,9 +97,13 @@ def with_measured_share(
         if isinstance(found, NuancedError):
             raise found.__class__(f"{machine.name}: {found}")
         shares.append(share_for(found))
-        say(
-            f"{machine.name}: a step of the largest trial takes {found.held / 1e9:.1f} of {found.total / 1e9:.1f} GB: "
-            f"{shares[-1]:.3g} of a GPU for each trial, which is all that its process may take"
+        logger.info(
+            "%s: a step of the largest trial takes %.1f of %.1f GB: %.3g of a GPU for each trial, "
+            "the most that its process may take",
+            machine.name,
+            found.held / 1e9,
+            found.total / 1e9,
+            shares[-1],
         )
     return config.on_gpus(max(shares))
 

@@ -34,7 +34,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
     A trial goes on from the last checkpoint in its folder, if there is one: after its process was killed, or its
     sweep was. An error that the project names ends the trial with its line in the result's ``error``, and the actor
     goes on to the next trial. Any other error is raised, so that Ray discards a process that may be broken (after
-    an illegal access, say, a GPU serves its process no more) and lets the trial go on in another one.
+    an illegal access, a GPU serves its process no more) and lets the trial go on in another one.
     """
 
     def setup(

@@ -1,0 +1,54 @@
+"""Progress of long work: a bar with the time left in a terminal, a log line now and then elsewhere."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["progress_bar", "stderr_console"]
+
+logger = logging.getLogger(__name__)
+
+LOG_INTERVAL = 10.0  # seconds between two lines
+
+
+@lru_cache(maxsize=1)
+def stderr_console() -> Console:
+    """Return the console of this process's stderr; bars, tables and log lines that share it do not overwrite each
+    other."""
+    return Console(stderr=True)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[], None]]:
+    """Yield a function to be called after each of ``total`` items.
+
+    Nothing is shown where log level INFO is disabled.
+
+    Args:
+        description: what is done to the items, such as "rendering clips".
+    """
+    console = stderr_console()
+    if console.is_terminal and logger.isEnabledFor(logging.INFO):
+        columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda: bar.advance(task)
+        return
+    done, started = 0, time.monotonic()
+    logged = started
+
+    def advance() -> None:
+        nonlocal done, logged
+        done += 1
+        now = time.monotonic()
+        if now - logged > LOG_INTERVAL and done < total:
+            logged = now
+            left = (now - started) / done * (total - done)
+            logger.info("%s: %d of %d, about %.0f s left", description, done, total, left)
+
+    yield advance

@@ -1,17 +1,82 @@
-"""Nuanced Speech's core: from the sound of a voice to a Kokoro style, trained through Kokoro."""
+"""Nuanced Speech's core: from the sound of a voice to a Kokoro style vector, trained through Kokoro.
 
+The public names are those in ``__all__``; each is imported when it is first used. Everything else may move.
+
+    from nuanced_core import StyleEncoder, evaluate_clips
+
+    encoder = StyleEncoder.from_pretrained("models/default")
+    report = evaluate_clips("models/default", "recordings")
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nuanced_core.audio import load_audio, write_audio
+    from nuanced_core.config.settings import RunConfig
+    from nuanced_core.data.model_set import ModelSet
+    from nuanced_core.encoder.export import export_encoder
     from nuanced_core.encoder.style_encoder import StyleEncoder
+    from nuanced_core.errors import NuancedError
+    from nuanced_core.evaluation.recordings import evaluate_clips
+    from nuanced_core.evaluation.test_split import evaluate_test_split
+    from nuanced_core.hearing.whisper_features import WhisperFeatures
+    from nuanced_core.kokoro.model import DifferentiableKokoro
+    from nuanced_core.kokoro.voices import VoiceBank
+    from nuanced_core.text.phonemes import make_phonemizer
+    from nuanced_core.text.splitting import split_sentences
+    from nuanced_core.training.preparation import prepare
+    from nuanced_core.training.run import Run, start_run, train
 
-__all__ = ["StyleEncoder"]
+__all__ = [
+    "DifferentiableKokoro",
+    "ModelSet",
+    "NuancedError",
+    "Run",
+    "RunConfig",
+    "StyleEncoder",
+    "VoiceBank",
+    "WhisperFeatures",
+    "evaluate_clips",
+    "evaluate_test_split",
+    "export_encoder",
+    "load_audio",
+    "make_phonemizer",
+    "prepare",
+    "split_sentences",
+    "start_run",
+    "train",
+    "write_audio",
+]
+
+_MODULES = {
+    "DifferentiableKokoro": "kokoro.model",
+    "ModelSet": "data.model_set",
+    "NuancedError": "errors",
+    "Run": "training.run",
+    "RunConfig": "config.settings",
+    "StyleEncoder": "encoder.style_encoder",
+    "VoiceBank": "kokoro.voices",
+    "WhisperFeatures": "hearing.whisper_features",
+    "evaluate_clips": "evaluation.recordings",
+    "evaluate_test_split": "evaluation.test_split",
+    "export_encoder": "encoder.export",
+    "load_audio": "audio",
+    "make_phonemizer": "text.phonemes",
+    "prepare": "training.preparation",
+    "split_sentences": "text.splitting",
+    "start_run": "training.run",
+    "train": "training.run",
+    "write_audio": "audio",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: `nuanced --help` need not wait for torch.
-    if name == "StyleEncoder":
-        from nuanced_core.encoder.style_encoder import StyleEncoder
-
-        return StyleEncoder
+    # Importing torch takes seconds, which `nuanced --help` should not.
+    if name in _MODULES:
+        return getattr(import_module(f"nuanced_core.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

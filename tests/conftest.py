@@ -14,7 +14,7 @@ from tests.fakes import fake_models
 @pytest.fixture(scope="session")
 def models() -> ModelSet:
     """The real Kokoro, its voices and Whisper tiny.en, on the CPU."""
-    return ModelSet.fetch(Models(), "cpu", print)
+    return ModelSet.fetch(Models(), "cpu")
 
 
 @pytest.fixture

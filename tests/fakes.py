@@ -1,4 +1,4 @@
-"""Tiny stand-ins for Kokoro and Whisper, for tests of what is built around them: same services, no weights."""
+"""Small fakes of Kokoro, Whisper and the evaluation models: the same interfaces without weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ VOICES = ("af_bella", "af_heart", "af_nicole", "af_sky", "am_fenrir", "am_michae
 
 
 class FakeKokoro:
-    """Four frames a token; the sound is harmonics whose levels are the first numbers of the style, plus noise."""
+    """Fake Kokoro: 4 frames per token; audio is 8 harmonics with levels from the first 8 style channels, plus noise."""
 
     device = torch.device("cpu")
 
@@ -38,7 +38,7 @@ class FakeKokoro:
             token_frames = pad_sequence([torch.full((n,), 4) for n in text.lengths], batch_first=True)
         frames = tuple(token_frames.sum(dim=1).tolist())
         f0 = (style[:, 128:129] + 2).expand(-1, 2 * max(frames)) * 50
-        # Some 4 frames a token, a little longer with the style.
+        # About 4 frames per token, changed by one style channel.
         durations = (token_frames > 0) * (4 + style[:, 129:130])
         return Prosody(durations, token_frames, f0, f0 / 100, frames)
 
@@ -56,7 +56,7 @@ class FakeKokoro:
 
 
 class LivelyKokoro(FakeKokoro):
-    """Pitch and energy curves that move, each style's in its own way; every tenth value is unvoiced."""
+    """Fake Kokoro whose F0 and energy vary over time, depending on the style; every tenth F0 value is unvoiced."""
 
     def prosody(self, text: TextStates, style: Tensor, token_frames: Tensor | None = None) -> Prosody:
         plain = super().prosody(text, style, token_frames)
@@ -69,7 +69,7 @@ class LivelyKokoro(FakeKokoro):
 
 
 class FakeWhisper:
-    """Three layers of four channels: levels of four bands of each 20 ms, times the layer's number."""
+    """Fake Whisper: 3 layers of 4 channels, the levels of four bands per 20 ms, times the number of the layer."""
 
     def __init__(self) -> None:
         self.heard = 0
@@ -83,7 +83,7 @@ class FakeWhisper:
 
 
 def fake_models(folder: Path, names: Sequence[str] = VOICES) -> SimpleNamespace:
-    """A stand-in for ``ModelSet`` with eight voices, or others."""
+    """Make a fake ``ModelSet`` with random packs for the given voices, eight by default."""
     folder.mkdir(parents=True, exist_ok=True)
     packs = {}
     for i, name in enumerate(names):
@@ -103,7 +103,7 @@ def fake_models(folder: Path, names: Sequence[str] = VOICES) -> SimpleNamespace:
 
 
 def held_out_models(folder: Path) -> SimpleNamespace:
-    """Stand-ins with the test voices too, a livelier Kokoro, and sentences of at most 8 phonemes: little to render."""
+    """Make a fake ``ModelSet`` with test voices, ``LivelyKokoro``, and at most 8 phonemes per sentence, for speed."""
     models = fake_models(folder, VOICES + TEST_VOICES)
     models.kokoro = LivelyKokoro()
     models.phonemizer = Phonemizer("initials", lambda text: "".join(word[0] for word in text.lower().split())[:8])
@@ -111,7 +111,7 @@ def held_out_models(folder: Path) -> SimpleNamespace:
 
 
 def random_encoder(models: SimpleNamespace, run: RunConfig, layers: tuple[int, ...] = (2, 0)) -> StyleEncoder:
-    """An encoder with random weights that reads some layers of the fake Whisper, and knows three voices."""
+    """Make an encoder with random heads for some layers of the fake Whisper, calibrated with three voices."""
     packs = torch.stack([models.voices.pack(name) for name in VOICES[:3]])
     torch.manual_seed(0)
     encoder = StyleEncoder(
@@ -126,13 +126,13 @@ def random_encoder(models: SimpleNamespace, run: RunConfig, layers: tuple[int, .
 
 
 def band_embedding(audio: Tensor, rate: int) -> Tensor:
-    """A stand-in for a speaker encoder: log levels of 24 bands to 2.4 kHz, about their mean, of norm 1."""
-    spectrum = torch.fft.rfft(audio, rate).abs()[:2400].view(24, 100).mean(dim=1)  # a bin a Hz, of the first second
+    """Fake speaker encoder: log levels of 24 bands up to 2.4 kHz, minus their mean, normalised to length 1."""
+    spectrum = torch.fft.rfft(audio, rate).abs()[:2400].view(24, 100).mean(dim=1)  # of the first second, one bin per Hz
     levels = torch.log(spectrum + 1e-3)
     return torch.nn.functional.normalize(levels - levels.mean(), dim=0)
 
 
 def loudness_pitch(audio: Tensor) -> Tensor:
-    """A stand-in for a pitch tracker: each 25 ms the level as Hz, and 0 where it is low."""
+    """Fake pitch tracker: the level of each 25 ms, read as Hz, or 0 where it is low."""
     level = 300 * audio[: len(audio) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME].view(-1, SAMPLES_PER_FRAME).std(dim=1)
     return torch.where(level > 20, level, 0.0)

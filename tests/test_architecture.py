@@ -34,11 +34,12 @@ WINGS: dict[str, tuple[str, ...]] = {
     "tune.trial": ("config", "search", "cluster"),
     "tune.show": ("config", "search", "cluster", "trial"),
     "tune.sweep": ("config", "search", "cluster", "trial", "show"),
-    "tune.cli.app": ("config", "search", "cluster", "trial", "show", "sweep"),
-    "tune.cli.training": ("config", "cluster", "show", "sweep", "cli"),
-    "tune.cli.inspection": ("config", "cluster", "show", "sweep", "cli"),
-    "tune.cli.results": ("trial", "show", "cli"),
-    "tune.cli.storage": ("cli",),
+    "tune.cli.common": ("cluster",),
+    "tune.cli.training": ("config", "sweep", "cli.common"),
+    "tune.cli.inspection": ("config", "show", "cli.common"),
+    "tune.cli.results": ("trial", "show", "cli.common"),
+    "tune.cli.storage": ("cli.common",),
+    "tune.cli": ("cli.common", "cli.training", "cli.inspection", "cli.results", "cli.storage"),
 }
 # What nuanced_core never loads, so that it can be used without the search.
 SEARCH_PACKAGES = {"tune", "ray", "optuna", "tensorboard"}

@@ -1,8 +1,9 @@
 """The settings of one training run: frozen, strict YAML in, one clear line out when something is wrong."""
 
+import os.path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "Augment",
@@ -16,8 +17,11 @@ __all__ = [
     "RunConfig",
     "Settings",
     "Train",
+    "UserPath",
 ]
 
+# A path whose leading ``~`` is replaced by the home directory.
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -1,8 +1,8 @@
-"""The cache of what is computed once: entries named by what they depend on, verified by their hashes, bounded in size.
+"""A content-addressed cache of tensors, verified by their hashes and limited in size.
 
 Layout: ``<folder>/<kind>/<two digits>/<key>.safetensors``, tensors by name, the SHA-256 of each in the metadata. A
-process hashes a tensor when it first reads it; a damaged entry counts as missing. The time of an entry's file says when
-it was last used. Model files (``weights/``) lie in the same folder and are never touched here.
+process hashes a tensor when it first reads it; a damaged entry counts as missing. The modification time of an entry's
+file is the time of its last use. Model files (``weights/``) are in the same folder and are never changed here.
 """
 
 import fcntl
@@ -27,8 +27,7 @@ from nuanced_core.errors import ConfigError, DiskError
 
 __all__ = ["KINDS", "Cache", "Entry", "Kind", "cache_limit", "format_size", "locked", "parse_size"]
 
-
-STALE_PART_SECONDS = 3600  # a .part file that old has lost its writer
+STALE_PART_SECONDS = 3600  # age at which a .part file is taken for the rest of a dead process
 
 Kind = Literal["clips", "features", "windows", "baselines"]
 KINDS: tuple[Kind, ...] = ("clips", "features", "windows", "baselines")
@@ -36,9 +35,10 @@ KINDS: tuple[Kind, ...] = ("clips", "features", "windows", "baselines")
 _NAME = re.compile(r"[0-9a-f]{64}\.(safetensors|json)")
 _PART = re.compile(r"[0-9a-f]{64}\.(safetensors|json)\.[0-9a-f]+\.part")
 _SIZE = re.compile(r"(\d+(?:\.\d*)?)\s*([kmgt]?)b?", re.IGNORECASE)
-_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
-# Of this process: tensors whose hashes agreed, so that none is hashed twice, and files in use, which are not pruned.
+# State of this process: tensors whose hashes are verified, so that none is hashed twice, and files that it has used,
+# which are not pruned.
 _verified: set[tuple[Path, str]] = set()
 _used: set[Path] = set()
 
@@ -50,17 +50,17 @@ class Entry:
     kind: Kind
     path: Path
     bytes: int
-    used: float  # seconds since the epoch
+    used: float  # time of the last use, in seconds since the epoch
 
 
 class Cache:
-    """Entries of tensors in a folder, which processes may share: each is written whole or not at all."""
+    """Entries of named tensors in a folder that processes can share: each entry is written atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def has(self, kind: Kind, key: str) -> bool:
-        """Whether there is such an entry, which then counts as used; damage is noticed when it is read."""
+        """Return whether there is such an entry, and mark it as used; damage is detected when it is read."""
         path = self._path(kind, key)
         if not path.is_file():
             return False
@@ -68,7 +68,7 @@ class Cache:
         return True
 
     def names(self, kind: Kind, key: str) -> list[str] | None:
-        """Names of an entry's tensors, or None if it is missing or damaged."""
+        """Return the names of an entry's tensors, or None if it is missing or damaged."""
         try:
             with safe_open(self._path(kind, key), framework="pt") as file:
                 return list(file.keys())
@@ -76,17 +76,17 @@ class Cache:
             return None
 
     def load(self, kind: Kind, key: str, names: Sequence[str] | None = None) -> dict[str, Tensor] | None:
-        """Tensors of an entry (all, or those named), memory-mapped, or None if it is missing or damaged."""
+        """Return an entry's tensors (all, or those named), memory-mapped, or None if it is missing or damaged."""
         path = self._path(kind, key)
-        found = _read(path, names, _verified)
-        if found is None:
+        tensors = _read(path, names, _verified)
+        if tensors is None:
             return None
-        _verified.update((path, name) for name in found)
+        _verified.update((path, name) for name in tensors)
         _mark_used(path)
-        return found
+        return tensors
 
     def save(self, kind: Kind, key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Write an entry, in place of a damaged one if there is one; returns the tensors.
+        """Write an entry, replacing a damaged one, and return its tensors, on the CPU.
 
         Raises:
             DiskError: it cannot be written.
@@ -103,24 +103,24 @@ class Cache:
                 part.unlink(missing_ok=True)
             raise DiskError(
                 f"{path.parent}: the cache cannot be written: {error}; free some disk, remove entries with "
-                "'nuanced cache --prune SIZE', or name another folder with NUANCED_CACHE"
+                "'nuanced cache --prune SIZE', or set another folder with NUANCED_CACHE"
             ) from None
         _used.add(path)
         return contents
 
     def entries(self) -> list[Entry]:
-        """All entries, the least recently used first."""
+        """Return all entries, the least recently used first."""
         found = []
         for kind, path in self._files(_NAME):
-            with suppress(OSError):  # gone meanwhile
+            with suppress(OSError):  # removed in the meantime
                 stat = path.stat()
                 found.append(Entry(kind, path, stat.st_size, stat.st_mtime))
         return sorted(found, key=lambda entry: (entry.used, entry.path))
 
     def prune(self, limit: int) -> list[Entry]:
-        """Remove the least recently used entries until ``limit`` bytes are left; returns them.
+        """Remove the least recently used entries until at most ``limit`` bytes are left; return those removed.
 
-        What this process has read, written or found is kept. What dead writers left is removed too.
+        Entries that this process has read, written or found are kept. Partial files of dead processes are removed too.
 
         Raises:
             DiskError: an entry cannot be removed.
@@ -142,12 +142,12 @@ class Cache:
         return removed
 
     def verify(self) -> list[Entry]:
-        """Hash all entries again and remove those that are damaged; returns them.
+        """Hash all entries again and remove the damaged ones; return those removed.
 
         Raises:
             DiskError: an entry cannot be removed.
         """
-        damaged = [entry for entry in self.entries() if not _is_whole(entry.path)]
+        damaged = [entry for entry in self.entries() if not _is_intact(entry.path)]
         for entry in damaged:
             _remove(entry.path)
         return damaged
@@ -164,45 +164,45 @@ class Cache:
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Inside it no other process of this machine is inside the same; the kernel lets go when a process dies.
+    """Hold an exclusive lock on a file among the processes of this machine; the kernel releases it if one dies.
 
     Raises:
-        DiskError: the file cannot be made.
+        DiskError: the file cannot be created.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         opened = file.open("a")
     except OSError as error:
-        raise DiskError(f"{file}: cannot be made: {error.strerror}; name another folder with NUANCED_CACHE") from None
+        raise DiskError(f"{file}: cannot be created: {error.strerror}; set another folder with NUANCED_CACHE") from None
     with opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
         yield
 
 
 def cache_limit() -> int | None:
-    """The most bytes that entries may take, from $NUANCED_CACHE_LIMIT; None: any number.
+    """Return the largest size of all entries together in bytes, from $NUANCED_CACHE_LIMIT; None: no limit.
 
     Raises:
-        ConfigError: it is no size.
+        ConfigError: the variable is not a size.
     """
     text = os.environ.get("NUANCED_CACHE_LIMIT", "").strip()
     return parse_size(text, "NUANCED_CACHE_LIMIT") if text else None
 
 
 def parse_size(text: str, place: str) -> int:
-    """Bytes of a size such as 10GB, 500MB or 0 (GB is 1e9 bytes); ``place`` is named in errors.
+    """Parse a size such as 10GB, 500MB or 0 (GB is 1e9 bytes) to bytes; errors name ``place``.
 
     Raises:
-        ConfigError: it is no size.
+        ConfigError: it is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise ConfigError(f"{place}: {text!r} is no size; write 10GB, 500MB or 0")
-    return int(float(match[1]) * _FACTORS[match[2].lower()])
+        raise ConfigError(f"{place}: {text!r} is not a size; write 10GB, 500MB or 0")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def format_size(count: int) -> str:
-    """Bytes as people read them: 1.5 GB."""
+    """Format a number of bytes with one decimal and a unit, such as 1.5 GB."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -210,19 +210,19 @@ def format_size(count: int) -> str:
 
 
 def _read(path: Path, names: Sequence[str] | None, verified: set[tuple[Path, str]]) -> dict[str, Tensor] | None:
-    """Tensors of a file, hashed unless they are among those verified; None if it is missing or damaged."""
+    """Return tensors of a file, or None if it is missing or damaged; tensors in ``verified`` are not hashed."""
     try:
         with safe_open(path, framework="pt") as file:
             digests = file.metadata() or {}
-            found: dict[str, Tensor] = {
+            tensors: dict[str, Tensor] = {
                 name: file.get_tensor(name) for name in (file.keys() if names is None else names)
             }
     except (OSError, SafetensorError):
         return None
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if (path, name) not in verified and digests.get(name) != _digest(tensor):
             return None
-    return found
+    return tensors
 
 
 def _digest(tensor: Tensor) -> str:
@@ -231,13 +231,13 @@ def _digest(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     if path.suffix == ".safetensors":
         return _read(path, None, set()) is not None or not path.exists()
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return True  # removed meanwhile
+        return True  # removed in the meantime
     except (OSError, ValueError):
         return False
     return True
@@ -246,7 +246,7 @@ def _is_whole(path: Path) -> bool:
 def _mark_used(path: Path) -> None:
     if path not in _used:
         _used.add(path)
-        with suppress(OSError):  # a cache of somebody else's can be read all the same
+        with suppress(OSError):  # a cache of another user may be readable only
             os.utime(path)
 
 

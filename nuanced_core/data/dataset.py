@@ -1,11 +1,8 @@
-"""Utterances spoken once by Kokoro and heard once by Whisper, kept in a cache that all trials share.
+"""Clips and their Whisper features, each computed once and kept in a cache that all trials share.
 
-A cache entry's name is the hash of all that it depends on (weights, style, phonemes, noise seed, device), so a
-changed setting renders only what it changes. What the hash cannot see, a change of our own code, raises ``HEARING``
-or the cache's ``FORMAT``.
-
-Version 0 of a clip, or "clean", is the clip as Kokoro spoke it; version i is what ``augmented`` makes of it the i-th
-time; a version with another name is what ``degraded`` makes of it.
+The key of a cache entry is the hash of everything that the entry depends on (weights, style, phonemes, noise seed,
+device), so a changed setting renders only what it changes. The hash does not cover this project's code: raise
+``FEATURES_FORMAT``, or ``KEY_FORMAT`` of ``nuanced_core.hashing``, when the code computes something else.
 
 Dimensions: B batch, L layers, T feature frames, D Whisper channels, N tokens, S = 256 style.
 """
@@ -14,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,18 +29,28 @@ from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.kokoro.decoder import Precision
 from nuanced_core.kokoro.model import Prosody, Speech
 
-__all__ = ["CLEAN", "Batch", "Clip", "Dataset", "Version", "windows"]
+__all__ = ["CLEAN", "AugmentedCopy", "Batch", "Clip", "Dataset", "Version", "windows"]
 
-HEARING = "2"  # part of features' names: raise it when Whisper's states of a clip, or its augmented sound, change
-CLEAN = (0,)  # the version that is not augmented
+FEATURES_FORMAT = "2"  # part of features' keys: raise it when augmentation or Whisper's states of a clip change
+CLEAN = (0,)  # the version without changes
 NO_COPIES = Augment(copies=0)
 
-Version = int | Condition
+
+class AugmentedCopy(NamedTuple):
+    """The n-th augmented copy of a clip, with the settings that define it."""
+
+    settings: Augment
+    number: int  # from 1
+
+
+# Which audio of a clip Whisper gets: 0 or "clean" is the clip as rendered, n > 0 its n-th augmented copy with the
+# settings of the dataset, another string the condition that ``degraded`` applies.
+Version = int | Condition | AugmentedCopy
 
 
 @dataclass(frozen=True)
 class Clip:
-    """An utterance as Kokoro spoke it."""
+    """An utterance as rendered by Kokoro."""
 
     utterance: Utterance
     key: str
@@ -57,7 +65,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a StyleEncoder sees of some clips, and what it should say."""
+    """Inputs of a StyleEncoder for some clips, and the target styles."""
 
     features: Tensor  # (B, L, T, D)
     mask: Tensor  # (B, T), True where a clip has a feature frame
@@ -66,12 +74,12 @@ class Batch:
 
 
 class Dataset:
-    """Clips of utterances, from the cache or rendered into it.
+    """Clips of utterances and their features, from the cache or computed and added to it.
 
     Args:
-        models: Kokoro and Whisper; Whisper is loaded only to hear a clip for the first time.
+        models: Kokoro and Whisper; Whisper is loaded only to compute features that the cache lacks.
         folder: the cache.
-        augment: what the versions of a clip are.
+        augment: settings that define the augmented copies of a clip.
     """
 
     def __init__(self, models: ModelSet, folder: Path, augment: Augment = NO_COPIES) -> None:
@@ -82,11 +90,16 @@ class Dataset:
 
     @property
     def versions(self) -> tuple[int, ...]:
-        """Of each training clip: the clean one and its augmented copies."""
+        """Versions of each training clip: the clean one and its augmented copies."""
         return tuple(range(1 + self.augment.copies))
 
+    def with_settings(self, versions: Iterable[Version]) -> tuple[Version, ...]:
+        """Return the versions such that they mean the same to a dataset with other augment settings."""
+        settings = self.augment.model_copy(update={"copies": 0})  # the number of copies does not change any of them
+        return tuple(AugmentedCopy(settings, v) if isinstance(v, int) and v else v for v in versions)
+
     def clips(self, utterances: Iterable[Utterance], versions: Sequence[Version] = CLEAN) -> list[Clip]:
-        """Utterances as clips, in order; what is missing of them and of these versions is rendered and heard.
+        """Return the clips of utterances, in order; clips and features of ``versions`` that are missing are computed.
 
         Raises:
             DiskError: the cache cannot be written.
@@ -96,21 +109,30 @@ class Dataset:
             clips.append(self._clip(utterance))
             for version in versions:
                 if not self.cache.has("features", self._features_key(clips[-1].key, version)):
-                    self._hear(clips[-1], version)
+                    self._compute_features(clips[-1], version)
         return clips
 
     def missing(self, utterances: Iterable[Utterance], versions: Sequence[Version] = CLEAN) -> list[Utterance]:
-        """Those utterances of which the cache lacks the sound, or Whisper's states of one of these versions."""
-        keys = {self._clip_key(utterance): utterance for utterance in utterances}
-        return [utterance for key, utterance in keys.items() if not self._is_there(key, versions)]
+        """Return the utterances, each once, whose clip or features of one of the versions the cache lacks.
+
+        The entries that are there count as used by this process, which keeps them from being pruned.
+        """
+        keys = {self.clip_key(utterance): utterance for utterance in utterances}
+        return [utterance for key, utterance in keys.items() if not self._is_cached(key, versions)]
+
+    def clip_key(self, utterance: Utterance) -> str:
+        """Return the key of an utterance's clip in the cache."""
+        style_hash = hashlib.sha256(utterance.style.numpy().tobytes()).hexdigest()
+        weights = self.models.kokoro_files.sha256
+        return content_key(weights, style_hash, utterance.phonemes, utterance.seed, self.models.device.type)
 
     def layers(self, choice: str | Sequence[int], clip: Clip) -> tuple[int, ...]:
-        """The layers that ``features.layers`` means, of those that Whisper has.
+        """Resolve the setting ``features.layers`` to numbers of Whisper's layers.
 
         Raises:
             ConfigError: Whisper has no such layer.
         """
-        count = len(self.cache.names("features", self._features_key(clip.key, 0)) or self._hear(clip, 0))
+        count = len(self.cache.names("features", self._features_key(clip.key, 0)) or self._compute_features(clip, 0))
         if choice == "all":
             return tuple(range(count))
         layers = (count - 1,) if choice == "last" else tuple(int(layer) for layer in choice)
@@ -125,43 +147,48 @@ class Dataset:
         clips: Sequence[Clip],
         layers: Sequence[int],
         versions: Sequence[Version] | None = None,
-        spoken: Sequence[Clip] | None = None,
+        target_clips: Sequence[Clip] | None = None,
     ) -> Batch:
-        """Features of some of Whisper's layers, padded to the longest clip, and the targets, on the models' device.
+        """Return features of some layers, padded to the longest clip, and targets, on the models' device.
 
-        ``versions`` says which version of each clip is heard, by default the clean one; ``spoken`` what is to be said
-        in each one's voice, by default what is heard.
+        Args:
+            versions: the version of each clip whose features are returned; default: the clean one.
+            target_clips: the clip whose phoneme count and style are the target of each item; default: ``clips``.
         """
         device = self.models.device
-        heard = zip(clips, versions or [0] * len(clips), strict=True)
-        states = [self._states(clip, layers, version) for clip, version in heard]  # each (L, T, D)
+        pairs = zip(clips, versions or [0] * len(clips), strict=True)
+        states = [self._features(clip, layers, version) for clip, version in pairs]  # each (L, T, D)
         lengths = torch.tensor([s.shape[1] for s in states])
         features = pad_sequence([s.transpose(0, 1) for s in states], batch_first=True).transpose(1, 2)
         return Batch(
             features.to(device, torch.float32),
             (torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
-            torch.tensor([clip.utterance.phoneme_count for clip in spoken or clips], device=device),
-            torch.stack([clip.utterance.style for clip in spoken or clips]).to(device),
+            torch.tensor([clip.utterance.phoneme_count for clip in target_clips or clips], device=device),
+            torch.stack([clip.utterance.style for clip in target_clips or clips]).to(device),
         )
 
     def statistics(self, clips: Sequence[Clip], layers: Sequence[int]) -> FeatureStatistics:
-        """Mean and spread (L, D) of each feature over all frames of some clips.
+        """Return mean and standard deviation (L, D) of each feature over all frames of some clips.
 
-        Of each clip one version is heard, in turn: a copy more does not take longer. They are kept in the cache.
+        The i-th clip contributes one version, i modulo their number, so more copies do not take longer. The result is
+        kept in the cache.
         """
-        heard = [self._features_key(clip.key, self.versions[i % len(self.versions)]) for i, clip in enumerate(clips)]
-        key = content_key("statistics", heard, list(layers))
+        versions = [self.versions[i % len(self.versions)] for i in range(len(clips))]
+        features = [self._features_key(clip.key, version) for clip, version in zip(clips, versions, strict=True)]
+        key = content_key("statistics", features, list(layers))
         kept = self.cache.load("baselines", key)
         if kept is None:
-            mean, std = self._statistics(clips, layers)
+            mean, std = self._statistics(clips, layers, versions)
             kept = self.cache.save("baselines", key, {"mean": mean, "std": std})
         return FeatureStatistics(kept["mean"], kept["std"])
 
-    def _statistics(self, clips: Sequence[Clip], layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _statistics(
+        self, clips: Sequence[Clip], layers: Sequence[int], versions: Sequence[Version]
+    ) -> tuple[Tensor, Tensor]:
         frames = 0
         sums: list[Tensor] = []
-        for index, clip in enumerate(clips):
-            states = self._states(clip, layers, self.versions[index % len(self.versions)]).double()
+        for clip, version in zip(clips, versions, strict=True):
+            states = self._features(clip, layers, version).double()
             part = [states.sum(dim=1), states.square().sum(dim=1)]
             sums = part if not sums else [a + b for a, b in zip(sums, part, strict=True)]
             frames += states.shape[1]
@@ -170,24 +197,27 @@ class Dataset:
         return mean.float(), variance.sqrt().float()
 
     def reference(self, clip: Clip, window: tuple[int, int]) -> Tensor:
-        """A window (first frame, frames) of a clip as Kokoro speaks it alone, (samples,) at 24 kHz.
+        """Return a window (first frame, frames) of a clip, rendered by itself: (samples,) at 24 kHz.
 
-        Kokoro's instance norms look at all that is spoken at once: a window cut from the whole clip would differ
-        from a predicted window even for the same style.
+        Kokoro's instance norms depend on everything that is rendered at once: a window cut from the whole clip would
+        differ from a predicted window even for the same style.
         """
         if window == (0, clip.frames):
             return clip.audio
         key = content_key(clip.key, *window)
-        found = self.cache.load("windows", key)
-        if found is None:
+        kept = self.cache.load("windows", key)
+        if kept is None:
             with torch.no_grad():
                 style = clip.utterance.style.unsqueeze(0).to(self.models.device)
                 audio = self.speak([clip], style, [window]).item(0).cpu()
-            found = self.cache.save("windows", key, {"audio": audio})
-        return found["audio"]
+            kept = self.cache.save("windows", key, {"audio": audio})
+        return kept["audio"]
 
     def prosody(self, clips: Sequence[Clip], styles: Tensor) -> Prosody:
-        """Durations, F0 and energy of clips in other styles (B, 256), on the clips' alignment, differentiable."""
+        """Predict durations, F0 and energy of clips in other styles (B, 256), differentiable in the styles.
+
+        F0 and energy are on the clips' alignment.
+        """
         text = self.models.kokoro.encode_text([clip.utterance.phonemes for clip in clips])
         token_frames = pad_sequence([clip.token_frames for clip in clips], batch_first=True)
         return self.models.kokoro.prosody(text, styles, token_frames)
@@ -196,74 +226,82 @@ class Dataset:
         self,
         clips: Sequence[Clip],
         styles: Tensor,
-        chosen: Sequence[tuple[int, int]],
+        windows: Sequence[tuple[int, int]],
         noise: int = 0,
         *,
         prosody: Prosody | None = None,
         precision: Precision = "float32",
         checkpointing: bool = False,
     ) -> Speech:
-        """Windows of clips in other styles (B, 256), with the clips' durations; ``noise`` is added to their seeds.
+        """Render a window (first frame, frames) of each clip in another style, differentiable in the styles.
 
-        Differentiable to the styles. ``prosody`` is that of the styles if it is known already; ``precision`` and
-        ``checkpointing`` are as in ``DifferentiableKokoro.speak``.
+        Args:
+            styles: (B, 256).
+            noise: added to the clips' noise seeds.
+            prosody: that of the styles if it is already computed.
+            precision, checkpointing: as in ``DifferentiableKokoro.speak``.
+
+        Returns:
+            Speech with the clips' durations.
         """
         kokoro = self.models.kokoro
         text = kokoro.encode_text([clip.utterance.phonemes for clip in clips])
         prosody = prosody or self.prosody(clips, styles)
         seeds = [clip.utterance.seed + noise for clip in clips]
-        return kokoro.speak(text, prosody, styles, seeds, chosen, precision=precision, checkpointing=checkpointing)
+        return kokoro.speak(text, prosody, styles, seeds, windows, precision=precision, checkpointing=checkpointing)
 
     def _clip(self, utterance: Utterance) -> Clip:
-        key = self._clip_key(utterance)
-        found = self.cache.load("clips", key)
-        if found is None:
+        key = self.clip_key(utterance)
+        kept = self.cache.load("clips", key)
+        if kept is None:
             kokoro = self.models.kokoro
             style_batch = utterance.style.unsqueeze(0).to(self.models.device)
             with torch.no_grad():
                 text = kokoro.encode_text([utterance.phonemes])
                 prosody = kokoro.prosody(text, style_batch)
                 audio = kokoro.speak(text, prosody, style_batch, [utterance.seed]).item(0).cpu()
-            found = self.cache.save("clips", key, {"audio": audio, "token_frames": prosody.token_frames[0]})
-        return Clip(utterance, key, found["audio"], found["token_frames"])
+            kept = self.cache.save("clips", key, {"audio": audio, "token_frames": prosody.token_frames[0]})
+        return Clip(utterance, key, kept["audio"], kept["token_frames"])
 
-    def _states(self, clip: Clip, layers: Sequence[int], version: Version) -> Tensor:
-        """Whisper's states of a version of a clip, (L, T, D) float16."""
+    def _features(self, clip: Clip, layers: Sequence[int], version: Version) -> Tensor:
+        """Return Whisper's states of a version of a clip, (L, T, D) float16."""
         names = [str(layer) for layer in layers]
-        found = self.cache.load("features", self._features_key(clip.key, version), names) or self._hear(clip, version)
-        return torch.stack([found[name] for name in names])
+        kept = self.cache.load("features", self._features_key(clip.key, version), names)
+        states = kept or self._compute_features(clip, version)
+        return torch.stack([states[name] for name in names])
 
-    def _hear(self, clip: Clip, version: Version) -> dict[str, Tensor]:
-        """Whisper's states of a version of a clip by layer, each (T, D) float16, for the first time."""
+    def _compute_features(self, clip: Clip, version: Version) -> dict[str, Tensor]:
+        """Compute and save Whisper's states of a version of a clip, by layer, each (T, D) float16."""
         audio = resample(clip.audio, KOKORO_RATE, WHISPER_RATE)
-        if isinstance(version, str) and version != "clean":
-            audio = degraded(audio, WHISPER_RATE, version, derived_seed(clip.key, version))
-        elif isinstance(version, int) and version:
-            audio = augmented(audio, WHISPER_RATE, self.augment, derived_seed(clip.key, version))
+        if isinstance(version, str):
+            if version != "clean":
+                audio = degraded(audio, WHISPER_RATE, version, derived_seed(clip.key, version))
+        elif version:
+            settings, number = self._copy(version)
+            audio = augmented(audio, WHISPER_RATE, settings, derived_seed(clip.key, number))
         states = self.models.whisper(audio).half()
         key = self._features_key(clip.key, version)
         return self.cache.save("features", key, {str(layer): s for layer, s in enumerate(states)})
 
-    def _is_there(self, clip_key: str, versions: Sequence[Version]) -> bool:
+    def _is_cached(self, clip_key: str, versions: Sequence[Version]) -> bool:
         features = [self.cache.has("features", self._features_key(clip_key, version)) for version in versions]
         return self.cache.has("clips", clip_key) and all(features)
 
-    def _clip_key(self, utterance: Utterance) -> str:
-        style_hash = hashlib.sha256(utterance.style.numpy().tobytes()).hexdigest()
-        weights = self.models.kokoro_files.sha256
-        return content_key(weights, style_hash, utterance.phonemes, utterance.seed, self.models.device.type)
+    def _copy(self, version: int | AugmentedCopy) -> AugmentedCopy:
+        return version if isinstance(version, AugmentedCopy) else AugmentedCopy(self.augment, version)
 
     def _features_key(self, clip_key: str, version: Version) -> str:
         changes: list[object] = []
         if isinstance(version, str):
             changes = [] if version == "clean" else [version]
         elif version:
-            changes = [self.augment.model_dump(mode="json", exclude={"copies"}), version]
-        return content_key(clip_key, self.models.whisper_file.sha256, HEARING, *changes)
+            settings, number = self._copy(version)
+            changes = [settings.model_dump(mode="json", exclude={"copies"}), number]
+        return content_key(clip_key, self.models.whisper_file.sha256, FEATURES_FORMAT, *changes)
 
 
 def windows(frames: int, window: WindowFrames) -> list[tuple[int, int]]:
-    """The windows (first frame, frames) that cover a clip; the last one overlaps its neighbour rather than be short."""
+    """Return windows (first frame, frames) that cover a clip; the last one overlaps its neighbour to be as long."""
     if window == "full" or frames <= window:
         return [(0, frames)]
     starts = [*range(0, frames - window, window), frames - window]

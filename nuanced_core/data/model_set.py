@@ -1,4 +1,4 @@
-"""The models that a run needs: their files fetched and checked at once, each loaded when first used."""
+"""The models that a run needs: their files are fetched and verified together, each model is loaded on first use."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,10 +27,10 @@ class ModelSet:
 
     @classmethod
     def fetch(cls, models: Models, device: torch.device | str) -> "ModelSet":
-        """The model files that the settings name, from the cache or from where they can be had.
+        """Fetch the model files that the settings name, or find them in the cache.
 
         Raises:
-            WeightsError: a file cannot be had, or is not what it should be.
+            WeightsError: a file is not available, or its hash is wrong.
         """
         return cls(
             fetch_kokoro(models.source),
@@ -46,21 +46,21 @@ class ModelSet:
 
     @cached_property
     def voices(self) -> VoiceBank:
-        """The voices at hand."""
+        """The available stock voices."""
         return VoiceBank(self.voice_files.packs)
 
     @cached_property
     def whisper(self) -> WhisperFeatures:
-        """Whisper's encoder; only rendering a clip for the first time needs it."""
+        """Whisper's encoder, needed only to compute features that the cache lacks."""
         return WhisperFeatures.load(self.whisper_file.path, self.device)
 
     @cached_property
     def phonemizer(self) -> Phonemizer:
-        """What turns sentences into phonemes."""
+        """The converter of sentences to phonemes."""
         return make_phonemizer()
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each model file, and the phonemizer's name: what a sweep's results rest on."""
+        """Return the SHA-256 of each model file and the phonemizer's name, for the record of a sweep."""
         return {
             "kokoro": self.kokoro_files.sha256,
             f"whisper {self.whisper_file.name}": self.whisper_file.sha256,
@@ -70,7 +70,7 @@ class ModelSet:
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is the first GPU if there is one.
+    """Return the device that ``train.device`` names; ``auto`` is the first GPU, or the CPU if there is none.
 
     Raises:
         ConfigError: there is no such device.
@@ -82,19 +82,24 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"train.device: {name!r} is no device; take auto, cpu, cuda or cuda:0")
+        raise ConfigError(f"train.device: {name!r} is not a device; set auto, cpu, cuda or cuda:0")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"train.device: {name!r}: this machine has {torch.cuda.device_count()} GPUs; take auto or cpu"
-        )
+        raise ConfigError(f"train.device: {name!r}: this machine has {torch.cuda.device_count()} GPUs; set auto or cpu")
     return device
 
 
 _loaded: dict[tuple[Models, str], ModelSet] = {}
 
 
-def loaded_models(settings: Models, device: str) -> ModelSet:
-    """The models of this process: loading Kokoro takes longer than a short trial should."""
-    if (settings, device) not in _loaded:
-        _loaded[settings, device] = ModelSet.fetch(settings, device)
-    return _loaded[settings, device]
+def loaded_models(settings: Models, device: torch.device) -> ModelSet:
+    """Return this process's models for the settings, fetched on the first call.
+
+    They are kept for the next run, since loading Kokoro takes longer than a short trial should.
+
+    Raises:
+        WeightsError: as ``ModelSet.fetch``.
+    """
+    key = settings, str(device)
+    if key not in _loaded:
+        _loaded[key] = ModelSet.fetch(settings, device)
+    return _loaded[key]

@@ -1,7 +1,7 @@
-"""Clips rendered into the cache by several processes at once.
+"""Rendering of clips into the cache by several processes.
 
-One process with one thread a core renders faster than one process with all of them: Kokoro's layers are too small to
-share. A worker gets one utterance at a time through a pipe, so the pipe's end is all that tells it that it is alone.
+Several processes with one thread each render faster than one process with all threads: Kokoro's layers are too small
+to parallelize. A worker gets one request at a time through a pipe; the closed pipe tells it that its parent is gone.
 """
 
 import logging
@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -25,22 +25,29 @@ from nuanced_core.data.utterances import Utterance
 from nuanced_core.errors import NuancedError, TrainingError
 from nuanced_core.progress import progress_bar
 
-__all__ = ["RenderRequest", "render", "worker_count"]
+__all__ = ["RenderJob", "RenderRequest", "merge_requests", "render", "render_jobs", "worker_count"]
 
 logger = logging.getLogger(__name__)
 
-
-CLIPS_PER_WORKER = 8  # fewer are rendered here in the time in which a worker loads the models
-MOST_WORKERS = 8
-BYTES_PER_WORKER = 1.6e9  # Python, torch, Kokoro and what it computes (measured)
+CLIPS_PER_WORKER = 8  # one process renders fewer than that in the time in which a worker loads the models
+MAX_WORKERS = 8
+BYTES_PER_WORKER = 1.6e9  # Python, torch, Kokoro and its activations (measured)
 WHISPER_IN_MEMORY = 3  # times its file: read as float16, kept as float32
 
 
 class RenderRequest(NamedTuple):
-    """An utterance that is to be rendered, and the versions of it that are to be heard."""
+    """An utterance to render, and the versions of its clip to compute features of."""
 
     utterance: Utterance
     versions: tuple[Version, ...]
+
+
+class RenderJob(NamedTuple):
+    """Requests for one set of models."""
+
+    requests: Sequence[RenderRequest]
+    open_dataset: Callable[[], Dataset]  # must be picklable if there are several workers
+    workers: int
 
 
 class _Worker(NamedTuple):
@@ -48,74 +55,86 @@ class _Worker(NamedTuple):
     pipe: "Connection[Any, Any]"
 
 
-def worker_count(orders: int, models: ModelSet) -> int:
-    """How many processes are worth starting and fit into memory; on a GPU one, which has it to itself."""
-    worth = orders // CLIPS_PER_WORKER
-    if models.device.type != "cpu" or worth < 2:
+def merge_requests(requests: Iterable[RenderRequest], dataset: Dataset) -> list[RenderRequest]:
+    """Merge the requests for the same clip, so that no two workers render it; each version is named once."""
+    merged: dict[str, RenderRequest] = {}
+    for request in requests:
+        key = dataset.clip_key(request.utterance)
+        versions = (*merged[key].versions, *request.versions) if key in merged else request.versions
+        merged[key] = RenderRequest(request.utterance, tuple(dict.fromkeys(versions)))
+    return list(merged.values())
+
+
+def worker_count(requests: int, models: ModelSet) -> int:
+    """Return how many processes are worth starting and fit into memory; on a GPU always 1."""
+    useful = requests // CLIPS_PER_WORKER
+    if models.device.type != "cpu" or useful < 2:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    each = BYTES_PER_WORKER + WHISPER_IN_MEMORY * models.whisper_file.path.stat().st_size
-    return max(1, min(MOST_WORKERS, cores, worth, int(_available_memory() / each)))
+    bytes_each = BYTES_PER_WORKER + WHISPER_IN_MEMORY * models.whisper_file.path.stat().st_size
+    return max(1, min(MAX_WORKERS, cores, useful, int(_available_memory() / bytes_each)))
 
 
-def render(orders: Sequence[RenderRequest], open_dataset: Callable[[], Dataset], workers: int) -> None:
-    """Render and hear what is missing; with one worker in this process.
+def render(requests: Sequence[RenderRequest], open_dataset: Callable[[], Dataset], workers: int) -> None:
+    """Render the missing clips and compute their missing features; see ``render_jobs``."""
+    render_jobs([RenderJob(requests, open_dataset, workers)])
 
-    What is finished stays in the cache, however this ends; what a dead worker had is given to another. With more than
-    one worker ``open_dataset`` must be picklable, and a script that calls this needs ``if __name__ == "__main__":``,
-    as always where processes are spawned.
+
+def render_jobs(jobs: Sequence[RenderJob]) -> None:
+    """Render missing clips and compute missing features, job by job, with one progress bar.
+
+    With one worker a job runs in this process. Finished clips stay in the cache, however this ends; a dead worker's
+    request is given to another one. With several workers a script that calls this needs
+    ``if __name__ == "__main__":``, as always where processes are spawned.
 
     Raises:
         NuancedError: an utterance cannot be rendered, or no worker is left.
     """
-    if not orders:
+    total = sum(len(job.requests) for job in jobs)
+    if not total:
         return
-    logger.info("rendering %d clips in %d processes", len(orders), workers)
-    with progress_bar("rendering clips", len(orders)) as done:
-        if workers > 1:
-            _render_in_processes(orders, open_dataset, workers, done)
-            return
-        dataset = open_dataset()
-        for order in orders:
-            dataset.clips([order.utterance], order.versions)
-            done()
+    logger.info("rendering %d clips in %d processes", total, max(job.workers for job in jobs))
+    with progress_bar("rendering clips", total) as advance:
+        for job in jobs:
+            if job.workers > 1:
+                _render_in_processes(job, advance)
+            elif job.requests:
+                dataset = job.open_dataset()
+                for request in job.requests:
+                    dataset.clips([request.utterance], request.versions)
+                    advance()
 
 
-def _render_in_processes(
-    orders: Sequence[RenderRequest],
-    open_dataset: Callable[[], Dataset],
-    workers: int,
-    done: Callable[[], None],
-) -> None:
-    # The longest first, so that none is left alone with a long one at the end.
-    waiting = deque(sorted(orders, key=lambda order: -len(order.utterance.phonemes) * len(order.versions)))
+def _render_in_processes(job: RenderJob, advance: Callable[[], None]) -> None:
+    # The longest first, so that no worker gets a long one at the end while the others have nothing left.
+    waiting = deque(sorted(job.requests, key=lambda r: -len(r.utterance.phonemes) * len(r.versions)))
     busy: dict[_Worker, RenderRequest] = {}
     idle: list[_Worker] = []
     pool: list[_Worker] = []
     try:
-        for _ in range(workers):
-            pool.append(_started(open_dataset))
+        for _ in range(job.workers):
+            pool.append(_start_worker(job.open_dataset))
         idle += pool
         while waiting or busy:
             while waiting and idle:
-                worker, order = idle.pop(), waiting.popleft()
-                busy[worker] = order
-                with suppress(OSError):  # it died; its pipe tells so below
-                    worker.pipe.send(_to_message(order))
+                worker, request = idle.pop(), waiting.popleft()
+                busy[worker] = request
+                with suppress(OSError):  # it is dead, which ``recv`` notices below
+                    worker.pipe.send(_to_message(request))
             ready = wait([worker.pipe for worker in busy])
             for worker in [worker for worker in busy if worker.pipe in ready]:
-                order = busy.pop(worker)
+                request = busy.pop(worker)
                 try:
                     error = worker.pipe.recv()
                 except (EOFError, OSError):
-                    waiting.appendleft(order)
+                    waiting.appendleft(request)
                     pool.remove(worker)
-                    _report_death(worker, len(pool), order)
+                    _report_death(worker, len(pool), request)
                     continue
                 if error is not None:
                     raise error
                 idle.append(worker)
-                done()
+                advance()
     finally:
         for worker in pool:
             worker.pipe.close()
@@ -124,67 +143,68 @@ def _render_in_processes(
             worker.process.join()
 
 
-def _report_death(worker: _Worker, left: int, order: RenderRequest) -> None:
+def _report_death(worker: _Worker, left: int, request: RenderRequest) -> None:
+    """Log the death of a worker, or raise TrainingError if none is left."""
     worker.process.join()
     code = worker.process.exitcode
-    how = f"was killed by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
+    cause = f"was killed by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
     if left:
-        logger.warning("a rendering process %s; %s go on", how, left)
+        logger.warning("a rendering process %s; %d continue", cause, left)
         return
     raise TrainingError(
-        f"rendering {order.utterance.text!r} in {order.utterance.voice}: the last rendering process {how} "
-        "(out of memory?); run the command again: what was rendered is kept"
+        f"rendering {request.utterance.text!r} in {request.utterance.voice}: the last rendering process {cause} "
+        "(out of memory?); run the command again: finished clips are kept"
     )
 
 
-def _started(open_dataset: Callable[[], Dataset]) -> _Worker:
+def _start_worker(open_dataset: Callable[[], Dataset]) -> _Worker:
     context = multiprocessing.get_context("spawn")
-    ours, its = context.Pipe()
-    process = context.Process(target=_work, args=(its, open_dataset), daemon=True)
+    parent_end, worker_end = context.Pipe()
+    process = context.Process(target=_work, args=(worker_end, open_dataset), daemon=True)
     # The first process also starts Python's resource tracker, which would unblock the signal again.
     resource_tracker.ensure_running()
-    # A blocked signal stays blocked in a new process: Ctrl-C is the parent's to handle.
+    # A signal that is blocked here stays blocked in the new process: only the parent handles Ctrl-C.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    its.close()
-    return _Worker(process, ours)
+    worker_end.close()
+    return _Worker(process, parent_end)
 
 
 def _work(pipe: "Connection[Any, Any]", open_dataset: Callable[[], Dataset]) -> None:
-    """Render what comes through the pipe, and answer with None or an error, until it is closed."""
+    """Render what the pipe requests and answer with None or an error, until the pipe is closed."""
     torch.set_num_threads(1)
     dataset = None
     with suppress(EOFError, OSError):  # the parent is gone
         while True:
-            order = _from_message(pipe.recv())
+            request = _from_message(pipe.recv())
             try:
                 dataset = dataset or open_dataset()
-                dataset.clips([order.utterance], order.versions)
+                dataset.clips([request.utterance], request.versions)
             except NuancedError as error:
                 pipe.send(error)
             except Exception as error:
-                told = f"rendering {order.utterance.text!r} in {order.utterance.voice}: {type(error).__name__}: {error}"
-                pipe.send(TrainingError(" ".join(told.split())))
+                place = f"rendering {request.utterance.text!r} in {request.utterance.voice}"
+                pipe.send(TrainingError(" ".join(f"{place}: {type(error).__name__}: {error}".split())))
             else:
                 pipe.send(None)
 
 
-def _to_message(order: RenderRequest) -> tuple[Any, ...]:
-    """An order without tensors, which torch would share between the processes through files."""
-    u = order.utterance
-    return u.voice, u.text, u.phonemes, u.phoneme_count, u.style.tolist(), u.seed, order.versions
+def _to_message(request: RenderRequest) -> tuple[Any, ...]:
+    """Convert a request to a message without tensors, which torch would share between processes through files."""
+    u = request.utterance
+    return u.voice, u.text, u.phonemes, u.phoneme_count, u.style.tolist(), u.seed, request.versions
 
 
-def _from_message(plain: tuple[Any, ...]) -> RenderRequest:
-    voice, text, phonemes, count, style, seed, versions = plain
+def _from_message(message: tuple[Any, ...]) -> RenderRequest:
+    voice, text, phonemes, count, style, seed, versions = message
     return RenderRequest(Utterance(voice, text, phonemes, count, torch.tensor(style), seed), versions)
 
 
 def _available_memory() -> int:
-    """Bytes that new processes can have."""
+    """Return the bytes that new processes can use."""
     with suppress(OSError, ValueError, IndexError):
         return int(Path("/proc/meminfo").read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

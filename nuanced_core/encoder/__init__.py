@@ -1,1 +1,1 @@
-"""The StyleEncoder: Whisper features to a Kokoro style vector, and its exported form."""
+"""The StyleEncoder, which maps Whisper features to Kokoro styles; its pooling strategies and its export."""

@@ -1,6 +1,7 @@
-"""From a checkpoint to a folder that can be used and given away: weights, configuration and a card."""
+"""Export of a checkpoint's encoder to a folder that can be loaded and shared: weights, configuration, model card."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -8,11 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
-from nuanced_core.errors import ConfigError, DiskError, WeightsError
+from nuanced_core.encoder.checkpoint import read_checkpoint
+from nuanced_core.encoder.style_encoder import StyleEncoder
+from nuanced_core.errors import ConfigError, DiskError
 
 __all__ = ["export_encoder"]
 
@@ -25,8 +27,8 @@ tags: [text-to-speech, style-encoder, kokoro, whisper]
 
 # {name}
 
-A StyleEncoder of Nuanced Speech: it hears a clip through Whisper {whisper} (layers {layers}) and says in which
-Kokoro-82M style its voice speaks.
+A StyleEncoder of Nuanced Speech: it predicts the Kokoro-82M style of a clip's voice from the states of Whisper
+{whisper} (layers {layers}).
 
 ```python
 from nuanced_core import StyleEncoder
@@ -38,48 +40,40 @@ encoder = StyleEncoder.from_pretrained("{name}")
 |---|---|
 {rows}
 
-Trained on Kokoro's own voices: recordings of people lie far from them. Use the voice of a living person only with
+Trained on Kokoro's own voices: recordings of people differ a lot from them. Use the voice of a living person only with
 their consent. Kokoro-82M is Apache-2.0, Whisper is MIT.
 """
 
 
 def export_encoder(checkpoint: Path, out: Path, facts: Mapping[str, Any] | None = None) -> Path:
-    """Write the encoder of a checkpoint as ``model.safetensors``, ``config.json`` and ``README.md``; returns ``out``.
+    """Write the encoder of a checkpoint to a new folder and return the folder.
 
-    ``facts`` (scores, where it came from) are kept in ``config.json`` and shown on the card. The folder appears
-    whole or not at all, and is loaded again before it does.
+    It contains ``model.safetensors``, ``config.json`` and ``README.md``. It is written atomically, after a test that
+    the encoder can be loaded again.
+
+    Args:
+        out: the new folder.
+        facts: scores and origin, which are written to ``config.json`` and to the card.
 
     Raises:
-        ConfigError: ``out`` exists, or the checkpoint is of another version.
+        ConfigError: ``out`` exists, or the checkpoint's encoder is of another version of this project.
         WeightsError: the checkpoint is missing or damaged.
         DiskError: ``out`` cannot be written.
     """
     if out.exists():
         raise ConfigError(f"{out}: exists; give another folder, or remove it")
-    try:
-        with safe_open(checkpoint, framework="pt") as file:
-            progress = json.loads(file.metadata()["progress"])
-            tensors = {
-                name.removeprefix("encoder."): file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118 (no mapping)
-                if name.startswith("encoder.")
-            }
-    except FileNotFoundError:
-        raise WeightsError(f"{checkpoint}: no such checkpoint; has a trial finished an epoch?") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{checkpoint}: not a checkpoint: {error}") from None
-    StyleEncoderConfig.from_dict(progress["style_encoder"], str(checkpoint))
-    facts = {"epoch": progress["epoch"], "val/loss": progress["best_loss"], **(facts or {})}
+    source = read_checkpoint(checkpoint)
+    best_loss = source.best_loss if math.isfinite(source.best_loss) else None
     config = {
-        "style_encoder": progress["style_encoder"],
-        "run": progress["run"],
+        "style_encoder": source.style_encoder,
+        "run": source.run,
         "nuanced_speech": version("nuanced-speech"),
-        "facts": facts,
+        "facts": {"epoch": source.epoch, "val/loss": best_loss, **(facts or {})},
     }
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        save_file(tensors, part / "model.safetensors")
+        save_file(source.encoder, part / "model.safetensors")
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (part / "README.md").write_text(_card(out.name, config), encoding="utf-8")
         StyleEncoder.from_pretrained(part)
@@ -103,11 +97,11 @@ def _card(name: str, config: Mapping[str, Any]) -> str:
         name=name,
         whisper=style_encoder["whisper"],
         layers=", ".join(str(n) for n in style_encoder["layers"]),
-        rows="\n".join(f"| {key} | {_shown(value)} |" for key, value in rows.items()),
+        rows="\n".join(f"| {key} | {_cell(value)} |" for key, value in rows.items()),
     )
 
 
-def _shown(value: object) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(str(v) for v in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
-"""Pooling strategies: a clip's feature frames become one vector, however long the clip is.
+"""Pooling strategies: reduce the feature frames of a clip of any length to one vector.
 
-Contract (``tests/test_pooling.py``): frames behind a clip's end never matter, items of a batch do not touch each
-other, one frame is enough, gradients are finite. Attention starts close to the mean.
+Contract (``tests/nuanced_core/encoder/test_pooling.py``): padding never affects the result, items of a batch are
+independent, one frame is enough, gradients are finite. Attention is close to the mean at initialisation.
 
 Dimensions: B batch, T feature frames, C channels, H heads.
 """
@@ -26,27 +26,27 @@ __all__ = [
     "std_over_time",
 ]
 
-SCORE_CHANNELS = 128  # hidden channels of what scores a frame
+SCORE_CHANNELS = 128  # hidden channels of a frame's score
 GRU_CHANNELS = 128
-EPSILON = 1e-8  # under a root, whose slope at 0 is infinite: a clip of one frame has variance 0
+EPSILON = 1e-8  # added to variances: the derivative of the root is infinite at 0, the variance of a single frame
 
 
 class Pooling(nn.Module):
-    """Frames (B, T, C) and a mask (B, T), True where a clip has a frame, to (B, ``out_channels``).
+    """Base class: maps frames (B, T, C) and a mask (B, T), True at a clip's frames, to (B, ``out_channels``).
 
-    A clip's frames come first, and there is at least one. All strategies are made of ``channels`` (C) and ``heads``
-    (H), which the attentive ones and the queries read.
+    A clip has at least one frame, and its frames come before its padding. All strategies are constructed from
+    ``channels`` (C) and ``heads`` (H); only the attentive ones and the queries use ``heads``.
     """
 
     out_channels: int
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """The pooled frames, (B, out_channels)."""
+        """Pool frames (B, T, C) under a mask (B, T) to (B, out_channels)."""
         raise NotImplementedError
 
 
 class MeanPooling(Pooling):
-    """The mean over time: what a clip sounds like on the whole."""
+    """Mean over time."""
 
     def __init__(self, channels: int, heads: int = 1) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class MeanStdPooling(Pooling):
 
 
 class MaxPooling(Pooling):
-    """The largest value of each channel over time."""
+    """Maximum of each channel over time."""
 
     def __init__(self, channels: int, heads: int = 1) -> None:
         super().__init__()
@@ -83,10 +83,10 @@ class MaxPooling(Pooling):
 
 
 class AttentivePooling(Pooling):
-    """A mean weighted by learned attention; each head weighs the frames for its own share of the channels.
+    """Mean weighted by learned attention; each head weights the frames for its own group of channels.
 
-    Shares are as equal as can be, so H need not divide C. A frame's score is that of Okabe et al. 2018, a layer of
-    tanh and a linear one.
+    The groups have as equal sizes as possible, so H need not divide C. Scores are computed as in Okabe et al. 2018: a
+    tanh layer, then a linear one.
     """
 
     def __init__(self, channels: int, heads: int = 1) -> None:
@@ -96,12 +96,12 @@ class AttentivePooling(Pooling):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        kept = _kept(frames, mask)
-        return _weighted_mean(kept, _attention(self.attention(kept), mask))
+        masked = _zero_padding(frames, mask)
+        return _weighted_mean(masked, _attention_weights(self.attention(masked), mask))
 
 
 class AttentiveStatsPooling(Pooling):
-    """Mean and standard deviation weighted by learned attention (Okabe et al. 2018); heads as in attentive pooling."""
+    """Attentive mean and standard deviation (Okabe et al. 2018), with heads as in ``AttentivePooling``."""
 
     def __init__(self, channels: int, heads: int = 1) -> None:
         super().__init__()
@@ -110,19 +110,19 @@ class AttentiveStatsPooling(Pooling):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        kept = _kept(frames, mask)
-        weights = _attention(self.attention(kept), mask)  # (B, T, H)
-        mean = _weighted_mean(kept, weights)
-        variance = _weighted_mean((kept - mean.unsqueeze(1)).square(), weights)
+        masked = _zero_padding(frames, mask)
+        weights = _attention_weights(self.attention(masked), mask)  # (B, T, H)
+        mean = _weighted_mean(masked, weights)
+        variance = _weighted_mean((masked - mean.unsqueeze(1)).square(), weights)
         return torch.cat([mean, torch.sqrt(variance + EPSILON)], dim=1)
 
 
 class QueryPooling(Pooling):
-    """H learned queries attend to the frames' keys; each yields a weighted mean of all channels, side by side."""
+    """Attention with H learned queries; each yields a weighted mean of all channels, and these are concatenated."""
 
     def __init__(self, channels: int, heads: int = 1) -> None:
         super().__init__()
-        # A key's bias would move all scores of a query alike, which the softmax does not see.
+        # No bias: it would shift all scores of a query equally, which the softmax ignores.
         self.keys = nn.Linear(channels, SCORE_CHANNELS, bias=False)
         self.queries = nn.Parameter(torch.empty(heads, SCORE_CHANNELS))
         nn.init.normal_(self.queries, std=0.1)
@@ -130,13 +130,13 @@ class QueryPooling(Pooling):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        kept = _kept(frames, mask)
-        scores = self.keys(kept) @ self.queries.T / math.sqrt(SCORE_CHANNELS)  # (B, T, H)
-        return torch.einsum("bth,btc->bhc", _attention(scores, mask), kept).flatten(1)
+        masked = _zero_padding(frames, mask)
+        scores = self.keys(masked) @ self.queries.T / math.sqrt(SCORE_CHANNELS)  # (B, T, H)
+        return torch.einsum("bth,btc->bhc", _attention_weights(scores, mask), masked).flatten(1)
 
 
 class GRUPooling(Pooling):
-    """The state of a one-directional GRU after a clip's last frame."""
+    """State of a unidirectional GRU after a clip's last frame."""
 
     def __init__(self, channels: int, heads: int = 1) -> None:
         super().__init__()
@@ -145,19 +145,19 @@ class GRUPooling(Pooling):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        # The GRU runs on over the padding: packing would wait for the lengths on the host.
-        states: Tensor = self.gru(_kept(frames, mask))[0]  # (B, T, out_channels)
+        # The GRU also runs over the padding: packing would need the lengths on the host, a synchronisation.
+        states: Tensor = self.gru(_zero_padding(frames, mask))[0]  # (B, T, out_channels)
         last = mask.sum(dim=1) - 1
         return states[torch.arange(len(states), device=states.device), last]
 
 
 class _FrameScores(nn.Module):
-    """Frames (B, T, C) to a score for each head (B, T, H)."""
+    """Attention scores of each head, (B, T, H), from frames (B, T, C)."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(channels, SCORE_CHANNELS)
-        # Without a bias, as the softmax would not see it; small, so that attention starts close to the mean.
+        # No bias, which the softmax would ignore; small weights, so that attention starts close to the mean.
         self.score = nn.Linear(SCORE_CHANNELS, heads, bias=False)
         nn.init.normal_(self.score.weight, std=0.01)
 
@@ -167,31 +167,31 @@ class _FrameScores(nn.Module):
 
 
 def mean_over_time(frames: Tensor, mask: Tensor) -> Tensor:
-    """The mean (B, C) of each clip's own frames, of frames (B, T, C) and mask (B, T)."""
-    return _kept(frames, mask).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    """Return the mean (B, C) over each clip's own frames, for frames (B, T, C) and mask (B, T)."""
+    return _zero_padding(frames, mask).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
 def std_over_time(frames: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
-    """The standard deviation (B, C) of each clip's own frames about their ``mean`` (B, C); 1e-4 where it is 0."""
-    # Kept twice: the gradient of a square would carry a NaN from behind the end into the mean.
-    variance = mean_over_time((_kept(frames, mask) - mean.unsqueeze(1)).square(), mask)
+    """Return the standard deviation (B, C) of each clip's own frames around ``mean`` (B, C), or 1e-4 where it is 0."""
+    # Mask before the square as well: its gradient would carry a NaN in the padding into the mean.
+    variance = mean_over_time((_zero_padding(frames, mask) - mean.unsqueeze(1)).square(), mask)
     return torch.sqrt(variance + EPSILON)
 
 
-def _kept(frames: Tensor, mask: Tensor) -> Tensor:
-    """Frames with 0 behind each clip's end; not a product, since what stands there may be NaN."""
+def _zero_padding(frames: Tensor, mask: Tensor) -> Tensor:
+    """Set the padding of frames to 0; not by a product, since padding may hold NaN."""
     return frames.masked_fill(~mask.unsqueeze(2), 0)
 
 
-def _attention(scores: Tensor, mask: Tensor) -> Tensor:
-    """Scores (B, T, H) as weights that sum to 1 over a clip's own frames."""
+def _attention_weights(scores: Tensor, mask: Tensor) -> Tensor:
+    """Turn scores (B, T, H) into weights that sum to 1 over a clip's own frames."""
     return scores.masked_fill(~mask.unsqueeze(2), -math.inf).softmax(dim=1)
 
 
 def _weighted_mean(frames: Tensor, weights: Tensor) -> Tensor:
-    """The mean (B, C) of frames (B, T, C) under each head's weights (B, T, H) for its share of the channels."""
-    shares = frames.tensor_split(weights.shape[2], dim=2)
-    means = [torch.einsum("bt,btc->bc", w, share) for w, share in zip(weights.unbind(dim=2), shares, strict=True)]
+    """Average frames (B, T, C) with each head's weights (B, T, H) for its group of channels: (B, C)."""
+    groups = frames.tensor_split(weights.shape[2], dim=2)
+    means = [torch.einsum("bt,btc->bc", w, group) for w, group in zip(weights.unbind(dim=2), groups, strict=True)]
     return torch.cat(means, dim=1)
 
 

@@ -1,7 +1,7 @@
-"""The StyleEncoder: Whisper features of a clip to the Kokoro style in which its voice speaks.
+"""The StyleEncoder: maps Whisper features of a clip to the Kokoro style of its voice.
 
-Dimensions: B batch, L layers, T feature frames, D Whisper channels, C channels of a frame as pooled, P of the pooled
-frames, V training voices, K knots, S = 256 style (timbre, then prosody, 128 each).
+Dimensions: B batch, L layers, T feature frames, D Whisper channels, C channels of a frame before pooling, P channels
+after pooling, V training voices, K knots, S = 256 style (timbre, then prosody, 128 each).
 """
 
 import json
@@ -25,13 +25,13 @@ from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE, TIMBRE_SIZE
 __all__ = ["StyleEncoder", "StyleEncoderConfig"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
-KNOTS = 32  # rows of a training voice that are kept
-COUNT_CHANNELS = 8  # of the phoneme count's embedding
-MIN_SPREAD = 1e-3  # of a style channel; a single training voice has no spread at all
+KNOTS = 32  # rows stored of each training voice; the others are interpolated
+COUNT_CHANNELS = 8  # channels of the embedding of a phoneme count
+MIN_SPREAD = 1e-3  # least standard deviation of a channel; that of a single training voice is 0
 
 
 class StyleEncoderConfig(Settings):
-    """Everything needed to build a StyleEncoder before its weights are loaded."""
+    """Configuration from which a StyleEncoder is built before its weights are loaded."""
 
     encoder: Encoder
     features: Features
@@ -41,15 +41,15 @@ class StyleEncoderConfig(Settings):
     voices: Annotated[int, Field(ge=1)] = Field(description="V")
 
     def to_dict(self) -> dict[str, object]:
-        """As JSON, in ``config.json`` and in checkpoints."""
+        """Return the JSON form, as stored in ``config.json`` and in checkpoints."""
         return self.model_dump(mode="json")
 
     @classmethod
     def from_dict(cls, data: dict[str, object], place: str) -> "StyleEncoderConfig":
-        """From what ``to_dict`` gave; ``place`` is named in errors.
+        """Build a configuration from the output of ``to_dict``; errors name ``place``.
 
         Raises:
-            ConfigError: something is missing, unknown or wrong.
+            ConfigError: a value is missing, unknown or invalid.
         """
         try:
             return validate(cls, data, place)
@@ -58,18 +58,19 @@ class StyleEncoderConfig(Settings):
 
 
 class StyleEncoder(nn.Module):
-    """Features, normalised and pooled over time, through a small network, to a style for a phoneme count.
+    """Small network that maps Whisper features of a clip, pooled over time, to a style for a phoneme count.
 
-    ``encoder.output`` says what the network's last layer means. That layer starts at 0, and then every output is the
-    mean voice: the mean of the training voices, row by row, so that a style fits its phoneme count.
+    ``encoder.output`` selects how the output y of the last layer is turned into a style. The last layer is initialised
+    to 0, for which every style is that of the mean voice: the mean of the training voices, row by row, so that a style
+    fits its phoneme count.
 
-    - offset: how far the style lies from the mean voice, in standard deviations of the training voices.
-    - blend: logits of a convex blend of the training voices, and a bounded residual. With separate trunks timbre and
-      prosody are blended each for itself.
-    - span: for timbre and for prosody the weights ``w`` of ``mean + sum_v w_v (voice_v - mean)``.
+    - offset: y is the offset from the mean voice, in standard deviations of the training voices.
+    - blend: y holds the logits of a convex blend of the training voices, and a bounded residual. With separate trunks
+      timbre and prosody have separate blends.
+    - span: y holds the weights ``w`` of ``mean + sum_v w_v (voice_v - mean)``, separately for timbre and prosody.
 
-    What is told of rows holds where ``encoder.phoneme_count`` is not none; there each voice is one style, the mean of
-    its rows. ``config`` says all choices, ``config.encoder.pooling`` for example.
+    If ``encoder.phoneme_count`` is none, each voice is a single style, the mean of its rows. All settings are in
+    ``config``, for example ``config.encoder.pooling``.
     """
 
     feature_mean: Tensor
@@ -79,7 +80,7 @@ class StyleEncoder(nn.Module):
     mean_pack: Tensor
     style_std: Tensor
     voice_offsets: Tensor
-    between_knots: Tensor
+    knot_weights: Tensor
 
     def __init__(self, config: StyleEncoderConfig) -> None:
         super().__init__()
@@ -90,16 +91,16 @@ class StyleEncoder(nn.Module):
         self.register_buffer("feature_std", torch.ones(shape))
         self.register_buffer("mean_pack", torch.zeros(PACK_ROWS, STYLE_SIZE))
         self.register_buffer("style_std", torch.ones(STYLE_SIZE))
-        self._reads_voices = settings.output in ("blend", "span")
-        if self._reads_voices:
-            # Rows change slowly, most for few phonemes. Of 41 stock voices, 32 knots in float16 (0.7 MB, where packs
-            # have 21) give each half of each row back at a cosine above 0.9997, 0.999999 in the mean.
+        self._combines_voices = settings.output in ("blend", "span")
+        if self._combines_voices:
+            # Rows change slowly, fastest for few phonemes. For 41 stock voices, 32 knots in float16 (0.7 MB; the packs
+            # take 21 MB) reproduce each half of each row with a cosine above 0.9997, 0.999999 on average.
             self.register_buffer("voice_offsets", torch.zeros(config.voices, KNOTS, STYLE_SIZE, dtype=torch.float16))
-            self.register_buffer("between_knots", _between_knots(), persistent=False)  # (510, K)
+            self.register_buffer("knot_weights", _knot_weights(), persistent=False)  # (510, K)
 
-        mixed = config.features.combine == "mix" and len(config.layers) > 1
-        self.layer_logits = nn.Parameter(torch.zeros(len(config.layers))) if mixed else None
-        width = config.channels if mixed else len(config.layers) * config.channels
+        mixes_layers = config.features.combine == "mix" and len(config.layers) > 1
+        self.layer_logits = nn.Parameter(torch.zeros(len(config.layers))) if mixes_layers else None
+        width = config.channels if mixes_layers else len(config.layers) * config.channels
         self.projection: nn.Module | None = None
         if settings.frame_width:
             activation = ACTIVATIONS[settings.activation]()
@@ -111,7 +112,7 @@ class StyleEncoder(nn.Module):
         self.register_buffer("pooled_std", torch.ones(self.pooling.out_channels))
         width = self.pooling.out_channels + (COUNT_CHANNELS if settings.phoneme_count == "embedding" else 0)
         halves = (slice(0, TIMBRE_SIZE), slice(TIMBRE_SIZE, STYLE_SIZE))
-        self._parts = halves if settings.trunk == "separate" else (slice(0, STYLE_SIZE),)  # of a style, one a trunk
+        self._parts = halves if settings.trunk == "separate" else (slice(0, STYLE_SIZE),)  # of a style, one per trunk
         self.trunks = nn.ModuleList(_trunk(width, settings) for _ in self._parts)
         self.heads = nn.ModuleList(
             nn.Linear(settings.width, self._head_channels(part.stop - part.start)) for part in self._parts
@@ -121,10 +122,10 @@ class StyleEncoder(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, features: FeatureStatistics, packs: Tensor) -> None:
-        """Take over what is known of the training set: its features' statistics (L, D), its voices (V, 510, 256).
+        """Store the training set's feature statistics (L, D) and the packs of its voices (V, 510, 256).
 
         Raises:
-            ConfigError: ``packs`` is of another shape.
+            ConfigError: ``packs`` has another shape.
         """
         shape = (self.config.voices, PACK_ROWS, STYLE_SIZE)
         if packs.shape != shape:
@@ -136,43 +137,54 @@ class StyleEncoder(nn.Module):
         self.feature_std.copy_(features.std)
         self.mean_pack.copy_(packs.mean(dim=0))
         self.style_std.copy_(offsets.square().mean(dim=(0, 1)).sqrt().clamp(min=MIN_SPREAD))
-        if self._reads_voices:
+        if self._combines_voices:
             self.voice_offsets.copy_(offsets[:, _knots()])
 
     @torch.no_grad()
     def calibrate_pooled(self, pooled: Tensor) -> None:
-        """Take over the statistics of some training clips as they are pooled (N, P), if the settings standardise."""
+        """Store mean and standard deviation of N pooled training clips (N, P), if ``encoder.standardise`` is set."""
         if self.config.encoder.standardise:
             self.pooled_mean.copy_(pooled.mean(dim=0))
             self.pooled_std.copy_(pooled.std(dim=0, correction=0).clamp(min=MIN_SPREAD))
 
     def forward(self, features: Tensor, mask: Tensor, phoneme_counts: Tensor) -> Tensor:
-        """Styles (B, 256) of features (B, L, T, D), mask (B, T) True where a clip has a frame, counts (B,)."""
+        """Predict styles (B, 256) for phoneme counts (B,).
+
+        Args:
+            features: (B, L, T, D).
+            mask: (B, T), True at a clip's frames.
+            phoneme_counts: (B,), clamped to 1 to 510.
+        """
         return self.styles(self.pooled(features, mask), phoneme_counts)
 
     def pack(self, features: Tensor, mask: Tensor) -> Tensor:
-        """One clip's voice as a pack (510, 1, 256), of its features (1, L, T, D) and mask (1, T), in eval mode."""
+        """Predict a pack (510, 1, 256) from the features (1, L, T, D) and mask (1, T) of one clip.
+
+        Call it in eval mode.
+        """
         pooled = self.pooled(features, mask).expand(PACK_ROWS, -1)
         return self.styles(pooled, torch.arange(1, PACK_ROWS + 1, device=pooled.device)).unsqueeze(1)
 
     @property
-    def pools_without_learning(self) -> bool:
-        """Whether nothing is learned of what ``pooled`` does: then a clip's pooled frames are always the same."""
-        before = (self.layer_logits, self.projection, *self.pooling.parameters())
-        return all(part is None for part in before)
+    def has_fixed_pooling(self) -> bool:
+        """Whether ``pooled`` has no learned parameters, so that its result for a clip never changes in training."""
+        learned = (self.layer_logits, self.projection, *self.pooling.parameters())
+        return all(part is None for part in learned)
 
     def pooled(self, features: Tensor, mask: Tensor) -> Tensor:
-        """What is heard of clips (B, P), whatever they are to say."""
+        """Normalise and pool features (B, L, T, D) to (B, P), independent of phoneme counts."""
         return self.pooling(self.frames(features, mask), mask)  # type: ignore[no-any-return]
 
     def styles(self, pooled: Tensor, phoneme_counts: Tensor) -> Tensor:
-        """Styles (B, 256) of what was heard (B, P), each for a phoneme count (B,)."""
-        return self._styles(pooled, phoneme_counts.clamp(1, PACK_ROWS) - 1)
+        """Predict styles (B, 256) from pooled features (B, P) for phoneme counts (B,)."""
+        return self._styles_of_rows(pooled, phoneme_counts.clamp(1, PACK_ROWS) - 1)
 
     def frames(self, features: Tensor, mask: Tensor) -> Tensor:
-        """What is pooled (B, T, C), as the settings ``features`` and ``encoder.frame_width`` say.
+        """Compute the frames to pool (B, T, C) from features (B, L, T, D) and mask (B, T).
 
-        What stands behind a clip's end in ``features``, NaN even, does not matter; in the result it means nothing.
+        They are normalised by the training set's statistics and processed as ``config.features`` and
+        ``encoder.frame_width`` define. Padding of ``features`` may hold any value, including NaN; padding of the result
+        is undefined.
         """
         settings = self.config.features
         x = features.transpose(1, 2).flatten(2)  # (B, T, L * D)
@@ -197,39 +209,42 @@ class StyleEncoder(nn.Module):
             return voices + (part_size if settings.residual_bound else 0)
         return part_size
 
-    def _styles(self, pooled: Tensor, rows: Tensor) -> Tensor:
-        """Styles (B, S) of pooled frames (B, P), each for its row (B,) of a pack."""
+    def _styles_of_rows(self, pooled: Tensor, rows: Tensor) -> Tensor:
+        """Predict styles (B, S) from pooled features (B, P) for rows (B,) of a pack."""
         x = (pooled - self.pooled_mean) / self.pooled_std
         if self.config.encoder.phoneme_count == "embedding":
-            x = torch.cat([x, _count_channels(rows).to(x.dtype)], dim=1)
+            x = torch.cat([x, _embed_counts(rows).to(x.dtype)], dim=1)
         outputs = [head(trunk(x)) for trunk, head in zip(self.trunks, self.heads, strict=True)]
-        if self._reads_voices:
-            voices = torch.einsum("bk,vks->bvs", self.between_knots[rows], self.voice_offsets.to(x.dtype))
+        if self._combines_voices:
+            voices = torch.einsum("bk,vks->bvs", self.knot_weights[rows], self.voice_offsets.to(x.dtype))
             outputs = [
-                self._mixed(y, voices[:, :, part], self.style_std[part])
+                self._combine_voices(y, voices[:, :, part], self.style_std[part])
                 for y, part in zip(outputs, self._parts, strict=True)
             ]
             return self.mean_pack[rows] + torch.cat(outputs, dim=1)
         return self.mean_pack[rows] + torch.cat(outputs, dim=1) * self.style_std
 
-    def _mixed(self, y: Tensor, voices: Tensor, spread: Tensor) -> Tensor:
-        """What a head's output says of the training voices' offsets (B, V, part of S): their mix, (B, part of S)."""
+    def _combine_voices(self, y: Tensor, voices: Tensor, std: Tensor) -> Tensor:
+        """Combine the training voices' offsets (B, V, part of S) as the output y of a head defines: (B, part of S).
+
+        ``std`` (part of S,) scales the residual of a blend.
+        """
         settings, count = self.config.encoder, self.config.voices
         if settings.output == "span":
-            halves = voices.reshape(len(y), count, -1, TIMBRE_SIZE)  # one or both, as y (B, halves * V) has them
+            halves = voices.reshape(len(y), count, -1, TIMBRE_SIZE)  # one or both halves, as in y (B, halves * V)
             return torch.einsum("bhv,bvhs->bhs", y.reshape(len(y), -1, count), halves).flatten(1)
-        # The offsets' mean is 0 but for rounding: equal weights are to be the mean voice itself.
+        # The offsets' mean is 0 except for rounding; this makes equal weights exactly the mean voice.
         weights = y[:, :count].softmax(dim=1) - 1 / count
-        residual = settings.residual_bound * torch.tanh(y[:, count:]) * spread if settings.residual_bound else 0
+        residual = settings.residual_bound * torch.tanh(y[:, count:]) * std if settings.residual_bound else 0
         return torch.einsum("bv,bvs->bs", weights, voices) + residual
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "StyleEncoder":
-        """A StyleEncoder that ``nuanced export`` wrote, in eval mode.
+        """Load a StyleEncoder from a folder written by ``nuanced export``, in eval mode.
 
         Raises:
-            WeightsError: the folder holds no such encoder, or its weights do not fit its configuration.
-            ConfigError: its configuration is wrong.
+            WeightsError: a file is missing, or the weights do not fit the configuration.
+            ConfigError: the configuration is invalid.
         """
         folder = Path(folder)
         config_file, weights_file = folder / "config.json", folder / "model.safetensors"
@@ -248,12 +263,15 @@ class StyleEncoder(nn.Module):
 
 
 class _HiddenLayer(nn.Module):
-    """Linear, normalisation, activation, dropout; plus what came in, if ``encoder.residual`` and shapes agree."""
+    """Linear layer, normalisation, activation, dropout; with a residual connection if ``encoder.residual`` is set.
+
+    The residual connection requires as many input channels as ``encoder.width``.
+    """
 
     def __init__(self, channels: int, settings: Encoder) -> None:
         super().__init__()
         norms = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": _BatchNorm}
-        # Batch normalisation takes a bias out again.
+        # Batch normalisation would cancel a bias.
         self.linear = nn.Linear(channels, settings.width, bias=settings.normalisation != "batch")
         self.normalisation = norms[settings.normalisation](settings.width)
         self.activation = ACTIVATIONS[settings.activation]()
@@ -261,16 +279,16 @@ class _HiddenLayer(nn.Module):
         self.residual = settings.residual and channels == settings.width
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels) to (B, width)."""
+        """Map (B, channels) to (B, width)."""
         y: Tensor = self.dropout(self.activation(self.normalisation(self.linear(x))))
         return x + y if self.residual else y
 
 
 class _BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation that takes a batch of one: it has no spread, so the running statistics normalise it."""
+    """Batch normalisation that uses the running statistics for a batch of one, which has no variance."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels) to the same."""
+        """Normalise x (B, channels)."""
         if self.training and len(x) == 1:
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
@@ -283,24 +301,24 @@ def _trunk(channels: int, settings: Encoder) -> nn.Sequential:
     return nn.Sequential(*(_HiddenLayer(width, settings) for width in widths))
 
 
-def _count_channels(rows: Tensor) -> Tensor:
-    """The phoneme counts of rows (B,) as the first terms of a cosine series in their logarithm, (B, 8)."""
+def _embed_counts(rows: Tensor) -> Tensor:
+    """Embed the phoneme counts of rows (B,) as the first terms of a cosine series in their logarithm, (B, 8)."""
     log_count = torch.log(rows + 1.0) / math.log(PACK_ROWS)  # 0 for 1 phoneme, 1 for 510
     return torch.cos(torch.pi * log_count.unsqueeze(1) * torch.arange(1, COUNT_CHANNELS + 1, device=rows.device))
 
 
 def _knots() -> Tensor:
-    """The rows that are kept (K,): first 0, last 509, close together for few phonemes."""
-    bend = 10  # rows: below it knots lie evenly, above it their distance grows with the row
-    end = math.log1p((PACK_ROWS - 1) / bend)
-    return (torch.linspace(0, end, KNOTS, dtype=torch.float64).expm1() * bend).round().long()
+    """Return the stored rows (K,): from 0 to 509, closer together for few phonemes."""
+    linear_rows = 10  # knots are evenly spaced below this row; above it, their distance grows with the row
+    end = math.log1p((PACK_ROWS - 1) / linear_rows)
+    return (torch.linspace(0, end, KNOTS, dtype=torch.float64).expm1() * linear_rows).round().long()
 
 
-def _between_knots() -> Tensor:
-    """The weight of each knot in each row, (510, K): linear interpolation between neighbours."""
+def _knot_weights() -> Tensor:
+    """Return the weight of each knot for each row, (510, K): linear interpolation between neighbours."""
     knots, rows = _knots(), torch.arange(PACK_ROWS)
     right = torch.searchsorted(knots, rows, right=True).clamp(max=KNOTS - 1)
     left = right - 1
     fraction = ((rows - knots[left]) / (knots[right] - knots[left])).unsqueeze(1)
-    one = torch.eye(KNOTS)
-    return one[left] * (1 - fraction) + one[right] * fraction
+    identity = torch.eye(KNOTS)
+    return identity[left] * (1 - fraction) + identity[right] * fraction

@@ -1,1 +1,1 @@
-"""The final evaluation of an encoder: on the test split and on recordings of people, beside its baselines."""
+"""Evaluation of an exported encoder, compared with baselines: on the test split and on recordings of people."""

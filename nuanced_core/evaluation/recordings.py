@@ -1,13 +1,13 @@
-"""How a style heard in recordings of people speaks: whose voice it is, and how far the recordings lie from training.
+"""Evaluation on recordings of people: speaker identity, and the distance of the recordings from the training clips.
 
-Nobody knows a person's true style, so only the voice can be compared: each row of the table speaks one test sentence
-in the style that it hears in a recording, with its own durations.
+A person's true style is unknown, so only the voice can be compared: each predictor's style for a recording speaks one
+test sentence, with its own durations.
 
-Dimensions: R recordings, L layers, T feature frames, D Whisper channels, S = 256 style, E speaker channels.
+Dimensions: R recordings, L layers, T feature frames, D Whisper channels, S = 256 style, E speaker embedding.
 """
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,65 @@ from nuanced_core.audio import KOKORO_RATE, QUIETEST, WHISPER_RATE, load_audio
 from nuanced_core.data.dataset import Dataset
 from nuanced_core.errors import AudioError
 from nuanced_core.evaluation import metrics
-from nuanced_core.evaluation.comparison import Embed, Floats
+from nuanced_core.evaluation.comparison import Floats, SpeakerEmbedder
+from nuanced_core.evaluation.identity import SpeakerEncoder
 from nuanced_core.evaluation.metrics import as_json, estimate
-from nuanced_core.evaluation.predictors import StylePredictors, rendered
+from nuanced_core.evaluation.predictors import StylePredictors, load_export, open_dataset, render_clips
 from nuanced_core.evaluation.test_split import held_out_sentences, held_out_utterances
+from nuanced_core.progress import progress_bar
 
-__all__ = ["evaluate_recordings", "recordings_in"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["evaluate_clips", "evaluate_recordings", "find_recordings"]
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-SHORTEST = 3.0  # seconds: each half of a recording is compared, and Resemblyzer hears 1.6 s at a time
+MIN_SECONDS = 3.0  # the halves of a recording are compared, and Resemblyzer embeds windows of 1.6 s
 
 
-def recordings_in(folder: Path) -> list[Path]:
-    """The sound files of a folder, by name.
+@dataclass(frozen=True)
+class _Result:
+    """Measures of one recording."""
+
+    file: str
+    distance: float
+    cosines: Mapping[str, float]  # by predictor, of its speech and the recording
+    other_speaker: float  # mean cosine of the test voices and the recording
+    same_speaker: float  # cosine of the two halves of the recording
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "distance": self.distance,
+            "identity": {name: self._identity(cosine) for name, cosine in self.cosines.items()},
+        }
+
+    def _identity(self, cosine: float) -> float | None:
+        values = (np.array([x]) for x in (cosine, self.other_speaker, self.same_speaker))
+        identity = float(metrics.speaker_identity(*values))
+        return None if np.isnan(identity) else identity
+
+
+def evaluate_clips(model: str | Path, clips: str | Path, *, source: str = "auto") -> dict[str, Any]:
+    """Evaluate an exported encoder on a folder of recordings of people, see ``evaluate_recordings``.
+
+    Args:
+        model: folder that ``nuanced export`` wrote.
+        clips: folder of recordings.
+        source: of the model files: auto, hub, packages, or a folder.
 
     Raises:
-        AudioError: there is no such folder, or no sound file in it.
+        NuancedError: a model file or the extra ``eval`` is missing, or a recording cannot be used.
+    """
+    encoder, run = load_export(model)
+    files, embed = find_recordings(Path(clips)), SpeakerEncoder()
+    dataset = open_dataset(encoder.config.whisper, source)
+    predictors = StylePredictors(encoder, run, dataset)
+    return {"model": str(model), **evaluate_recordings(predictors, dataset, files, embed)}
+
+
+def find_recordings(folder: Path) -> list[Path]:
+    """Return the sound files of a folder, sorted by name.
+
+    Raises:
+        AudioError: the folder does not exist, or holds no sound file.
     """
     if not folder.is_dir():
         raise AudioError(f"{folder}: no such folder; name one that holds recordings")
@@ -46,77 +87,82 @@ def recordings_in(folder: Path) -> list[Path]:
     return files
 
 
-def evaluate_recordings(rows: StylePredictors, dataset: Dataset, files: Sequence[Path], embed: Embed) -> dict[str, Any]:
-    """Of each row but the oracle ``identity``, as ``nuanced evaluate --clips DIR --json`` prints it.
+def evaluate_recordings(
+    predictors: StylePredictors, dataset: Dataset, files: Sequence[Path], embed: SpeakerEmbedder
+) -> dict[str, Any]:
+    """Evaluate predictors on recordings of people.
 
-    It is the speaker cosine of what the row says to either half of the recording, where 0 is a stranger, the test
-    voices saying the same sentence, and 1 one half of the recording to the other. So 0 is what a voice of Kokoro gets
-    by chance; 1 is hard to reach, since the halves share microphone and room. ``distance`` is how far the recording's
-    pooled features lie from those of the training clips, whose own distance from their mean is 1. Intervals of 95 %
-    are over recordings.
+    ``identity`` is the mean cosine of the speaker embeddings of a predictor's speech and of each half of the recording,
+    scaled so that 0 is the mean of the test voices that speak the same sentence, and 1 the cosine of the two halves. So
+    0 is what a Kokoro voice reaches by chance; 1 is hard to reach, since the halves share microphone and room.
+    ``distance`` is that of the recording's pooled features from the mean training clip, in units of the training clips'
+    own root mean square distance. The 95 % intervals are over recordings.
+
+    Returns:
+        The report that ``nuanced evaluate --clips DIR --json`` prints, without ``model``.
 
     Raises:
         AudioError: a file cannot be read, is silent, or is shorter than 3 s.
     """
     text, phonemes = next(iter(held_out_sentences(dataset.models.phonemizer, 2).items()))
-    strangers = torch.stack(
-        [
-            embed(clip.audio, KOKORO_RATE).double()
-            for clip in rendered(dataset, held_out_utterances(dataset.models.voices, {text: phonemes}))
-        ]
-    )
-    clips, cosines, bounds = [], [], []
-    for file in files:
-        logger.info("%s", file.name)
-        audio = load_audio(file, WHISPER_RATE)
-        if len(audio) < SHORTEST * WHISPER_RATE:
-            seconds = len(audio) / WHISPER_RATE
-            raise AudioError(
-                f"{file}: {seconds:.1f} s is too short to tell a voice; at least {SHORTEST:g} s are needed"
-            )
-        features = dataset.models.whisper(audio)[None].float()
-        mask = torch.ones(1, features.shape[2], dtype=torch.bool, device=features.device)
-        if min(float(half.abs().max()) for half in audio.tensor_split(2)) < QUIETEST:
-            raise AudioError(f"{file}: one half of it is silent, and the halves are compared; cut the silence off")
-        halves = torch.stack([embed(half, WHISPER_RATE).double() for half in audio.tensor_split(2)])  # (2, E)
-        found = {
-            name: float((halves @ embed(_spoken(dataset, phonemes, style), KOKORO_RATE).double()).mean())
-            for name, style in rows(features, mask, [len(phonemes)]).items()
-        }
-        stranger, same = float((halves @ strangers.T).mean()), float(halves[0] @ halves[1])
-        cosines.append(found)
-        bounds.append((stranger, same))
-        clips.append(
-            {
-                "file": file.name,
-                "distance": float(rows.distance(features, mask)),
-                "identity": {name: _one(value, stranger, same) for name, value in found.items()},
-            }
-        )
-    limits = [_column(values) for values in zip(*bounds, strict=True)]
+    clips = render_clips(dataset, held_out_utterances(dataset.models.voices, {text: phonemes}))
+    test_voices = torch.stack([embed(clip.audio, KOKORO_RATE).double() for clip in clips])
+    results = []
+    with progress_bar("evaluating recordings", len(files)) as advance:
+        for file in files:
+            results.append(_evaluate_recording(predictors, dataset, file, phonemes, embed, test_voices))
+            advance()
+    bounds = _column([r.other_speaker for r in results]), _column([r.same_speaker for r in results])
     return {
         "rows": {
-            name: as_json({"identity": estimate(metrics.normalised, _column([c[name] for c in cosines]), *limits)})
-            for name in cosines[0]
+            name: as_json(
+                {"identity": estimate(metrics.speaker_identity, _column([r.cosines[name] for r in results]), *bounds)}
+            )
+            for name in results[0].cosines
         },
-        "clips": clips,
+        "clips": [result.to_json() for result in results],
         "text": text,
-        "whisper": rows.encoder.config.whisper,
+        "whisper": predictors.encoder.config.whisper,
     }
 
 
+def _evaluate_recording(
+    predictors: StylePredictors,
+    dataset: Dataset,
+    file: Path,
+    phonemes: str,
+    embed: SpeakerEmbedder,
+    test_voices: Tensor,
+) -> _Result:
+    """Evaluate predictors on one recording; ``test_voices`` are speaker embeddings (voices, E)."""
+    audio = load_audio(file, WHISPER_RATE)
+    if len(audio) < MIN_SECONDS * WHISPER_RATE:
+        seconds = len(audio) / WHISPER_RATE
+        raise AudioError(f"{file}: {seconds:.1f} s is too short to identify a voice; record at least {MIN_SECONDS:g} s")
+    features = dataset.models.whisper(audio)[None].float()
+    mask = torch.ones(1, features.shape[2], dtype=torch.bool, device=features.device)
+    if min(float(half.abs().max()) for half in audio.tensor_split(2)) < QUIETEST:
+        raise AudioError(f"{file}: one half is silent, and the halves are compared; cut off the silence")
+    halves = torch.stack([embed(half, WHISPER_RATE).double() for half in audio.tensor_split(2)])  # (2, E)
+    return _Result(
+        file=file.name,
+        distance=float(predictors.distance(features, mask)),
+        cosines={
+            name: float((halves @ embed(_speak(dataset, phonemes, style), KOKORO_RATE).double()).mean())
+            for name, style in predictors(features, mask, [len(phonemes)]).items()
+        },
+        other_speaker=float((halves @ test_voices.T).mean()),
+        same_speaker=float(halves[0] @ halves[1]),
+    )
+
+
 @torch.no_grad()
-def _spoken(dataset: Dataset, phonemes: str, style: Tensor) -> Tensor:
-    """A sentence in a style (1, 256), with its own durations: samples at 24 kHz."""
+def _speak(dataset: Dataset, phonemes: str, style: Tensor) -> Tensor:
+    """Speak a sentence in a style (1, S), with the style's own durations; returns (samples,) at 24 kHz."""
     kokoro = dataset.models.kokoro
     text = kokoro.encode_text([phonemes])
     style = style.to(dataset.models.device)
     return kokoro.speak(text, kokoro.prosody(text, style), style, [0]).item(0).cpu()
-
-
-def _one(cosine: float, stranger: float, same: float) -> float | None:
-    value = float(metrics.normalised(*(np.array([x]) for x in (cosine, stranger, same))))
-    return None if np.isnan(value) else value
 
 
 def _column(values: Sequence[float]) -> Floats:

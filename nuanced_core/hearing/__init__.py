@@ -1,1 +1,1 @@
-"""From audio to features: augmentation of clips, and the states of Whisper's encoder."""
+"""From audio to features: augmentation and fixed degradation of clips, and Whisper's encoder states."""

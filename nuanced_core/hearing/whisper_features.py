@@ -1,8 +1,8 @@
-"""Whisper's encoder states, layer by layer, for clips of any length.
+"""Whisper's encoder states of all layers, for clips of any length.
 
-Whisper was trained on clips padded with silence to 30 s. Padding takes ten times as long as a clip of 3 s and says
-nothing of its voice, so a clip is heard at its own length. A longer one is heard in equal segments of at most 4 s, the
-length of what a StyleEncoder is trained on: Whisper's states tell how far into a clip a frame lies.
+Whisper was trained on clips padded with silence to 30 s. For a clip of 3 s that takes ten times as long and adds
+nothing about the voice, so clips are encoded without padding. Longer clips are encoded in equal segments of at most
+4 s, the length that a StyleEncoder is trained on, since Whisper's states depend on a frame's position in its clip.
 
 Dimensions: M mel bands, T feature frames (20 ms), L layers (0 is the input of the first block, the last one is the
 encoder's output), D channels.
@@ -19,29 +19,30 @@ from nuanced_core.audio import SAMPLES_PER_FEATURE_FRAME, WHISPER_RATE
 
 __all__ = ["FeatureStatistics", "WhisperFeatures", "feature_shape"]
 
-# (L, D) by the first word of a model's name: openai-whisper's encoders.
+# (L, D) of openai-whisper's encoders, by the first word of a model's name.
 _SHAPES = {"tiny": (5, 384), "base": (7, 512), "small": (13, 768), "medium": (25, 1024), "large": (33, 1280)}
-SEGMENT = 4 * WHISPER_RATE  # most samples that Whisper hears at once
+SEGMENT = 4 * WHISPER_RATE  # samples; the longest segment that is encoded at once
 
 
 def feature_shape(name: str) -> tuple[int, int]:
-    """(L, D) of a Whisper model by its name, before it is there; of an unknown name those of the largest."""
+    """Return (L, D) of a Whisper model by its name, without its file; for an unknown name, those of the largest."""
     return _SHAPES.get(name.split(".")[0].split("-")[0], _SHAPES["large"])
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Of the training clips' features: what normalises them."""
+    """Mean and standard deviation of the training clips' features, which normalise them."""
 
     mean: Tensor  # (L, D)
     std: Tensor  # (L, D)
 
 
 class WhisperFeatures:
-    """A frozen Whisper encoder.
+    """Frozen Whisper encoder that returns the states of all layers.
 
     Args:
         model: a ``whisper.model.Whisper``; its decoder is not used.
+        device: device that the encoder is moved to.
     """
 
     def __init__(self, model: Any, device: torch.device | str = "cpu") -> None:
@@ -53,24 +54,24 @@ class WhisperFeatures:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> "WhisperFeatures":
-        """Whisper from a checkpoint of openai-whisper's form (see ``nuanced_core.weights``)."""
+        """Load a checkpoint in openai-whisper's format (see ``nuanced_core.weights``)."""
         import whisper
 
         return cls(whisper.load_model(str(path), device="cpu"), device)
 
     @torch.no_grad()
     def __call__(self, audio: Tensor) -> Tensor:
-        """States (L, T, D) of audio (samples,) at 16 kHz; T = ceil(samples / 320)."""
+        """Encode audio (samples,) at 16 kHz to states (L, T, D), T = ceil(samples / 320), on the CPU."""
         frames = -(-len(audio) // SAMPLES_PER_FEATURE_FRAME)
         segments = -(-len(audio) // SEGMENT)
         samples = -(-frames // segments) * SAMPLES_PER_FEATURE_FRAME
-        return torch.cat([self._segment(part) for part in torch.split(audio, samples)], dim=1)
+        return torch.cat([self._encode_segment(part) for part in torch.split(audio, samples)], dim=1)
 
-    def _segment(self, audio: Tensor) -> Tensor:
+    def _encode_segment(self, audio: Tensor) -> Tensor:
         from whisper.audio import log_mel_spectrogram
 
-        missing = -len(audio) % SAMPLES_PER_FEATURE_FRAME
-        mel = log_mel_spectrogram(nn.functional.pad(audio.to(self.device), (0, missing)), self.mels)  # (M, 2T)
+        padding = -len(audio) % SAMPLES_PER_FEATURE_FRAME
+        mel = log_mel_spectrogram(nn.functional.pad(audio.to(self.device), (0, padding)), self.mels)  # (M, 2T)
         encoder = self.encoder
         x = nn.functional.gelu(encoder.conv1(mel.unsqueeze(0)))
         x = nn.functional.gelu(encoder.conv2(x)).transpose(1, 2)  # (1, T, D)

@@ -1,1 +1,1 @@
-"""Kokoro-82M as a frozen, differentiable function of a style vector, and the voices that styles come from."""
+"""Kokoro-82M as a frozen, differentiable function of a style vector; stock voices and mixtures of them."""

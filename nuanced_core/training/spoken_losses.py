@@ -1,4 +1,4 @@
-"""Losses that need Kokoro: how clips sound in predicted styles, beside how they were spoken.
+"""Losses that need Kokoro: clips rendered in predicted styles, compared with the clips themselves.
 
 Dimensions: B clips, S = 256 style.
 """
@@ -17,19 +17,19 @@ from nuanced_core.training.losses import MelSTFTLoss, STFTLoss, duration_loss, e
 
 __all__ = ["SpokenLosses"]
 
-KEPT_SPECTRA = 256 * 2**20  # bytes; 1 s takes 0.2 MB on mel and 1.3 MB on linear frequency
-KEPT_PROSODY = 8192  # about 10 kB each
+SPECTRA_CACHE_BYTES = 256 * 2**20  # 1 s takes 0.2 MB on mel and 1.3 MB on linear frequency
+PROSODY_CACHE_CLIPS = 8192  # about 10 kB each
 
 Window = tuple[int, int]  # first frame, frames
 
 
 class SpokenLosses:
-    """Of the terms of a training loss those that have a weight and need Kokoro.
+    """The terms of a training loss that need Kokoro and have a weight.
 
-    What the references sound like is computed once as long as there is room for it.
+    Spectra and prosody of the references are kept in memory as long as there is room.
 
     Args:
-        weights: a term whose weight is 0 is not computed.
+        weights: a term with weight 0 is not computed.
         precision, checkpointing: as in ``DifferentiableKokoro.speak``.
     """
 
@@ -45,16 +45,16 @@ class SpokenLosses:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is any such term."""
+        """Whether there are any terms."""
         return bool(self._spectral or self._prosodic)
 
     @property
     def spectral(self) -> bool:
-        """Whether sound is needed, and not prosody alone."""
+        """Whether a term needs audio, and not only prosody."""
         return bool(self._spectral)
 
     def __call__(self, clips: Sequence[Clip], windows: Sequence[Window], styles: Tensor) -> dict[str, Tensor]:
-        """Each term, unweighted, of windows of B clips in styles (B, 256); prosody is that of whole clips."""
+        """Compute each term, unweighted, for windows of B clips in styles (B, 256); prosody is that of whole clips."""
         prosody = self.dataset.prosody(clips, styles)
         terms = self._prosodic_terms(clips, prosody)
         if self._spectral:
@@ -70,7 +70,7 @@ class SpokenLosses:
         return terms
 
     def clear(self) -> None:
-        """Let go of what is kept of the references."""
+        """Release the kept spectra and prosody."""
         self._spectra.clear()
         self._spectra_bytes = 0
         self._prosody.clear()
@@ -78,22 +78,22 @@ class SpokenLosses:
     def _prosodic_terms(self, clips: Sequence[Clip], prosody: Prosody) -> dict[str, Tensor]:
         terms: dict[str, list[Tensor]] = {name: [] for name in self._prosodic}
         for i, clip in enumerate(clips if self._prosodic else ()):
-            true, frames, tokens = self._reference_prosody(clip), [clip.frames], [len(clip.token_frames)]
+            reference, frames, tokens = self._reference_prosody(clip), [clip.frames], [len(clip.token_frames)]
             item, curve = slice(i, i + 1), slice(0, 2 * clip.frames)
             if "f0" in terms:
-                terms["f0"].append(f0_loss(prosody.f0[item, curve], true.f0, frames))
+                terms["f0"].append(f0_loss(prosody.f0[item, curve], reference.f0, frames))
             if "energy" in terms:
-                terms["energy"].append(energy_loss(prosody.energy[item, curve], true.energy, frames))
+                terms["energy"].append(energy_loss(prosody.energy[item, curve], reference.energy, frames))
             if "duration" in terms:
-                spoken = prosody.durations[item, : tokens[0]]
-                terms["duration"].append(duration_loss(spoken, true.durations, tokens))
+                durations = prosody.durations[item, : tokens[0]]
+                terms["duration"].append(duration_loss(durations, reference.durations, tokens))
         return {name: torch.stack(losses).mean() for name, losses in terms.items()}
 
     def _reference_prosody(self, clip: Clip) -> Prosody:
         if clip.key not in self._prosody:
             with torch.no_grad():
                 self._prosody[clip.key] = self.dataset.prosody([clip], clip.utterance.style[None].to(self.device))
-            if len(self._prosody) > KEPT_PROSODY:
+            if len(self._prosody) > PROSODY_CACHE_CLIPS:
                 self._prosody.popitem(last=False)
         return self._prosody[clip.key]
 
@@ -101,13 +101,13 @@ class SpokenLosses:
         key = (name, clip.key, window)
         if key not in self._spectra:
             reference = self.dataset.reference(clip, window).to(self.device)
-            found = self._spectral[name].spectra(reference[None])
-            self._spectra[key] = found
-            self._spectra_bytes += _size(found)
-            while self._spectra_bytes > KEPT_SPECTRA and len(self._spectra) > 1:
-                self._spectra_bytes -= _size(self._spectra.popitem(last=False)[1])
+            spectra = self._spectral[name].spectra(reference[None])
+            self._spectra[key] = spectra
+            self._spectra_bytes += _byte_count(spectra)
+            while self._spectra_bytes > SPECTRA_CACHE_BYTES and len(self._spectra) > 1:
+                self._spectra_bytes -= _byte_count(self._spectra.popitem(last=False)[1])
         return self._spectra[key]
 
 
-def _size(tensors: Sequence[Tensor]) -> int:
+def _byte_count(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)

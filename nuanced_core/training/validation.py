@@ -1,8 +1,9 @@
-"""Held-out metrics: how a style speaks validation sentences, beside the mean voice and the oracle.
+"""Validation: scores of predicted styles on held-out voices and sentences, with the mean voice and the oracle.
 
 Dimensions: V validation clips, S = 256 style.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
@@ -17,7 +18,9 @@ from nuanced_core.training.losses import MelSTFTLoss, style_loss
 
 __all__ = ["Baselines", "Scores", "Validation", "baseline_pack", "skill", "validation_inputs"]
 
-SPOKEN_AT_ONCE = 4  # clips: bounds the memory of a validation
+logger = logging.getLogger(__name__)
+
+CLIPS_PER_BATCH = 4  # rendered at once, which limits the memory of a validation
 
 
 @dataclass(frozen=True)
@@ -31,31 +34,36 @@ class Scores:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What an encoder is measured against."""
+    """Scores that an encoder is compared with."""
 
-    mean: Scores  # the mean voice of all stock voices that may be trained on
-    oracle: Scores  # the true style, with another noise seed
+    mean: Scores  # of the mean voice of all stock voices that may be trained on
+    oracle: Scores  # of the true style with another noise seed
 
 
 def skill(loss: float, baselines: Baselines) -> float:
-    """0 is the mean voice, 1 the oracle: ``1 - (L - L_oracle) / (L_mean - L_oracle)``."""
+    """Return ``1 - (L - L_oracle) / (L_mean - L_oracle)``: 0 for the mean voice, 1 for the oracle."""
     return 1 - (loss - baselines.oracle.loss) / (baselines.mean.loss - baselines.oracle.loss)
 
 
 def validation_inputs(voices: Sequence[str], conditions: Sequence[Condition]) -> list[tuple[int, Condition]]:
-    """What is heard for each of the utterances with these voices: which utterance, in which condition.
+    """Return the encoder's input for each validation utterance: the number of an utterance, and its condition.
 
-    It is the same voice's next one (for its last one the first): a style is to speak what was never heard in it.
+    The input is the same voice's next utterance (for its last one the first), so that a style is scored on a sentence
+    that is not the encoder's input.
+
+    Args:
+        voices: the voice of each utterance.
+        conditions: taken in turn.
     """
-    of_voice: dict[str, list[int]] = {}
+    by_voice: dict[str, list[int]] = {}
     for index, voice in enumerate(voices):
-        of_voice.setdefault(voice, []).append(index)
-    following = {a: b for own in of_voice.values() for a, b in zip(own, [*own[1:], own[0]], strict=True)}
+        by_voice.setdefault(voice, []).append(index)
+    following = {a: b for own in by_voice.values() for a, b in zip(own, [*own[1:], own[0]], strict=True)}
     return [(following[index], conditions[index % len(conditions)]) for index in range(len(voices))]
 
 
 class Validation:
-    """Validation voices saying validation sentences, a fixed window of each, compared by fixed weights.
+    """Scores of styles on a fixed window of each validation clip, with the fixed weights of the objective.
 
     Args:
         clips: V validation clips.
@@ -75,44 +83,44 @@ class Validation:
 
     @torch.no_grad()
     def scores(self, styles: Tensor, noise: int = 0) -> Scores:
-        """How styles (V, 256) speak the clips; ``noise`` is added to the seeds of the references."""
+        """Render the clips in styles (V, 256) and compare them; ``noise`` is added to the clips' noise seeds."""
         losses = []
-        for start in range(0, len(self.clips), SPOKEN_AT_ONCE):
-            chosen = slice(start, start + SPOKEN_AT_ONCE)
-            losses += self._stft(
-                self.clips[chosen], self._windows[chosen], self._targets[chosen], styles[chosen], noise
-            )
+        for start in range(0, len(self.clips), CLIPS_PER_BATCH):
+            part = slice(start, start + CLIPS_PER_BATCH)
+            losses += self._stft(self.clips[part], self._windows[part], self._targets[part], styles[part], noise)
         stft = sum(losses) / len(losses)
         targets = torch.stack([clip.utterance.style for clip in self.clips]).to(styles.device)
         style = float(style_loss(styles, targets))
         return Scores(self.objective.stft * stft + self.objective.style * style, stft, style)
 
     def baselines(self, mean_pack: Tensor) -> Baselines:
-        """Scores of a mean voice's pack (510, 256) and of the oracle; computed once and kept in the cache."""
+        """Return scores of a mean voice's pack (510, 256) and of the oracle, from the cache or computed and kept."""
         style_hash = content_key(mean_pack.flatten().tolist())
         loss = [self.objective.model_dump(), self.mel.resolutions]
         key = content_key([c.key for c in self.clips], self._windows, loss, style_hash)
         kept = self.dataset.cache.load("baselines", key)
         if kept is not None:
             return Baselines(Scores(*kept["mean"].tolist()), Scores(*kept["oracle"].tolist()))
+        logger.info("computing baselines on %d validation clips", len(self.clips))
         device = self.dataset.models.device
         counts = [clip.utterance.phoneme_count for clip in self.clips]
         mean = mean_pack[torch.tensor(counts) - 1].to(device)
         true = torch.stack([clip.utterance.style for clip in self.clips]).to(device)
-        found = Baselines(self.scores(mean), self.scores(true, noise=1))
-        rows = {name: torch.tensor(astuple(row), dtype=torch.float64) for name, row in vars(found).items()}
+        baselines = Baselines(self.scores(mean), self.scores(true, noise=1))
+        rows = {name: torch.tensor(astuple(row), dtype=torch.float64) for name, row in vars(baselines).items()}
         self.dataset.cache.save("baselines", key, rows)
-        return found
+        return baselines
 
     def _stft(
         self,
         clips: Sequence[Clip],
-        chosen: Sequence[tuple[int, int]],
+        windows: Sequence[tuple[int, int]],
         targets: Sequence[list[Tensor]],
         styles: Tensor,
         noise: int,
     ) -> list[float]:
-        speech = self.dataset.speak(clips, styles, chosen, noise)
+        """Return the mel-STFT loss of each clip."""
+        speech = self.dataset.speak(clips, styles, windows, noise)
         return [float(self.mel(self.mel.spectra(speech.item(i)[None]), target)) for i, target in enumerate(targets)]
 
 
@@ -121,6 +129,6 @@ def _middle(choices: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def baseline_pack(config: RunConfig, models: ModelSet) -> Tensor:
-    """The mean voice, of all voices that may be trained on: the same for every trial, whatever it trains on."""
+    """Return the pack (510, 256) of the mean of all voices that may be trained on, whichever of them a trial uses."""
     voices = models.voices
     return voices.mean_pack(voices.training_voices("all", config.data.val_voices))

@@ -1,7 +1,9 @@
 """One Ray on this machine for all tests of this folder, and the sweeps that several tests look at."""
 
+import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,13 +44,32 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def sweep(text: str, folder: Path, *overrides: str) -> tuple[SweepResult, list[str]]:
-    """The toy sweep that the YAML ``text`` describes, and what it said."""
+    """Run the toy sweep that the YAML ``text`` describes; return its result, and its log and report."""
     file = folder / "toy.yaml"
     file.write_text(text)
-    said: list[str] = []
     config = load_sweep(file, [*overrides, f"sweep.outputs={folder}"])
-    result = run_sweep(config, name="toy", services=toy.services(said.append))
-    return result, said
+    with logged() as lines:
+        result = run_sweep(config, name="toy", services=toy.services())
+    return result, [*lines, *result.lines]
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """What tune and nuanced_core log meanwhile, also in fixtures of a session, where there is no caplog."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in ("tune", "nuanced_core")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

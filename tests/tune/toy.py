@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from nuanced_core.errors import DiskError, TrainingError
 from tune.trial.protocol import Report
 
 if TYPE_CHECKING:
-    from tune.sweep.driver import SweepServices
+    from tune.sweep.services import SweepServices
     from tune.trial.gpu_share import Peak
 
 # encoder.width → what happens in the second epoch.
@@ -118,7 +118,7 @@ def expected_loss(config: RunConfig, epoch: int) -> float:
     return distance**2 + 1 / epoch + late
 
 
-def start(config: RunConfig, folder: Path, report: Report) -> ToyRun:
+def start_run(config: RunConfig, folder: Path, report: Report) -> ToyRun:
     global _starts
     _starts += 1
     facts = {"pid": os.getpid(), "nth": _starts, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "node": _node()}
@@ -135,7 +135,7 @@ class ToyPrepared:
         return {"toy": "0" * 64}
 
 
-def prepare(configs: Sequence[RunConfig], say: object) -> list[ToyPrepared]:
+def prepare(configs: Sequence[RunConfig]) -> list[ToyPrepared]:
     noted = os.environ.get("NUANCED_CACHE")
     if noted and _node():
         with (Path(noted) / "prepared").open("a") as file:
@@ -143,13 +143,13 @@ def prepare(configs: Sequence[RunConfig], say: object) -> list[ToyPrepared]:
     return [ToyPrepared() for _ in configs]
 
 
-def services(say: Callable[[str], None], **others: Any) -> "SweepServices":
-    from tune.sweep.driver import SweepServices  # not for workers, which import this file
+def services(**others: Any) -> "SweepServices":
+    from tune.sweep.services import SweepServices  # not in workers, which import this file
 
-    return SweepServices(**{"start": start, "prepare": prepare, "say": say, **others})
+    return SweepServices(**{"start_run": start_run, "prepare": prepare, "measure": measure, **others})
 
 
-def measure(start: object, run: RunConfig) -> "Peak":
+def measure(start_run: object, run: RunConfig) -> "Peak":
     """A step that holds a fifth of a card of 24 GB."""
     from tune.trial.gpu_share import CONTEXT, Peak
 

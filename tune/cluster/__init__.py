@@ -1,1 +1,1 @@
-"""The machines that trials run on: this one or a Ray cluster's nodes, checked, prepared and given shared storage."""
+"""Machines that trials run on: this one or a Ray cluster's nodes, their checks, preparation and shared storage."""

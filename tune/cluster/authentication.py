@@ -1,6 +1,6 @@
-"""Ray's token: what may talk to a cluster holds it, in a file that nobody else can read.
+"""Token authentication of Ray clusters: the token file, and a probe of the cluster before this process joins it.
 
-An open cluster is remote code execution: whoever reaches its port runs what they like on every node.
+A cluster without authentication is remote code execution: whoever reaches its port can run anything on every node.
 """
 
 import os
@@ -15,11 +15,11 @@ from typing import Literal
 
 from nuanced_core.errors import ConfigError
 
-__all__ = ["check_cluster", "token_file", "use_token"]
+__all__ = ["check_authentication", "token_file", "use_token"]
 
 _MODE, _TOKEN, _FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _PROBE_SECONDS, _CONNECT_SECONDS = 60, 10
-# A process of its own, since Ray reads the mode once a process. What it knows of an error is its class.
+# Runs in a process of its own, because Ray reads the mode once per process. It prints the class of the error.
 _PROBE = """
 import sys
 from ray._raylet import GcsClient
@@ -28,71 +28,81 @@ try:
 except Exception as error:
     print(type(error).__name__)
 else:
-    print("open")
+    print("accepted")
 """
 
-Access = Literal["open", "closed", "nobody"]
+ProbeResult = Literal["accepted", "rejected", "unreachable"]
 
 
 def token_file() -> Path:
-    """Where Ray looks for the token if it is not in $RAY_AUTH_TOKEN."""
+    """Return the file that Ray reads the token from if $RAY_AUTH_TOKEN is not set."""
     given = os.environ.get(_FILE)
     return Path(given) if given else Path.home() / ".ray" / "auth_token"
 
 
 def use_token(*, create: bool) -> None:
-    """Let this process and those that it starts ask for a token and show it, unless $RAY_AUTH_MODE says otherwise.
+    """Turn token authentication on in this process and its children, unless $RAY_AUTH_MODE is set to something else.
 
     Args:
-        create: make a token if there is none: for a cluster that is about to be started.
+        create: whether to create a missing token, for a cluster that is about to be started.
 
     Raises:
-        ConfigError: others can read the token file, or there is none and none is to be made.
+        ConfigError: others can read the token file, or it is missing and ``create`` is false.
     """
     if os.environ.setdefault(_MODE, "token") != "token" or os.environ.get(_TOKEN):
         return
     file = token_file()
-    if _check_private(file):
+    if _is_private_file(file):
         return
     if not create:
         raise ConfigError(
             f"{file}: no token for the cluster; copy the file from the cluster's head, with mode 600, or name it with "
             f"${_FILE}"
         )
-    if not _made(file):
-        # A home that cannot be written: a token of this process's own, which Ray's processes inherit.
+    if not _create_token(file):
+        # The home directory is not writable: keep the token in the environment, which Ray's processes inherit.
         os.environ[_TOKEN] = secrets.token_hex(32)
 
 
-def check_cluster(address: str, *, insecure: bool) -> None:
-    """Refuse to join a cluster that nobody answers for, that lets anybody in, or that does not take our token.
+def check_authentication(address: str, *, insecure: bool) -> None:
+    """Check that a Ray cluster can be reached, requires a token, and accepts this process's token.
+
+    Args:
+        address: ``HOST:PORT`` of the cluster's head.
+        insecure: whether a cluster that requires no token may be joined; authentication is then turned off here too.
 
     Raises:
-        ConfigError: one of these; ``insecure`` allows the second.
+        ConfigError: one of the three is not the case.
     """
-    door = _probe(address, {_MODE: "disabled"}, without=(_TOKEN, _FILE))
-    if door == "nobody":
+    without_token = _probe(address, {_MODE: "disabled"}, without=(_TOKEN, _FILE))
+    if without_token == "unreachable":
         raise ConfigError(
-            f"--address {address}: no Ray answers there; start one with 'ray start --head', or mend the address"
+            f"--address {address}: no Ray answers there; start one with 'ray start --head', or correct the address"
         )
-    if door == "open":
+    if without_token == "accepted":
         if not insecure:
             raise ConfigError(
-                f"--address {address}: this cluster lets anybody in who reaches it, to run anything; start its nodes "
-                f"with {_MODE}=token (docs/CLUSTER.md), or give --insecure"
+                f"--address {address}: this cluster requires no token, so anybody who reaches it can run anything on "
+                f"it; start its nodes with {_MODE}=token (docs/CLUSTER.md), or give --insecure"
             )
         os.environ[_MODE] = "disabled"
         return
     use_token(create=False)
     if os.environ[_MODE] != "token":
-        raise ConfigError(f"--address {address}: this cluster wants a token; take ${_MODE}={os.environ[_MODE]} away")
-    if _probe(address, {}) != "open":
-        where = f"${_TOKEN}" if os.environ.get(_TOKEN) else str(token_file())
-        raise ConfigError(f"--address {address}: the token in {where} is not this cluster's; copy that of its head")
+        raise ConfigError(f"--address {address}: this cluster requires a token; unset ${_MODE}={os.environ[_MODE]}")
+    if _probe(address, {}) != "accepted":
+        source = f"${_TOKEN}" if os.environ.get(_TOKEN) else str(token_file())
+        raise ConfigError(
+            f"--address {address}: the token in {source} is not this cluster's; copy the token of its head"
+        )
 
 
-def _check_private(file: Path) -> bool:
-    """Whether there is such a file; refused if its owner is not the only one who can read it."""
+def _is_private_file(file: Path) -> bool:
+    """Return whether the token file exists.
+
+    Raises:
+        ConfigError: it exists, but others than its owner can read it, or it is not a readable regular file.
+    """
     try:
         mode = file.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -106,14 +116,14 @@ def _check_private(file: Path) -> bool:
     return True
 
 
-def _made(file: Path) -> bool:
-    """Whether there is now a file with a token that its owner alone can read."""
+def _create_token(file: Path) -> bool:
+    """Write a random token with mode 600, unless the file exists; return False if it cannot be written."""
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as opened:
             opened.write(secrets.token_hex(32))
-        with suppress(FileExistsError):  # another sweep was quicker
+        with suppress(FileExistsError):  # another sweep has created it meanwhile
             os.link(part, file)
     except OSError:
         return False
@@ -123,20 +133,25 @@ def _made(file: Path) -> bool:
     return True
 
 
-def _probe(address: str, changes: dict[str, str], without: tuple[str, ...] = ()) -> Access:
-    """What answers at the address to a process with this environment."""
+def _probe(address: str, changes: dict[str, str], without: tuple[str, ...] = ()) -> ProbeResult:
+    """Connect to the cluster from a process with a changed environment.
+
+    Args:
+        changes: environment variables to set.
+        without: environment variables to remove.
+    """
     environment = {name: value for name, value in {**os.environ, **changes}.items() if name not in without}
-    told = ""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except (OSError, ValueError):
-        return "nobody"  # which Ray would find out in half a minute
+        return "unreachable"  # Ray itself would need half a minute to find out
+    printed = ""
     with suppress(subprocess.TimeoutExpired):
         command = [sys.executable, "-c", _PROBE, address]
-        told = subprocess.run(
+        printed = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
         ).stdout.strip()
-    if told == "open":
-        return "open"
-    return "closed" if told == "AuthenticationError" else "nobody"
+    if printed == "accepted":
+        return "accepted"
+    return "rejected" if printed == "AuthenticationError" else "unreachable"

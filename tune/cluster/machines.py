@@ -1,4 +1,4 @@
-"""The machines that trials run on: this one, with a Ray of its own, or the nodes of a Ray cluster that is joined."""
+"""The machines that trials run on: this one, with its own Ray, or the nodes of a Ray cluster that is joined."""
 
 import math
 import os
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from nuanced_core.errors import ConfigError
-from tune.cluster.authentication import check_cluster, use_token
-from tune.cluster.ray_runtime import RAY_ENVIRONMENT, connected
+from tune.cluster.authentication import check_authentication, use_token
+from tune.cluster.ray_runtime import RAY_ENVIRONMENT, ray_connection
 from tune.config.sweep_settings import SweepSettings
 
 __all__ = [
@@ -23,31 +23,43 @@ __all__ = [
     "is_cluster",
     "local_resources",
 ]
-# Of these a joined cluster's processes are told: what they were started with is another user's, or another day's.
-_TOLD = ("RAY_CHDIR_TO_TRIAL_DIR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "NUANCED_CACHE", "NUANCED_CACHE_LIMIT")
-# Little goes through Ray's object store: one function and small dicts. Bytes.
+# Passed on to the processes of a joined cluster, which may have been started with other values.
+_PASSED_VARIABLES = (
+    "RAY_CHDIR_TO_TRIAL_DIR",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
+    "NUANCED_CACHE",
+    "NUANCED_CACHE_LIMIT",
+)
+# Bytes. Ray's object store holds one function and small dicts.
 _OBJECT_STORE = 128 * 2**20
-_COUNT_EVERY = 5.0  # seconds between two looks at a cluster's nodes
+_REFRESH_SECONDS = 5.0  # age at which the list of a cluster's nodes is read again
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What trials can use of one machine: CPU cores and GPUs."""
+    """What trials can use of one machine.
+
+    Attributes:
+        cpus: CPU cores.
+        gpus: number of GPUs.
+        name: for messages.
+        node: Ray's id of the node; None unless it belongs to a joined cluster.
+    """
 
     cpus: int
     gpus: int
     name: str = "this machine"
-    node: str | None = None  # Ray's id of it, on a joined cluster
+    node: str | None = None
 
-    def fitting(self, settings: SweepSettings) -> int:
-        """How many trials have room at one time."""
-        fit = int(self.cpus // settings.cpus_per_trial)
+    def capacity(self, settings: SweepSettings) -> int:
+        """Return how many trials fit at the same time."""
+        fits = int(self.cpus // settings.cpus_per_trial)
         per_gpu = settings.gpus
         if 0 < per_gpu <= 1:
-            fit = min(fit, self.gpus * int(1 / per_gpu + 1e-6))
+            fits = min(fits, self.gpus * int(1 / per_gpu + 1e-6))
         elif per_gpu:
-            fit = min(fit, int(self.gpus // per_gpu))
-        return fit
+            fits = min(fits, int(self.gpus // per_gpu))
+        return fits
 
 
 class Machines(Protocol):
@@ -55,30 +67,30 @@ class Machines(Protocol):
 
     @property
     def options(self) -> str:
-        """What the command needs to run there again, behind a space."""
+        """Options of ``nuanced sweep`` that select these machines, with a leading space, or an empty string."""
 
     def joined(self) -> AbstractContextManager[None]:
-        """What has to be up before the machines can be asked what they have."""
+        """Make the resources known: the context in which ``resources`` may be called."""
 
     def started(self) -> AbstractContextManager[None]:
-        """Ray is up, for as long as the context lasts."""
+        """Run Ray for the duration of the context."""
 
     def resources(self) -> list[Resources]:
-        """What each machine has, now."""
+        """Return what each machine has now."""
 
 
 class ThisMachine:
-    """A Ray of this process's own, which ends with it."""
+    """This machine, with a Ray that this process starts and stops."""
 
     options = ""
 
     def joined(self) -> AbstractContextManager[None]:
-        """Nothing: a machine can be looked at without Ray, and what is wrong is told sooner."""
+        """Do nothing: this machine's resources are known without Ray, so that errors come before Ray starts."""
         return nullcontext()
 
     @contextmanager
     def started(self) -> Iterator[None]:
-        """Ray on this machine, or the one that runs in this process already.
+        """Run Ray on this machine, or use the one that already runs in this process.
 
         Raises:
             ClusterError: Ray does not start.
@@ -86,7 +98,7 @@ class ThisMachine:
         """
         use_token(create=True)
         (machine,) = self.resources()
-        with connected(
+        with ray_connection(
             address="local",
             num_cpus=machine.cpus,
             num_gpus=machine.gpus,
@@ -96,53 +108,53 @@ class ThisMachine:
             yield
 
     def resources(self) -> list[Resources]:
-        """What this machine has."""
+        """Return what this machine has."""
         return [local_resources()]
 
 
 @dataclass
 class JoinedCluster:
-    """A cluster that others started, on a node of which this process runs.
+    """A running Ray cluster; this process runs on one of its nodes.
 
     Args:
-        address: of its head, ``HOST:PORT``, or ``auto``: that of the Ray which this machine belongs to.
-        insecure: whether one that lets anybody in may be joined.
+        address: ``HOST:PORT`` of its head, or ``auto`` for the cluster that this machine belongs to.
+        insecure: whether a cluster that requires no token may be joined.
     """
 
     address: str
     insecure: bool = False
-    _counted: float = field(default=-math.inf, init=False)
+    _refreshed: float = field(default=-math.inf, init=False)
     _nodes: list[Resources] = field(default_factory=list, init=False)
 
     @property
     def options(self) -> str:
-        """The options that name it."""
+        """Options that select this cluster."""
         return f" --address {self.address}{' --insecure' if self.insecure else ''}"
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Connected to the cluster, for as long as the context lasts.
+        """Join the cluster for the duration of the context.
 
         Raises:
-            ConfigError: nobody answers at the address, the cluster lets anybody in, or it does not take our token.
-            ClusterError: this process cannot take part in it.
+            ConfigError: no Ray answers at the address, the cluster requires no token, or it rejects this process's.
+            ClusterError: this process cannot join it.
         """
         address = _resolved(self.address)
-        check_cluster(address, insecure=self.insecure)
-        told = {name: os.environ.get(name, RAY_ENVIRONMENT.get(name)) for name in _TOLD}
-        variables = {name: value for name, value in told.items() if value is not None}
-        with connected(address=address, runtime_env={"env_vars": variables}):
+        check_authentication(address, insecure=self.insecure)
+        values = {name: os.environ.get(name, RAY_ENVIRONMENT.get(name)) for name in _PASSED_VARIABLES}
+        variables = {name: value for name, value in values.items() if value is not None}
+        with ray_connection(address=address, runtime_env={"env_vars": variables}):
             yield
 
     def started(self) -> AbstractContextManager[None]:
-        """Nothing: it is up."""
+        """Do nothing: the cluster is running."""
         return nullcontext()
 
     def resources(self) -> list[Resources]:
-        """CPU cores and GPUs of each node that is alive; looked at anew every few seconds."""
+        """Return the CPU cores and GPUs of each node that is alive, at most 5 s old."""
         import ray
 
-        if time.monotonic() - self._counted > _COUNT_EVERY:
+        if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
             self._nodes = [
                 Resources(
                     int(node["Resources"].get("CPU", 0)),
@@ -153,12 +165,12 @@ class JoinedCluster:
                 for node in ray.nodes()
                 if node["Alive"]
             ]
-            self._counted = time.monotonic()
+            self._refreshed = time.monotonic()
         return self._nodes
 
 
 def local_resources() -> Resources:
-    """The CPU cores that this process may use, and this machine's GPUs."""
+    """Return the number of CPU cores that this process may use, and of this machine's GPUs."""
     import torch
 
     affinity = getattr(os, "sched_getaffinity", None)
@@ -167,17 +179,19 @@ def local_resources() -> Resources:
 
 
 def concurrent_trials(settings: SweepSettings, machines: Sequence[Resources]) -> int:
-    """How many trials are to run at one time: as many as fit, but for ``max_concurrent`` and the budget."""
-    fit = sum(machine.fitting(settings) for machine in machines)
-    asked = settings.max_concurrent
-    if asked is not None:
-        # A cluster is asked for more than fits now: an autoscaler then sees what is wanted.
-        fit = asked if is_cluster(machines) else min(fit, asked)
-    return min(fit, settings.trials or fit)
+    """Return how many trials to run at the same time: as many as fit, limited by ``max_concurrent`` and the budget.
+
+    On a cluster ``max_concurrent`` may exceed what fits: an autoscaler then sees what is requested.
+    """
+    fits = sum(machine.capacity(settings) for machine in machines)
+    limit = settings.max_concurrent
+    if limit is not None:
+        fits = limit if is_cluster(machines) else min(fits, limit)
+    return min(fits, settings.trials or fits)
 
 
 def check_fit(settings: SweepSettings, machines: Sequence[Resources]) -> None:
-    """Refuse a sweep of which not one trial could start.
+    """Check that at least one trial of a sweep could start.
 
     Raises:
         ConfigError: a trial needs more than any machine has.
@@ -185,11 +199,11 @@ def check_fit(settings: SweepSettings, machines: Sequence[Resources]) -> None:
     if concurrent_trials(settings, machines):
         return
     for name, needed in (("cpus", settings.cpus_per_trial), ("gpus", settings.gpus)):
-        there = max((getattr(machine, name) for machine in machines), default=0)
-        if needed > there:
-            most = f"no node has more than {there}" if is_cluster(machines) else f"this machine has {there}"
+        most = max((getattr(machine, name) for machine in machines), default=0)
+        if needed > most:
+            available = f"no node has more than {most}" if is_cluster(machines) else f"this machine has {most}"
             raise ConfigError(
-                f"sweep.{name}_per_trial: {needed:g}: {most}; lower it with --set sweep.{name}_per_trial={there}"
+                f"sweep.{name}_per_trial: {needed:g}: {available}; lower it with --set sweep.{name}_per_trial={most}"
             )
     raise ConfigError(
         f"sweep.cpus_per_trial {settings.cpus_per_trial:g} and gpus_per_trial {settings.gpus:g}: no node has "
@@ -198,18 +212,18 @@ def check_fit(settings: SweepSettings, machines: Sequence[Resources]) -> None:
 
 
 def is_cluster(machines: Sequence[Resources]) -> bool:
-    """Whether these are nodes of a cluster that was joined."""
+    """Return whether these are nodes of a joined cluster."""
     return any(machine.node is not None for machine in machines)
 
 
 def _resolved(address: str) -> str:
-    """``HOST:PORT`` of a cluster's head."""
+    """Return ``HOST:PORT`` of a cluster's head."""
     if address.startswith("ray://"):
         raise ConfigError(
-            f"--address {address}: Ray Client is not used here; run this command on a node of the cluster, with "
+            f"--address {address}: Ray Client is not supported; run this command on a node of the cluster, with "
             "--address auto"
         )
-    from ray._private.services import canonicalize_bootstrap_address_or_die  # no public name finds a running Ray
+    from ray._private.services import canonicalize_bootstrap_address_or_die  # no public function finds a running Ray
 
     try:
         return str(canonicalize_bootstrap_address_or_die(address))

@@ -1,8 +1,8 @@
-"""Each node of a cluster before its first trial: the same code on all, the shared folder seen, the data prepared."""
+"""Preparation of nodes before their first trial: same software, shared storage reachable, data rendered."""
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,21 +22,24 @@ __all__ = [
     "Prepare",
     "Prepared",
     "PreparedMachines",
+    "SharedStorageProbe",
     "UnfitNodeError",
     "check_nodes",
     "model_hashes",
+    "prepare_late_node",
     "prepare_machines",
     "storage_probe",
 ]
 
 logger = logging.getLogger(__name__)
+_prepared: set[str] = set()  # this node's id, once this process knows that the node is prepared
 
 
 class Prepared(Protocol):
-    """What a run's preparation leaves: its models, which know their files."""
+    """What the preparation of a run returns."""
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each model file by what it is, and what else results rest on."""
+        """Return the SHA-256 of each model file by its role, and of what else results depend on."""
 
 
 # Fetches the models of some runs and renders their data, so that trials find both.
@@ -44,103 +47,102 @@ Prepare = Callable[[Sequence[RunConfig]], Sequence[Prepared]]
 
 
 class UnfitNodeError(NuancedError):
-    """A node that joined later cannot run trials: other code, say."""
+    """A node that joined later cannot run trials, because its code differs, say."""
 
 
 @dataclass(frozen=True)
 class SharedStorageProbe:
-    """A file for nodes to find: where trials' folders will be, and what is in it."""
+    """A file in the folder that trials write to, which every node has to find.
 
-    place: SharedFolder
+    Attributes:
+        folder: of the probe.
+        name: of the file.
+        text: its content.
+    """
+
+    folder: SharedFolder
     name: str
     text: str
 
     def problem(self) -> str | None:
-        """What is wrong with the place, seen from the node that this runs on."""
-        if self.place.read(self.name) != self.text:
+        """Describe why this node cannot read the file or write beside it; None if it can."""
+        if self.folder.read(self.name) != self.text:
             return (
-                f"does not see {self.place.place}: put --outputs on a disk that all nodes share, or set sweep.shared "
-                "to storage that all reach"
+                f"does not see {self.folder.location}: put --outputs on a disk that all nodes share, or set "
+                "sweep.shared to storage that all reach"
             )
         try:
-            self.place.write(f"{self.name}-{secrets.token_hex(4)}", "")
+            self.folder.write(f"{self.name}-{secrets.token_hex(4)}", "")
         except DiskError as error:
             return str(error)
         return None
 
 
-def check_nodes(machines: Sequence[Resources], meeting: SharedStorageProbe) -> dict[Resources, str]:
-    """What is wrong with nodes: other code, versions or model files than here, or a folder that they do not see."""
-    found = on_nodes(machines, _unfit, node_fingerprint(), meeting)
-    return {machine: str(problem) for machine, problem in found.items() if problem is not None}
-
-
-def prepare_machines(
-    machines: Sequence[Resources], config: SweepConfig, prepare: Prepare, place: SharedFolder
-) -> "PreparedMachines":
-    """Prepare this machine or, of a cluster, check all nodes and prepare those on which trials fit, all at once.
-
-    Args:
-        place: in which trials' folders will be.
-
-    Raises:
-        ConfigError: nodes differ from one another, or do not see the place.
-        NuancedError: what the preparation raised.
-    """
-    runs = config.runs_to_prepare()
-    if not is_cluster(machines):
-        return PreparedMachines(model_hashes(prepare(runs)), _nothing)
-    with storage_probe(place) as meeting:
-        problems = check_nodes(machines, meeting)
-    if problems:
-        machine, problem = next(iter(problems.items()))
-        others = f" (and {len(problems) - 1} nodes more: nuanced doctor --address …)" if len(problems) > 1 else ""
-        raise ConfigError(f"{machine.name}: {problem}{others}")
-    fit = [machine for machine in machines if machine.fitting(config.sweep)]
-    logger.info("preparing %s nodes: model files, clips, baselines", len(fit))
-    models: dict[str, str] = {}
-    took: dict[str, str] = {}
-    ready: set[str] = set()
-    for machine, found in on_nodes(fit, _prepare, prepare, runs, gpus=min(config.sweep.gpus, 1.0)).items():
-        if isinstance(found, LostNodeError) and len(fit) > 1:
-            logger.warning("%s: %s; the others go on", machine.name, found)
-            continue
-        if isinstance(found, NuancedError):
-            raise found.__class__(f"{machine.name}: {found}")
-        for name, digest in found.items():
-            if models.setdefault(name, digest) != digest:
-                raise ConfigError(
-                    f"{machine.name}: {name}: SHA-256 {digest[:12]}, but {models[name][:12]} on {took[name]}; fetch "
-                    "the same one on both (models.source)"
-                )
-            took.setdefault(name, machine.name)
-        ready.add(str(machine.node))
-    return PreparedMachines(models, partial(prepare_late_node, frozenset(ready), node_fingerprint(), prepare, runs))
-
-
 @dataclass(frozen=True)
 class PreparedMachines:
-    """What was prepared: SHA-256 of the model files by what they are, and what a trial calls on its node.
+    """The outcome of a preparation.
 
-    That prepares a node which joined later, or raises UnfitNodeError.
+    Attributes:
+        models: SHA-256 of each model file by its role.
+        prepare_late_node: called by each trial on its node; prepares a node that joined after the preparation, or
+            raises UnfitNodeError.
     """
 
     models: dict[str, str]
     prepare_late_node: Callable[[], None]
 
 
-_prepared: set[str] = set()  # ids of this node, if this process knows that it is prepared
+def prepare_machines(
+    machines: Sequence[Resources], config: SweepConfig, prepare: Prepare, folder: SharedFolder
+) -> PreparedMachines:
+    """Prepare this machine; or check all nodes of a cluster, and prepare those that trials fit on, at the same time.
+
+    Args:
+        folder: the parent of the sweep's folder in the storage that trials write to.
+
+    Raises:
+        ConfigError: nodes differ from the driver or from one another, or do not see the folder.
+        NuancedError: ``prepare`` raised it.
+    """
+    runs = config.runs_to_prepare()
+    if not is_cluster(machines):
+        return PreparedMachines(model_hashes(prepare(runs)), _do_nothing)
+    _require_fit_nodes(machines, folder)
+    with_capacity = [machine for machine in machines if machine.capacity(config.sweep)]
+    logger.info("preparing %d nodes: model files, clips, baselines", len(with_capacity))
+    results = on_nodes(with_capacity, _prepare, prepare, runs, gpus=min(config.sweep.gpus, 1.0), log_progress=True)
+    hashes: dict[Resources, dict[str, str]] = {}
+    for machine, result in results.items():
+        if isinstance(result, LostNodeError) and len(with_capacity) > 1:
+            logger.warning("%s: %s; continuing on the other nodes", machine.name, result)
+        elif isinstance(result, NuancedError):
+            raise result.__class__(f"{machine.name}: {result}")
+        else:
+            hashes[machine] = result
+    prepared = frozenset(str(machine.node) for machine in hashes)
+    return PreparedMachines(
+        _merged_hashes(hashes), partial(prepare_late_node, prepared, node_fingerprint(), prepare, runs)
+    )
 
 
 def prepare_late_node(
-    known: frozenset[str], ours: NodeFingerprint, prepare: Prepare, runs: Sequence[RunConfig]
+    prepared: frozenset[str], driver: NodeFingerprint, prepare: Prepare, runs: Sequence[RunConfig]
 ) -> None:
+    """Check and prepare the node that this runs on, unless that is done.
+
+    Args:
+        prepared: Ray's ids of the nodes that were prepared before the first trial.
+        driver: fingerprint of the driver's node.
+
+    Raises:
+        UnfitNodeError: the node differs from the driver, or cannot be prepared.
+    """
     import ray
 
     node = ray.get_runtime_context().get_node_id()
-    if node in known or node in _prepared:
+    if node in prepared or node in _prepared:
         return
-    problem = fingerprint_difference(ours, node_fingerprint())
+    problem = fingerprint_difference(driver, node_fingerprint())
     if problem is None:
         try:
             _prepare(prepare, runs)
@@ -151,38 +153,69 @@ def prepare_late_node(
     _prepared.add(node)
 
 
-def _nothing() -> None:
-    """A machine that was prepared before the first trial."""
-
-
-def _unfit(ours: NodeFingerprint, meeting: SharedStorageProbe) -> str | None:
-    return fingerprint_difference(ours, node_fingerprint()) or meeting.problem()
-
-
-def _prepare(prepare: Prepare, runs: Sequence[RunConfig]) -> dict[str, str]:
-    """Prepare the machine that this runs on, one process at a time; returns the hashes of the model files."""
-    with locked(cache_dir() / "prepare.lock"):
-        return model_hashes(prepare(runs))
+def check_nodes(machines: Sequence[Resources], probe: SharedStorageProbe) -> dict[Resources, str]:
+    """Return the problem of each node that differs from the driver in software or model files, or misses the probe."""
+    found = on_nodes(machines, _node_problem, node_fingerprint(), probe)
+    return {machine: str(problem) for machine, problem in found.items() if problem is not None}
 
 
 @contextmanager
-def storage_probe(place: SharedFolder) -> Iterator[SharedStorageProbe]:
-    """A file in the place for as long as nodes look for it.
+def storage_probe(folder: SharedFolder) -> Iterator[SharedStorageProbe]:
+    """Write a probe file, and remove it and what nodes wrote beside it at the end of the context.
 
     Raises:
         DiskError: it cannot be written.
     """
-    meeting = SharedStorageProbe(place, f".nodes-{secrets.token_hex(4)}", secrets.token_hex(8))
-    place.write(meeting.name, meeting.text)
+    probe = SharedStorageProbe(folder, f".nodes-{secrets.token_hex(4)}", secrets.token_hex(8))
+    folder.write(probe.name, probe.text)
     try:
-        yield meeting
+        yield probe
     finally:
-        place.remove(*(name for name in place.names() if name.startswith(meeting.name)))
+        folder.remove(*(name for name in folder.names() if name.startswith(probe.name)))
 
 
 def model_hashes(prepared: Sequence[Prepared]) -> dict[str, str]:
-    """SHA-256 of all model files of some runs, by what they are."""
+    """Return the SHA-256 of all model files of some runs by their roles."""
     models: dict[str, str] = {}
     for one in prepared:
         models |= one.hashes()
     return models
+
+
+def _require_fit_nodes(machines: Sequence[Resources], folder: SharedFolder) -> None:
+    """Raise ConfigError for the first node that ``check_nodes`` finds a problem of, with the number of others."""
+    with storage_probe(folder) as probe:
+        problems = check_nodes(machines, probe)
+    if problems:
+        machine, problem = next(iter(problems.items()))
+        others = f" (and {len(problems) - 1} nodes more: nuanced doctor --address …)" if len(problems) > 1 else ""
+        raise ConfigError(f"{machine.name}: {problem}{others}")
+
+
+def _merged_hashes(hashes: Mapping[Resources, Mapping[str, str]]) -> dict[str, str]:
+    """Merge the model hashes of all nodes; raise ConfigError if two nodes have different files of the same role."""
+    models: dict[str, str] = {}
+    first: dict[str, str] = {}  # name of the node that each hash comes from
+    for machine, found in hashes.items():
+        for name, digest in found.items():
+            if models.setdefault(name, digest) != digest:
+                raise ConfigError(
+                    f"{machine.name}: {name}: SHA-256 {digest[:12]}, but {models[name][:12]} on {first[name]}; fetch "
+                    "the same one on both (models.source)"
+                )
+            first.setdefault(name, machine.name)
+    return models
+
+
+def _node_problem(driver: NodeFingerprint, probe: SharedStorageProbe) -> str | None:
+    return fingerprint_difference(driver, node_fingerprint()) or probe.problem()
+
+
+def _prepare(prepare: Prepare, runs: Sequence[RunConfig]) -> dict[str, str]:
+    """Prepare the machine that this runs on, one process at a time; return the hashes of the model files."""
+    with locked(cache_dir() / "prepare.lock"):
+        return model_hashes(prepare(runs))
+
+
+def _do_nothing() -> None:
+    """Stand for ``prepare_late_node`` on a single machine, which was prepared before the first trial."""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Function calls on the nodes of a cluster."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -8,11 +8,11 @@ from nuanced_core.errors import ConfigError, NuancedError
 from tune.cluster.machines import Resources
 from tune.cluster.ray_runtime import ClusterError
 
-__all__ = ["on_nodes"]
+__all__ = ["LostNodeError", "on_nodes"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_PATIENCE = 30.0  # seconds that nodes work in silence
+_PROGRESS_SECONDS = 30.0  # without an answer, until the nodes that are still at work are logged
 
 
 class LostNodeError(ClusterError):
@@ -24,35 +24,39 @@ def on_nodes(
     call: Callable[..., T],
     *arguments: Any,
     gpus: float = 0.0,
+    log_progress: bool = False,
 ) -> dict[Resources, T | NuancedError]:
-    """What ``call`` returns on each node, or what went wrong there; all at the same time.
+    """Call a function on all nodes at the same time; return its result, or its error, by node.
 
-    ``say`` is told which nodes have answered, and now and then which have not.
+    Args:
+        call: function that Ray can pickle.
+        gpus: GPUs that each call needs.
+        log_progress: whether to log which nodes have answered and, every 30 s without an answer, which have not.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # A process for this call alone: what it held of a GPU goes with it.
+    # Each call has a process of its own, so that the GPU memory that it held is freed.
     task = ray.remote(num_cpus=0, num_gpus=gpus, max_calls=1, max_retries=0)(call)
     waiting = {}
     for machine in machines:
-        here = "DEFAULT" if machine.node is None else NodeAffinitySchedulingStrategy(machine.node, soft=False)
-        waiting[task.options(scheduling_strategy=here).remote(*arguments)] = machine
+        strategy = "DEFAULT" if machine.node is None else NodeAffinitySchedulingStrategy(machine.node, soft=False)
+        waiting[task.options(scheduling_strategy=strategy).remote(*arguments)] = machine
     found: dict[Resources, T | NuancedError] = {}
     while waiting:
-        answered, _ = ray.wait(list(waiting), timeout=_PATIENCE)
+        answered, _ = ray.wait(list(waiting), timeout=_PROGRESS_SECONDS)
         for answer in answered:
             machine = waiting.pop(answer)
-            found[machine] = _answer(answer)
-            if not isinstance(found[machine], NuancedError):
+            found[machine] = _result(answer)
+            if log_progress and not isinstance(found[machine], NuancedError):
                 logger.info("%s: ready", machine.name)
-        if not answered:
-            busy = f", which needs {gpus:g} of a GPU" if gpus else ""
-            logger.info("still at work%s: %s", busy, ", ".join(machine.name for machine in waiting.values()))
+        if log_progress and not answered:
+            need = f", which needs {gpus:g} of a GPU" if gpus else ""
+            logger.info("still at work%s: %s", need, ", ".join(machine.name for machine in waiting.values()))
     return found
 
 
-def _answer(answer: Any) -> Any:
+def _result(answer: Any) -> Any:
     import ray
 
     try:

@@ -1,7 +1,7 @@
-"""Storage that all nodes reach where they share no disk: trials' folders are copied to it, and from it.
+"""Storage that all nodes reach where they share no disk: trials' folders are copied to it and back.
 
-A trial then works in a folder of its node and copies what changed after each epoch; whichever node goes on with it
-copies it back first. The driver copies the folder of each trial that ended into the sweep's own.
+A trial then works in a folder on its node and copies what has changed after each epoch; a node that continues the trial
+copies the folder back first. The driver copies the folder of each trial that has ended into the sweep's folder.
 """
 
 import hashlib
@@ -21,66 +21,67 @@ __all__ = ["EndedTrialCopier", "SharedFolder", "scratch_folder"]
 
 logger = logging.getLogger(__name__)
 
-_PART = ".part"
-_COPIERS = 2  # threads of the driver
+_PART = ".part"  # suffix of a file or folder that is being copied
+_COPY_THREADS = 2  # of the driver
 
 
 class SharedFolder:
-    """A folder at a path or fsspec URL (``s3://bucket/folder``); it travels to other processes.
+    """A folder at a path or fsspec URL (``s3://bucket/folder``), which can be pickled.
 
     Args:
-        setting: that names it, for errors.
+        location: path or URL.
+        setting: the setting that it comes from, for errors.
 
     Raises:
-        ConfigError: nothing here knows such a URL, or it cannot be reached.
+        ConfigError: no installed package handles such a URL, or it cannot be reached.
     """
 
-    def __init__(self, place: str, setting: str = "sweep.shared") -> None:
+    def __init__(self, location: str, setting: str = "sweep.shared") -> None:
         self._setting = setting
-        self._files, self._root = _opened(place.rstrip("/"), setting)
-        # Other processes may have another working directory.
-        self.place = self._root if "file" in self._files.protocol else place.rstrip("/")
-        self._sizes: dict[str, tuple[int, int]] = {}  # of what was pushed: size and time by name
+        self._files, self._root = _filesystem(location.rstrip("/"), setting)
+        # An absolute path: other processes may have another working directory.
+        self.location = self._root if "file" in self._files.protocol else location.rstrip("/")
+        self._copied: dict[str, tuple[int, int]] = {}  # size and mtime_ns by name, when pushed or pulled
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"place": self.place, "setting": self._setting}
+        return {"location": self.location, "setting": self._setting}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # a connection is of one process
+        self.__init__(**state)  # type: ignore[misc]  # connections cannot be pickled
 
     def child(self, *names: str) -> "SharedFolder":
-        """A folder in it."""
-        return SharedFolder("/".join([self.place, *names]), self._setting)
+        """Return a folder inside this one."""
+        return SharedFolder("/".join([self.location, *names]), self._setting)
 
     @property
     def parent(self) -> "SharedFolder":
-        """The folder that it is in."""
-        return SharedFolder(self.place.rpartition("/")[0], self._setting)
+        """The folder that contains this one."""
+        return SharedFolder(self.location.rpartition("/")[0], self._setting)
 
     def exists(self, name: str = "") -> bool:
-        """Whether there is such a file, or with no name anything in the folder, as of now.
+        """Return whether a file exists now or, without a name, whether the folder does.
 
         Raises:
-            DiskError: that cannot be told.
+            DiskError: the storage cannot be read.
         """
         self._files.invalidate_cache()
         try:
             self._files.info(self._path(name))
         except FileNotFoundError:
             return False
-        except Exception as error:  # of whatever library is behind the URL
-            raise self._refused("cannot be read", error) from None
+        except Exception as error:  # the type depends on the package that handles the URL
+            raise self._disk_error("cannot be read", error) from None
         return True
 
     def names(self) -> list[str]:
-        """What lies in the folder, by name; nothing, if that cannot be told."""
+        """Return the names of the folder's entries; an empty list if they cannot be read."""
         try:
             return [str(path).rpartition("/")[2] for path in self._files.ls(self._root, detail=False, refresh=True)]
         except Exception:
             return []
 
     def read(self, name: str) -> str | None:
-        """A file's text, or None if there is none that can be read."""
+        """Return a file's text; None if it does not exist or cannot be read."""
         try:
             return str(self._files.read_text(self._path(name), encoding="utf-8"))
         except Exception:
@@ -96,46 +97,46 @@ class SharedFolder:
             self._files.makedirs(self._root, exist_ok=True)
             self._files.write_text(self._path(name), text, encoding="utf-8")
         except Exception as error:
-            raise self._refused("cannot be written", error) from None
+            raise self._disk_error("cannot be written", error) from None
 
     def remove(self, *names: str) -> None:
-        """Remove files; what is not there, or cannot be removed, is left."""
+        """Remove files; those that do not exist or cannot be removed are ignored."""
         for name in names:
             with suppress(Exception):
                 self._files.rm(self._path(name))
 
     def push(self, local: Path) -> None:
-        """Copy what changed in a local folder since it was last pushed or pulled; each file whole or not at all.
+        """Copy the files of a local folder that have changed since the last push or pull, each atomically.
 
         Raises:
-            DiskError: something cannot be written.
+            DiskError: a file cannot be written.
         """
         for file in sorted(path for path in local.rglob("*") if path.is_file() and path.suffix != _PART):
             name = file.relative_to(local).as_posix()
             stat = file.stat()
             state = (stat.st_size, stat.st_mtime_ns)
-            if self._sizes.get(name) == state:
+            if self._copied.get(name) == state:
                 continue
             try:
                 self._files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
                 self._files.put_file(str(file), self._path(name) + _PART)
                 self._files.mv(self._path(name) + _PART, self._path(name))
             except Exception as error:
-                raise self._refused(f"{name} cannot be written", error) from None
-            self._sizes[name] = state
+                raise self._disk_error(f"{name} cannot be written", error) from None
+            self._copied[name] = state
 
     def pull(self, local: Path) -> None:
-        """Make a local folder hold what this one holds; what else was in it is removed.
+        """Replace a local folder by a copy of this one; an empty folder if this one does not exist.
 
         Raises:
-            DiskError: something cannot be read, or not be written here.
+            DiskError: something cannot be read, or cannot be written here.
         """
         part = local.with_name(local.name + _PART)
-        there = self.exists()
+        exists = self.exists()
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
-            found = self._files.find(self._root) if there else []
+            found = self._files.find(self._root) if exists else []
             names = [path.removeprefix(self._root).lstrip("/") for path in found if not path.endswith(_PART)]
             for name in names:
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
@@ -143,29 +144,29 @@ class SharedFolder:
             shutil.rmtree(local, ignore_errors=True)
             part.rename(local)
         except Exception as error:
-            raise self._refused("cannot be copied here", error) from None
+            raise self._disk_error("cannot be copied here", error) from None
         stats = {name: (local / name).stat() for name in names}
-        self._sizes = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+        self._copied = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
-    def _refused(self, what: str, error: Exception) -> DiskError:
+    def _disk_error(self, failure: str, error: Exception) -> DiskError:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return DiskError(f"{self._setting}: {self.place}: {what}: {reason}")
+        return DiskError(f"{self._setting}: {self.location}: {failure}: {reason}")
 
 
 class EndedTrialCopier:
-    """Copies the folders of trials that ended into the sweep's folder, behind the driver's back.
+    """Copies the folders of ended trials into the sweep's folder, in background threads.
 
     Args:
-        shared: folder of the sweep in shared storage.
-        folder: of the sweep.
+        shared: the sweep's folder in shared storage.
+        folder: the sweep's folder.
     """
 
     def __init__(self, shared: SharedFolder, folder: Path) -> None:
         self._shared, self._folder = shared, folder
-        self._threads = ThreadPoolExecutor(_COPIERS)
+        self._threads = ThreadPoolExecutor(_COPY_THREADS)
 
     def fetch(self, number: int) -> None:
         """Begin to copy a trial's folder."""
@@ -178,32 +179,40 @@ class EndedTrialCopier:
                 self.fetch(number)
 
     def close(self) -> None:
-        """Wait for what is being copied."""
+        """Wait for all copies."""
         self._threads.shutdown(wait=True)
 
     def _fetch(self, number: int) -> None:
         try:
             trial = self._shared.child("trials", str(number))
-            if trial.exists():  # a trial that failed at once has left nothing
+            if trial.exists():  # a trial that failed at once has written nothing
                 trial.pull(self._folder / "trials" / str(number))
         except (ConfigError, DiskError) as error:
-            logger.warning("trial %s: its folder stays in shared storage: %s", number, error)
+            logger.warning("trial %d: its folder stays in shared storage: %s", number, error)
 
 
-def scratch_folder(place: str, number: int) -> Path:
-    """Where a trial works on its node, if its folder is copied to ``place``."""
-    digest = hashlib.sha256(place.encode()).hexdigest()[:12]
+def scratch_folder(location: str, number: int) -> Path:
+    """Return the folder on this node that a trial works in.
+
+    Args:
+        location: of the sweep's folder in shared storage.
+        number: of the trial.
+    """
+    digest = hashlib.sha256(location.encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"nuanced-speech-{os.getuid()}" / digest / str(number)
 
 
-def _opened(place: str, setting: str) -> tuple[Any, str]:
+def _filesystem(location: str, setting: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a path or URL, and the path on it."""
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(place)  # type: ignore[no-any-return]
+        return fsspec.core.url_to_fs(location)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
         raise ConfigError(
-            f"{setting}: {place}: {' '.join(str(error).split())}; install what it names on all nodes, or take a path"
+            f"{setting}: {location}: {' '.join(str(error).split())}; install the package that it names on all nodes, "
+            "or take a path"
         ) from None
     except Exception as error:
-        raise ConfigError(f"{setting}: {place}: cannot be reached: {' '.join(str(error).split())[:200]}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{setting}: {location}: cannot be reached: {reason}") from None

@@ -1,6 +1,7 @@
-"""The YAML search space: read and checked once, then suggested by Optuna and put into a run's settings.
+"""The search space of a sweep: parsed from YAML and checked, sampled by Optuna, applied to a run's settings.
 
-A setting with a condition is searched only in trials where that holds, and keeps the run's own value in the others:
+A setting with a condition is searched only in trials in which the condition holds, and keeps the run's value in the
+others:
 
     encoder.pooling: [mean, attentive, queries]
     encoder.heads: {choices: [1, 2, 4], when: {encoder.pooling: [attentive, queries]}}
@@ -17,51 +18,56 @@ import optuna
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import dotted_names, spelling_hint, validate
 from nuanced_core.errors import ConfigError
-from tune.config.dimension import Choices, Range, conditioned_on, flat_names, read_dimension, shares_trials
+from tune.config.dimension import Choices, Range, condition_settings, flatten_names, is_compatible, read_dimension
 
 __all__ = ["Space"]
 
 _SAME_OBJECTIVE = "every trial is compared by the same objective"
-# What a search may not vary, by the beginning of its name, and why.
-_FIXED = {
+# Settings that cannot be searched, by name prefix, with the reason.
+_NOT_SEARCHABLE = {
     "objective.": _SAME_OBJECTIVE,
     "data.val_": _SAME_OBJECTIVE,
-    "data.max_phonemes": f"it decides which sentences validate, and {_SAME_OBJECTIVE}",
-    "data.seed": f"it decides which sentences validate, and {_SAME_OBJECTIVE}",
+    "data.max_phonemes": f"it decides which sentences are used for validation, and {_SAME_OBJECTIVE}",
+    "data.seed": f"it decides which sentences are used for validation, and {_SAME_OBJECTIVE}",
     "models.source": "where files come from does not change what they are",
     "train.device": "sweep.gpus_per_trial decides where trials run",
 }
-# What must be fetched, rendered or heard before the first trial depends on these, so they have to be countable.
+# Models, clips and features are prepared before the first trial for every value of these settings, so the number of
+# values has to be finite.
 _PREPARED = ("models.", "data.", "mixes.", "augment.")
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a sweep varies: dotted settings of a run, each with its range or choices.
+    """The searched settings of a run, each with its range or choices.
 
     Args:
-        dimensions: what is searched; a condition looks only at settings that stand before its own.
-        own: what the run says of the settings in conditions, which counts in trials that do not search them.
+        dimensions: by dotted setting, in an order in which a condition depends only on earlier settings.
+        run_values: the run's values of the settings in conditions, used in trials that do not search those settings.
     """
 
     dimensions: Mapping[str, Range | Choices]
-    own: Mapping[str, Any] = field(default_factory=dict)
+    run_values: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, data: Any, run: RunConfig, place: str) -> "Space":
-        """The space that ``data`` describes; each bound and choice is tried on ``run``.
+        """Parse a space and validate each bound and choice as a setting of ``run``.
 
-        A setting whose value is null is not searched, so a file can drop what the file it extends searches.
+        A setting whose value is null is not searched, so that a file can drop a dimension of the file it extends.
+
+        Args:
+            data: the ``search`` section of a YAML file.
+            place: the file, for error messages.
 
         Raises:
-            ConfigError: a name is no setting of a run or may not vary, a value is not valid for it, or a
-                condition cannot hold.
+            ConfigError: a name is not a setting of a run or cannot be searched, a value is not valid for its setting,
+                or a condition cannot hold.
         """
         if data is not None and not isinstance(data, dict):
             raise ConfigError(f"{place}: search: {data!r}: not 'setting: range or choices' lines")
         names = list(dotted_names(RunConfig))
         found: dict[str, Range | Choices] = {}
-        for name, value in flat_names(data or {}, names).items():
+        for name, value in flatten_names(data or {}, names).items():
             if value is None:
                 continue
             where = f"{place}: search.{name}"
@@ -75,34 +81,35 @@ class Space:
                 "'train.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}', or train it once with 'nuanced train'"
             )
         plain = run.model_dump(mode="json")
-        others = [other for dimension in found.values() for other in conditioned_on(dimension)]
+        others = [other for dimension in found.values() for other in condition_settings(dimension)]
         space = cls(_in_order(found, place), {other: _section(plain, other)[_last(other)] for other in others})
-        given: dict[str, dict[str, Any]] = {}
+        required: dict[str, dict[str, Any]] = {}
         for name, dimension in space.dimensions.items():
-            given[name] = space._searched_given(name, given, f"{place}: search.{name}")
-            for tried in dimension.tried:
-                _substituted(run, given[name] | {name: tried}, f"{place}: search")
+            required[name] = space._required_params(name, required, f"{place}: search.{name}")
+            for value in dimension.values_to_check:
+                _substituted(run, required[name] | {name: value}, f"{place}: search")
         return space
 
-    def check_extends(self, before: "Space") -> None:
-        """Refuse a change that Optuna cannot take: other choices of a setting, or a range in place of choices.
+    def check_can_continue(self, previous: "Space") -> None:
+        """Check that Optuna can learn from trials of ``previous``: choices are unchanged, a range is still a range.
 
         Raises:
-            ConfigError: one line that names the setting, what it was and what it would be.
+            ConfigError: one line that names the setting, its previous and its new dimension.
         """
-        for name, old in before.dimensions.items():
+        for name, old in previous.dimensions.items():
             new = self.dimensions.get(name)
-            if new is not None and not shares_trials(old, new):
+            if new is not None and not is_compatible(old, new):
                 raise ConfigError(
-                    f"search.{name}: was {json.dumps(old.as_yaml())}, would be {json.dumps(new.as_yaml())}: trials "
-                    f"so far cannot be learned from; keep it, drop it with --set search.{name}=null, or begin anew"
+                    f"search.{name}: was {json.dumps(old.as_yaml())}, would be {json.dumps(new.as_yaml())}: the "
+                    f"sampler cannot learn from the trials so far; keep it, drop it with --set search.{name}=null, or "
+                    "start a new sweep"
                 )
 
-    def enqueued(self, params: Mapping[str, Any], place: str) -> dict[str, Any]:
-        """Settings by dotted name as Optuna's ``enqueue_trial`` takes them.
+    def as_stored(self, params: Mapping[str, Any], place: str) -> dict[str, Any]:
+        """Convert settings by dotted name to the form that Optuna's ``enqueue_trial`` takes.
 
         Raises:
-            ConfigError: a setting is not searched, or may not have the value.
+            ConfigError: a setting is not searched, or its value is not in its dimension.
         """
         found: dict[str, Any] = {}
         for name, value in params.items():
@@ -113,11 +120,11 @@ class Space:
 
     @property
     def names(self) -> list[str]:
-        """The dotted settings that are searched."""
+        """The searched settings, by dotted name."""
         return list(self.dimensions)
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-        """The values that Optuna wants ``trial`` to try, by dotted setting: of those that it searches."""
+        """Return Optuna's suggestions for ``trial``, by dotted setting, of the settings that the trial searches."""
         params: dict[str, Any] = {}
         for name, dimension in self.dimensions.items():
             if self._is_searched(name, params):
@@ -125,21 +132,21 @@ class Space:
         return params
 
     def apply(self, run: RunConfig, params: Mapping[str, Any]) -> RunConfig:
-        """``run`` with ``params`` put in.
+        """Return ``run`` with the settings of ``params`` replaced.
 
         Raises:
-            ConfigError: the values contradict one another.
+            ConfigError: the values contradict each other.
         """
         return _substituted(run, params, "search")
 
     def variants(self, run: RunConfig) -> list[RunConfig]:
-        """The runs to prepare for: ``run`` with the choices that decide what is fetched, rendered and heard.
+        """Return the runs to prepare: ``run`` with each combination of choices that needs other models or data.
 
-        ``features.layers`` multiplies nothing, since all layers are kept of what is heard; but each of its choices
-        is in a run with each Whisper model, which may lack such a layer.
+        ``features.layers`` adds no combinations, because the cache holds the features of all layers; but each of its
+        choices occurs with each Whisper model, which may lack such a layer.
 
         Raises:
-            ConfigError: values contradict one another.
+            ConfigError: the values of a combination contradict each other.
         """
         combinations: list[dict[str, Any]] = [{}]
         for name, dimension in self.dimensions.items():
@@ -160,33 +167,42 @@ class Space:
         return variants
 
     def as_dict(self) -> dict[str, Any]:
-        """The space as plain values, in the form that ``parse`` reads."""
+        """Return the space as plain values, in the form that ``parse`` reads."""
         return {name: dimension.as_yaml() for name, dimension in self.dimensions.items()}
 
     def _is_searched(self, name: str, params: Mapping[str, Any]) -> bool:
-        """Whether a trial that has been given ``params`` searches ``name``."""
+        """Return whether a trial with the suggestions ``params`` searches ``name``."""
         when = self.dimensions[name].when
-        values = {**self.own, **params}
+        values = {**self.run_values, **params}
         return not when or any(all(values[other] in v for other, v in condition.items()) for condition in when)
 
-    def _searched_given(self, name: str, given: Mapping[str, dict[str, Any]], where: str) -> dict[str, Any]:
-        """Some params with which a trial searches ``name``, from ``given``, those of the dimensions before it."""
+    def _required_params(self, name: str, required: Mapping[str, dict[str, Any]], where: str) -> dict[str, Any]:
+        """Return suggestions with which a trial searches ``name``.
+
+        Args:
+            required: the same for each earlier dimension.
+
+        Raises:
+            ConfigError: a condition depends on a dimension that it may not depend on, or no condition can hold.
+        """
         possible: list[dict[str, Any]] = []
         unmet: list[str] = []
         for condition in self.dimensions[name].when:
             params: dict[str, Any] = {}
-            missed = [other for other, v in condition.items() if other not in given and self.own[other] not in v]
+            missed = [
+                other for other, v in condition.items() if other not in required and self.run_values[other] not in v
+            ]
             for other, values in condition.items():
-                if other in given:
+                if other in required:
                     self._check_condition(name, other, values, where)
-                    params |= given[other] | {other: values[0]}
+                    params |= required[other] | {other: values[0]}
             possible += [] if missed else [params]
             unmet += missed
         if unmet and not possible:
-            own = json.dumps(self.own[unmet[0]])
+            run_value = json.dumps(self.run_values[unmet[0]])
             raise ConfigError(
-                f"{where}: would never be searched, because {unmet[0]} is {own} and not searched; search that too, "
-                "or drop this"
+                f"{where}: would never be searched, because {unmet[0]} is {run_value} and not searched; search that "
+                "too, or drop this"
             )
         return possible[0] if possible else {}
 
@@ -194,36 +210,37 @@ class Space:
         dimension = self.dimensions[other]
         if name.startswith(_PREPARED) and not other.startswith(_PREPARED):
             raise ConfigError(
-                f"{where}.when.{other}: is searched, but what is prepared before the first trial may depend only on "
-                f"settings of {', '.join(p.rstrip('.') for p in _PREPARED)}; drop this condition"
+                f"{where}.when.{other}: is searched, but data is prepared before the first trial and may depend "
+                f"only on settings of {', '.join(p.rstrip('.') for p in _PREPARED)}; drop this condition"
             )
-        if isinstance(dimension, Range) and not dimension.whole:
-            raise ConfigError(f"{where}.when.{other}: is searched in a range of fractions; list its choices instead")
+        if isinstance(dimension, Range) and not dimension.is_integer:
+            raise ConfigError(f"{where}.when.{other}: is searched in a range of floats; list its choices instead")
         for value in values:
-            is_own = bool(dimension.when) and value == self.own[other]
-            if not is_own and not dimension.allows(value):
+            is_run_value = bool(dimension.when) and value == self.run_values[other]
+            if not is_run_value and not dimension.allows(value):
                 raise ConfigError(
-                    f"{where}.when.{other}: {json.dumps(value)}: never tried; search.{other} is {dimension.as_yaml()}"
+                    f"{where}.when.{other}: {json.dumps(value)}: never suggested; search.{other} is "
+                    f"{dimension.as_yaml()}"
                 )
 
 
 def _check_name(name: str, names: Sequence[str], where: str) -> None:
-    for beginning, reason in _FIXED.items():
-        if name.startswith(beginning):
+    for prefix, reason in _NOT_SEARCHABLE.items():
+        if name.startswith(prefix):
             raise ConfigError(f"{where}: cannot be searched: {reason}")
     if name not in names:
-        searchable = [n for n in names if not n.startswith(tuple(_FIXED))]
+        searchable = [n for n in names if not n.startswith(tuple(_NOT_SEARCHABLE))]
         raise ConfigError(f"{where}: unknown setting; {spelling_hint(name, searchable)}")
 
 
 def _in_order(dimensions: Mapping[str, Range | Choices], place: str) -> dict[str, Range | Choices]:
-    """``dimensions`` in their order, but each behind those that its conditions look at."""
-    before = {name: [o for o in conditioned_on(d) if o in dimensions] for name, d in dimensions.items()}
+    """Return ``dimensions`` in their order, but each after those that its conditions depend on."""
+    predecessors = {name: [o for o in condition_settings(d) if o in dimensions] for name, d in dimensions.items()}
     try:
-        return {name: dimensions[name] for name in TopologicalSorter(before).static_order()}
+        return {name: dimensions[name] for name in TopologicalSorter(predecessors).static_order()}
     except CycleError as error:
-        circle = " → ".join(reversed(error.args[1]))
-        raise ConfigError(f"{place}: search: conditions go in a circle: {circle}; drop one of them") from None
+        cycle = " → ".join(reversed(error.args[1]))
+        raise ConfigError(f"{place}: search: conditions form a cycle: {cycle}; drop one of them") from None
 
 
 def _substituted(run: RunConfig, params: Mapping[str, Any], place: str) -> RunConfig:
@@ -234,7 +251,7 @@ def _substituted(run: RunConfig, params: Mapping[str, Any], place: str) -> RunCo
 
 
 def _section(data: dict[str, Any], name: str) -> dict[str, Any]:
-    """Where in ``data`` the dotted ``name`` lies."""
+    """Return the section of ``data`` that holds the dotted ``name``."""
     for section in name.split(".")[:-1]:
         data = data[section]
     return data

@@ -1,4 +1,4 @@
-"""Settings that a sweep tries first: those that somebody wrote down, and the best of another sweep."""
+"""The settings that a sweep tries first: those of ``sweep.enqueue``, and the best trials of ``sweep.warm_start``."""
 
 import logging
 from pathlib import Path
@@ -17,37 +17,36 @@ logger = logging.getLogger(__name__)
 
 
 def enqueue(study: optuna.Study, config: SweepConfig) -> None:
-    """Let the study hand out ``sweep.enqueue`` and the best trials of ``sweep.warm_start``, what it has had left out.
+    """Enqueue ``sweep.enqueue`` and the best trials of ``sweep.warm_start``, except what the study already holds.
+
+    Of the trials of another sweep, a setting that this sweep does not search, or a value that it does not allow, is
+    left out with a warning.
 
     Raises:
-        ConfigError: a setting is not searched or may not have the value, or the other folder holds no sweep.
+        ConfigError: a setting of ``sweep.enqueue`` is not searched or its value is not allowed, or the folder of
+            ``sweep.warm_start`` holds no sweep or no complete trial.
     """
-    for item in first_settings(config):
-        study.enqueue_trial(item, skip_if_exists=True)
+    for params in _first_params(config):
+        study.enqueue_trial(params, skip_if_exists=True)
 
 
-def first_settings(config: SweepConfig) -> list[dict[str, Any]]:
-    """Those settings as Optuna stores them; of another sweep's what this one searches, where its values are allowed.
-
-    Raises:
-        ConfigError: as ``enqueue``.
-    """
-    search, settings = config.search, config.sweep
-    found = [search.enqueued(item, f"sweep.enqueue[{i}]") for i, item in enumerate(settings.enqueue)]
+def _first_params(config: SweepConfig) -> list[dict[str, Any]]:
+    """Return the settings to enqueue, each in the form in which Optuna stores it."""
+    space, settings = config.search, config.sweep
+    found = [space.as_stored(params, f"sweep.enqueue[{i}]") for i, params in enumerate(settings.enqueue)]
     if settings.warm_start is None:
         return found
     folder = Path(settings.warm_start)
     trials = ranked(read_study(folder))[: settings.warm_start_trials]
     if not trials:
-        raise ConfigError(f"sweep.warm_start: {folder}: no trial is complete there; name another sweep")
+        raise ConfigError(f"sweep.warm_start: {folder}: holds no complete trial; name another sweep")
     for trial in trials:
-        params = trial.user_attrs.get("params", {})
-        taken: dict[str, Any] = {}
-        for name, value in params.items():
+        allowed: dict[str, Any] = {}
+        for name, value in trial.user_attrs.get("params", {}).items():
             try:
-                taken |= search.enqueued({name: value}, "sweep.warm_start")
+                allowed |= space.as_stored({name: value}, "sweep.warm_start")
             except ConfigError as error:
-                logger.warning("trial %s of %s: left out: %s", trial.number, folder, error)
-        if taken:
-            found.append(taken)
+                logger.warning("Trial %d of %s: setting left out: %s", trial.number, folder, error)
+        if allowed:
+            found.append(allowed)
     return found

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The journal file of a study: appended without waiting for the disk, synced on request, repaired after a crash."""
 
 import json
 import os
@@ -11,37 +11,46 @@ from optuna.storages.journal import JournalFileBackend
 from nuanced_core.errors import DiskError
 
 __all__ = ["STUDY_FILE", "StudyJournal", "repair_journal", "sync_study"]
-STUDY_FILE = "study.journal"
+
+STUDY_FILE = "study.journal"  # in the folder of a sweep
 
 
 class StudyJournal(JournalFileBackend):
-    """Optuna's journal file, but what is written reaches the disk at ``sync``, not line by line.
+    """Optuna's journal file backend, except that it waits for the disk in ``sync`` instead of after each line.
 
-    Waiting for the disk at each of a trial's fifteen lines took longer than most else that the driver does. What a
-    killed process had written is there all the same; what a machine that lost its power had, up to the last ``sync``.
+    A trial writes about fifteen lines, and waiting for each of them took longer than most of the driver's other work.
+    A killed process loses nothing; a machine that loses power may lose what was written after the last ``sync``.
     """
 
     _unsynced = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write the lines, or, if the disk is full, nothing."""
-        left = memoryview("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
+        """Append ``logs``, all of them or, if the disk is full, none.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        unwritten = memoryview("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
         self._unsynced = True
         self._lock.acquire()  # the dashboard may write too
         try:
             with Path(self._file_path).open("ab", buffering=0) as file:
-                before = file.seek(0, os.SEEK_END)
+                size = file.seek(0, os.SEEK_END)
                 try:
-                    while left:
-                        left = left[file.write(left) :]
+                    while unwritten:
+                        unwritten = unwritten[file.write(unwritten) :]
                 except OSError:
-                    file.truncate(before)
+                    file.truncate(size)
                     raise
         finally:
             self._lock.release()
 
     def sync(self) -> None:
-        """Wait for the disk."""
+        """Wait until everything that was appended is on the disk.
+
+        Raises:
+            OSError: the disk cannot be written.
+        """
         if self._unsynced:
             self._unsynced = False
             with Path(self._file_path).open("ab") as file:
@@ -49,7 +58,7 @@ class StudyJournal(JournalFileBackend):
 
 
 def sync_study(study: optuna.Study) -> None:
-    """Wait until what the study was told is on the disk, where it is kept in a journal file.
+    """Wait until everything in the study is on the disk, if it is stored in a journal file.
 
     Raises:
         OSError: the disk cannot be written.
@@ -60,9 +69,10 @@ def sync_study(study: optuna.Study) -> None:
 
 
 def repair_journal(folder: Path) -> None:
-    """Take back what a driver that was killed had half written; for the one that drives the sweep now.
+    """Remove what a killed driver left: its lock on the journal, and everything after the last complete line.
 
-    A machine that lost its power may leave more than half a line: all behind the last whole one.
+    A machine that lost power may leave more than an incomplete line. Only the process that drives the sweep may call
+    this.
 
     Raises:
         DiskError: the file cannot be written.
@@ -74,17 +84,16 @@ def repair_journal(folder: Path) -> None:
             return
         with path.open("rb+") as file:
             text = file.read()
-            whole = len(text)
-            while whole and not _is_whole(text[:whole]):
-                whole = text.rfind(b"\n", 0, whole - 1) + 1
-            if whole < len(text):
-                file.truncate(whole)
+            complete = len(text)
+            while complete and not _ends_with_complete_line(text[:complete]):
+                complete = text.rfind(b"\n", 0, complete - 1) + 1
+            if complete < len(text):
+                file.truncate(complete)
     except OSError as error:
-        raise DiskError(f"{path}: cannot be mended: {error.strerror}") from None
+        raise DiskError(f"{path}: cannot be repaired: {error.strerror}") from None
 
 
-def _is_whole(text: bytes) -> bool:
-    """Whether the last line is one that was written to its end."""
+def _ends_with_complete_line(text: bytes) -> bool:
     if not text.endswith(b"\n"):
         return False
     try:

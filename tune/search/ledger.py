@@ -1,7 +1,7 @@
-"""The driver's hand on the study: it asks for trials, reports their epochs and tells how they ended.
+"""The ledger through which the driver uses the study: it asks for trials, reports epochs and ends trials.
 
-Whatever the study cannot be told, because its disk is full, closes the ledger: no more trials are handed out, and
-what is under way stays as it was last told, to go on another day.
+If the study cannot be written, for example because the disk is full, the ledger closes: it hands out no more trials.
+Those that run stay in the study as they were last written, so that a resumed sweep continues them.
 """
 
 import math
@@ -25,16 +25,20 @@ from tune.search.study import METRIC, SECONDS_PER_STEP
 
 __all__ = ["Ending", "TrialLedger"]
 
-_TICK = 30.0  # seconds between two notes of the time that was used
-_UNFIT = 3  # trials that nodes may give back before the sweep stops
-_SYNC = 1.0  # seconds after which what the study was told has to be on the disk
+_SAVE_TIME_INTERVAL = 30.0  # seconds between two writes of the used time
+_MAX_RETURNED_TRIALS = 3  # trials that unfit nodes may return before the sweep stops
+_SYNC_INTERVAL = 1.0  # seconds after which what was written to the study has to be on the disk
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a trial ended; ``value`` is its ``val/loss`` in the study, ``error`` why it failed.
+    """How a trial ended.
 
-    An interrupted one has not ended: it stays running in the study and is handed out again when the sweep resumes.
+    An interrupted trial has not ended in the study: it stays running there and is handed out again by a resumed sweep.
+
+    Args:
+        value: its ``val/loss`` in the study.
+        error: why it failed.
     """
 
     state: Literal["complete", "pruned", "failed", "interrupted"]
@@ -46,24 +50,31 @@ class Ending:
 class _OpenTrial:
     trial: optuna.Trial
     gpus: float
-    epoch: int = 0
-    best: float = math.inf
+    epoch: int = 0  # last reported one
+    best: float = math.inf  # lowest val/loss
     pruned: bool = False
     interrupted: bool = False
     failure: str | None = None
-    death: str | None = None  # of its last process, after which it may go on in another one
+    process_death: str | None = None  # why its last process died; the trial may continue in another one
     retried: bool = False  # with more GPU memory
 
 
 class TrialLedger:
-    """What the driver knows of its trials beside the study, which it can always be made of again.
+    """The driver's state of its trials; it can be rebuilt from the study at any time.
 
-    Trials that the study holds as running were in flight when an earlier driver ended: they are handed out first, with
+    Trials that are running in the study were interrupted when an earlier driver ended. They are handed out first, with
     the same number, settings and folder.
 
     Args:
-        run: the settings that a trial's suggestions are put into.
-        trials_folder: holds a folder for each trial, by number.
+        run: the settings to which a trial's suggestions are applied.
+        trials_folder: folder of the trials' folders, which are named by number.
+
+    Attributes:
+        ended: (number, ending) of each trial, in the order in which they ended.
+        reopened: number of trials that an earlier driver left running.
+        closed: why no more trials are handed out; None while they are.
+        disk_error: why the study or a trial's folder could not be written, if that closed the ledger.
+        unfit: the reasons for which nodes returned trials.
     """
 
     def __init__(
@@ -73,37 +84,42 @@ class TrialLedger:
         self._trials_folder, self._settings = trials_folder, settings
         trials = study.get_trials(deepcopy=False)
         self._asked = sum(trial.state != TrialState.WAITING for trial in trials)
-        self._again = deque(_reopened(study, trial, settings) for trial in trials if trial.state == TrialState.RUNNING)
+        # Handed out before any new trial.
+        self._pending = deque(_reopen(study, trial, settings) for trial in trials if trial.state == TrialState.RUNNING)
         self._open: dict[int, _OpenTrial] = {}
         self._used = {name: float(study.user_attrs.get(name, 0.0)) for name in ("seconds", "gpu_seconds")}
-        self._ticked = self._noted = self._synced = time.monotonic()
-        self._good = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-        self._failed = 0
-        self.ended: list[tuple[int, Ending]] = []  # by number, in the order in which they ended
-        self.reopened = len(self._again)
-        self.closed: str | None = None  # why no more trials are handed out
-        self.fatal: DiskError | None = None  # what the study could not be told
-        self.unfit: list[str] = []  # why nodes gave trials back
+        self._last_tick = self._last_save = self._last_sync = time.monotonic()
+        self._has_success = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+        self._failures = 0
+        self.ended: list[tuple[int, Ending]] = []
+        self.reopened = len(self._pending)
+        self.closed: str | None = None
+        self.disk_error: DiskError | None = None
+        self.unfit: list[str] = []
 
     def ask(self) -> dict[str, Any] | None:
-        """What the next trial's actor needs: ``number``, ``folder``, ``run``, ``params``, ``gpus``; None once the
-        budget is met or the ledger is closed. Settings that contradict one another make a failed trial, which counts.
+        """Return the next trial, or None if the budget is used up or the ledger is closed.
+
+        A trial whose settings contradict each other fails here and counts towards the budget.
+
+        Returns:
+            ``number``, ``folder``, ``run``, ``params`` and ``gpus`` of the trial.
         """
         while self.closed is None:
-            if self._again:
-                held = self._again.popleft()
-            elif self._has_budget():
-                asked = self._told(self._study.ask)
+            if self._pending:
+                open_trial = self._pending.popleft()
+            elif self.has_budget:
+                asked = self._write(self._study.ask)
                 if asked is None:
                     return None
                 self._asked += 1
-                held = _OpenTrial(asked, self._settings.gpus)
+                open_trial = _OpenTrial(asked, self._settings.gpus)
             else:
                 return None
-            number = held.trial.number
-            self._open[number] = held
-            params = self._space.suggest(held.trial)
-            self._note_attribute(held, "params", params)
+            number = open_trial.trial.number
+            self._open[number] = open_trial
+            params = self._space.suggest(open_trial.trial)
+            self._set_attribute(open_trial, "params", params)
             try:
                 run = self._space.apply(self._run, params)
             except ConfigError as error:
@@ -115,118 +131,120 @@ class TrialLedger:
                 "folder": str(self._trials_folder / str(number)),
                 "run": run.model_dump(mode="json"),
                 "params": params,
-                "gpus": held.gpus,
+                "gpus": open_trial.gpus,
             }
         return None
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
-        """Note one epoch of a trial, or why it stopped; returns whether it should go on."""
-        held = self._open[number]
+        """Record a trial's result, one epoch or the reason why it stopped; return whether the trial should continue.
+
+        Args:
+            result: the scalars of the ``epoch``, or one of ``interrupted``, ``disk``, ``unfit``, ``out_of_memory``
+                (with ``share``, the share of a GPU that would be enough) and ``error``.
+        """
+        open_trial = self._open[number]
         if "interrupted" in result:
-            held.interrupted = True
+            open_trial.interrupted = True
         elif "disk" in result:
-            held.interrupted = True
+            open_trial.interrupted = True
             self.stop(DiskError(str(result["disk"])))
         elif "unfit" in result:
-            self._give_back(held, str(result["unfit"]))
+            self._return_trial(open_trial, str(result["unfit"]))
         elif "out_of_memory" in result:
-            self._give_more(held, result)
+            self._retry_with_more_memory(open_trial, result)
         elif "error" in result:
-            held.failure = str(result["error"])
+            open_trial.failure = str(result["error"])
         else:
-            goes_on = self._report_epoch(held, result)
-            if goes_on and self.closed is not None and not result.get("done"):
-                held.interrupted = True  # stopped between two looks for the stop file
-            return goes_on and self.closed is None
+            continues = self._report_epoch(open_trial, result)
+            if continues and self.closed is not None and not result.get("done"):
+                open_trial.interrupted = True  # stopped between two checks for the stop file
+            return continues and self.closed is None
         return False
 
     def should_prune(self, number: int) -> bool:
-        """Whether the study's pruner gives a trial up; it then ends as pruned."""
-        held = self._open[number]
-        held.pruned = len(self._settings.objectives) == 1 and bool(self._told(held.trial.should_prune))
-        return held.pruned
+        """Return whether the study's pruner stops a trial, which then ends as pruned."""
+        open_trial = self._open[number]
+        open_trial.pruned = len(self._settings.objectives) == 1 and bool(self._write(open_trial.trial.should_prune))
+        return open_trial.pruned
 
     def fail(self, number: int, reason: str) -> None:
-        """Let a trial end as failed, for ``reason`` in one line."""
+        """Mark a trial to end as failed; ``reason`` is reduced to one line."""
         self._open[number].failure = " ".join(reason.split())
 
-    def note_death(self, number: int, reason: str) -> None:
-        """A trial's process died: ``reason``, in one line, is why it failed if it does not go on."""
-        self._open[number].death = reason
+    def record_process_death(self, number: int, reason: str) -> None:
+        """Record in one line why a trial's process died, for the case that the trial is not restarted."""
+        self._open[number].process_death = reason
 
-    def give_up(self, number: int) -> None:
-        """Let a trial end as failed because its process died too often."""
-        self.fail(number, self._open[number].death or "its process failed")
+    def fail_after_process_death(self, number: int) -> None:
+        """Mark a trial to end as failed because its process died too often."""
+        self.fail(number, self._open[number].process_death or "its process failed")
 
     def end(self, number: int) -> None:
-        """Tell the study how a trial ended, with what was noted of it."""
-        held = self._open.pop(number)
-        if held in self._again:
+        """End a trial in the study, in the state that its recorded results lead to."""
+        open_trial = self._open.pop(number)
+        if open_trial in self._pending:
             return
-        if held.failure is None and held.epoch == 0 and not held.interrupted:
-            held.failure = f"ended before its first {METRIC}"
-        if held.interrupted or self.fatal is not None:
-            self._note(held, Ending("interrupted", held.best if held.epoch else None))
-        elif held.failure is not None:
-            failure = held.failure
-            self._note_attribute(held, "error", failure)
-            self._tell(held, "failed", state=TrialState.FAIL)
-        elif held.pruned:
-            self._tell(held, "pruned", state=TrialState.PRUNED)
+        if open_trial.failure is None and open_trial.epoch == 0 and not open_trial.interrupted:
+            open_trial.failure = f"ended before its first {METRIC}"
+        if open_trial.interrupted or self.disk_error is not None:
+            self._record_ending(open_trial, Ending("interrupted", open_trial.best if open_trial.epoch else None))
+        elif open_trial.failure is not None:
+            failure = open_trial.failure
+            self._set_attribute(open_trial, "error", failure)
+            self._tell_study(open_trial, "failed", state=TrialState.FAIL)
+        elif open_trial.pruned:
+            self._tell_study(open_trial, "pruned", state=TrialState.PRUNED)
         else:
-            # Not the last value: the checkpoint that is kept is the best one.
-            self._tell(held, "complete", self._values(held))
+            # The best value instead of the last one, because the best checkpoint is kept.
+            self._tell_study(open_trial, "complete", self._objective_values(open_trial))
 
     def interrupt_all(self) -> int:
-        """Leave every trial that still runs, or was never begun again, to another day; returns how many those are."""
+        """Leave all unfinished trials to a resumed sweep, also those not yet handed out again; return their number."""
         for number in list(self._open):
             self._open[number].interrupted = True
             self.end(number)
-        return sum(ending.state == "interrupted" for _, ending in self.ended) + len(self._again)
+        return sum(ending.state == "interrupted" for _, ending in self.ended) + len(self._pending)
 
     def close(self, reason: str) -> None:
         """Hand out no more trials."""
         self.closed = self.closed or reason
 
     def stop(self, error: DiskError) -> None:
-        """Hand out no more trials, since nothing can be written any more."""
-        self.fatal = self.fatal or error
+        """Hand out no more trials, because ``error`` prevents writing."""
+        self.disk_error = self.disk_error or error
         self.close(str(error))
 
     def tick(self) -> None:
-        """Note how much time and GPU time the sweep has used, and that on the disk; call it often."""
+        """Update the used time and GPU time, and save and sync them at intervals; to be called often."""
         now = time.monotonic()
-        passed, self._ticked = now - self._ticked, now
+        passed, self._last_tick = now - self._last_tick, now
         self._used["seconds"] += passed
-        self._used["gpu_seconds"] += passed * sum(held.gpus for held in self._open.values())
-        if now - self._noted > _TICK:
-            self.note_time()
-        if now - self._synced > _SYNC:
+        self._used["gpu_seconds"] += passed * sum(open_trial.gpus for open_trial in self._open.values())
+        if now - self._last_save > _SAVE_TIME_INTERVAL:
+            self.save_used_time()
+        if now - self._last_sync > _SYNC_INTERVAL:
             self.sync()
 
     def sync(self) -> None:
-        """Wait until all that was told is on the disk."""
-        self._synced = time.monotonic()
-        self._told(partial(sync_study, self._study))
+        """Wait until everything in the study is on the disk."""
+        self._last_sync = time.monotonic()
+        self._write(partial(sync_study, self._study))
 
-    def note_time(self) -> None:
-        """Let the study remember the time that was used."""
-        self._noted = time.monotonic()
+    def save_used_time(self) -> None:
+        """Write the used time to the study."""
+        self._last_save = time.monotonic()
         for name, value in self._used.items():
-            self._told(partial(self._study.set_user_attr, name, value))
-
-    @property
-    def unmet(self) -> bool:
-        """Whether the budget would allow another trial."""
-        return self._has_budget()
+            self._write(partial(self._study.set_user_attr, name, value))
 
     @property
     def left(self) -> int | None:
-        """Trials that may still be handed out, or None: any number until the time is used up."""
+        """The number of trials that can still be handed out; None if only time limits it."""
         trials = self._settings.trials
-        return None if trials is None else max(0, trials - self._asked) + len(self._again)
+        return None if trials is None else max(0, trials - self._asked) + len(self._pending)
 
-    def _has_budget(self) -> bool:
+    @property
+    def has_budget(self) -> bool:
+        """Whether the budget allows another new trial."""
         settings = self._settings
         limits = (
             (settings.trials, self._asked),
@@ -235,78 +253,82 @@ class TrialLedger:
         )
         return all(most is None or used < most for most, used in limits)
 
-    def _report_epoch(self, held: _OpenTrial, result: Mapping[str, Any]) -> bool:
+    def _report_epoch(self, open_trial: _OpenTrial, result: Mapping[str, Any]) -> bool:
         epoch = int(result["epoch"])
-        if epoch <= held.epoch:
-            return True  # told before its process, or the driver, ended
+        if epoch <= open_trial.epoch:
+            return True  # reported before its process, or the driver, ended
         loss = float(result.get(METRIC, math.nan))
         if not math.isfinite(loss):
-            # Optuna refuses to be told NaN and would keep the trial running for ever.
-            held.failure = f"epoch {epoch}: {METRIC} is {loss if METRIC in result else 'missing'}"
+            # Optuna rejects NaN and would keep the trial running for ever.
+            open_trial.failure = f"epoch {epoch}: {METRIC} is {loss if METRIC in result else 'missing'}"
             return False
         if len(self._settings.objectives) == 1:
-            self._told(lambda: held.trial.report(loss, step=epoch))
-        else:  # Optuna takes no intermediate values of several objectives
-            self._note_attribute(held, "epochs", epoch)
-        held.epoch = epoch
-        if loss < held.best:
-            held.best = loss
-            self._note_attribute(held, "best_epoch", epoch)
-            self._note_attribute(held, "metrics", _metrics(result))
+            self._write(lambda: open_trial.trial.report(loss, step=epoch))
+        else:  # Optuna takes no intermediate values with several objectives
+            self._set_attribute(open_trial, "epochs", epoch)
+        open_trial.epoch = epoch
+        if loss < open_trial.best:
+            open_trial.best = loss
+            self._set_attribute(open_trial, "best_epoch", epoch)
+            self._set_attribute(open_trial, "metrics", _metrics(result))
         return True
 
-    def _give_more(self, held: _OpenTrial, result: Mapping[str, Any]) -> None:
-        """Out of GPU memory: once more with the share that would do, if there is one."""
+    def _retry_with_more_memory(self, open_trial: _OpenTrial, result: Mapping[str, Any]) -> None:
+        """Hand out a trial once more after it ran out of GPU memory, if a larger share of a GPU would be enough."""
         share = float(result["share"])
-        if held.retried or not 0 < held.gpus < share <= 1:
-            held.failure = str(result["out_of_memory"])
+        if open_trial.retried or not 0 < open_trial.gpus < share <= 1:
+            open_trial.failure = str(result["out_of_memory"])
             return
-        held.gpus, held.retried = share, True
-        self._note_attribute(held, "gpus", share)
-        self._again.append(held)
+        open_trial.gpus, open_trial.retried = share, True
+        self._set_attribute(open_trial, "gpus", share)
+        self._pending.append(open_trial)
 
-    def _give_back(self, held: _OpenTrial, reason: str) -> None:
-        """The node that it came to cannot run trials: another one may; if that happens often, the sweep stops."""
-        self._again.append(held)
+    def _return_trial(self, open_trial: _OpenTrial, reason: str) -> None:
+        """Hand out a trial again that an unfit node returned; if that happens often, the ledger closes."""
+        self._pending.append(open_trial)
         self.unfit.append(reason)
-        if len(self.unfit) > _UNFIT:
+        if len(self.unfit) > _MAX_RETURNED_TRIALS:
             self.close(reason)
 
-    def _values(self, held: _OpenTrial) -> float | list[float]:
+    def _objective_values(self, open_trial: _OpenTrial) -> float | list[float]:
         if len(self._settings.objectives) == 1:
-            return held.best
-        metrics = held.trial.user_attrs["metrics"]
+            return open_trial.best
+        metrics = open_trial.trial.user_attrs["metrics"]
         return [metrics[name] for name in self._settings.objectives]
 
-    def _tell(
+    def _tell_study(
         self,
-        held: _OpenTrial,
+        open_trial: _OpenTrial,
         ended: Literal["complete", "pruned", "failed"],
         values: float | list[float] | None = None,
         state: TrialState | None = None,
     ) -> None:
-        frozen = self._told(lambda: self._study.tell(held.trial, values, state=state))
+        frozen = self._write(lambda: self._study.tell(open_trial.trial, values, state=state))
         if frozen is None:
-            self._note(held, Ending("interrupted"))
+            self._record_ending(open_trial, Ending("interrupted"))
             return
-        # Of several objectives a frozen trial has values, but no value.
-        value = held.best if ended == "complete" else None if ended == "failed" else frozen.value
-        self._note(held, Ending(ended, value, held.failure))
+        # With several objectives a frozen trial has values, but no value.
+        value = open_trial.best if ended == "complete" else None if ended == "failed" else frozen.value
+        self._record_ending(open_trial, Ending(ended, value, open_trial.failure))
 
-    def _note(self, held: _OpenTrial, ending: Ending) -> None:
-        """A sweep whose first trials all fail has one reason for it, which more trials would only repeat."""
-        self.ended.append((held.trial.number, ending))
-        self._good |= ending.state in ("complete", "pruned")
-        self._failed += ending.state == "failed"
+    def _record_ending(self, open_trial: _OpenTrial, ending: Ending) -> None:
+        """Record an ending.
+
+        If the first ``sweep.stop_after_failures`` trials all failed, the ledger closes, because more trials would fail
+        for the same reason.
+        """
+        self.ended.append((open_trial.trial.number, ending))
+        self._has_success |= ending.state in ("complete", "pruned")
+        self._failures += ending.state == "failed"
         most = self._settings.stop_after_failures
-        if 0 < most <= self._failed and not self._good:
-            self.close(f"the first {self._failed} trials failed")
+        if 0 < most <= self._failures and not self._has_success:
+            self.close(f"the first {self._failures} trials failed")
 
-    def _note_attribute(self, held: _OpenTrial, name: str, value: Any) -> None:
-        self._told(lambda: held.trial.set_user_attr(name, value))
+    def _set_attribute(self, open_trial: _OpenTrial, name: str, value: Any) -> None:
+        self._write(lambda: open_trial.trial.set_user_attr(name, value))
 
-    def _told(self, write: Callable[[], Any]) -> Any:
-        """What ``write`` returns, which writes to the study; None, with the ledger closed, if it cannot be written."""
+    def _write(self, write: Callable[[], Any]) -> Any:
+        """Call ``write``, which writes to the study, and return its result; if it fails, close and return None."""
         try:
             return write()
         except OSError as error:
@@ -318,7 +340,8 @@ class TrialLedger:
             return None
 
 
-def _reopened(study: optuna.Study, trial: FrozenTrial, settings: SweepSettings) -> _OpenTrial:
+def _reopen(study: optuna.Study, trial: FrozenTrial, settings: SweepSettings) -> _OpenTrial:
+    """Restore the state of a running trial from the study."""
     attributes = trial.user_attrs
     gpus = float(attributes.get("gpus", settings.gpus))
     epochs = int(attributes.get("epochs", trial.last_step or 0))
@@ -328,7 +351,7 @@ def _reopened(study: optuna.Study, trial: FrozenTrial, settings: SweepSettings) 
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """The scalars of an epoch; Ray's own additions to a result have no slash in their names."""
+    """Return the scalars of an epoch; the entries that Ray adds to a result have no slash in their names."""
     found = {
         name: float(value)
         for name, value in result.items()

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The pruners of ``sweep.pruner``, among them successive halving at a constant cost for each epoch."""
 
 import math
 import warnings
@@ -11,15 +11,20 @@ from optuna.trial import FrozenTrial
 
 from tune.config.sweep_settings import SweepSettings
 
-__all__ = ["SortedHalvingPruner"]
+__all__ = ["SortedHalvingPruner", "make_pruner"]
 
-# Rungs at 1, 3, 9, … epochs; a third of the trials goes on from each.
+# Rungs at 1, 3, 9, … epochs; a third of the trials is promoted from each.
 _HALVING_REDUCTION = 3
 _MEDIAN_STARTUP_TRIALS = 4
 _MEDIAN_WARMUP_EPOCHS = 1
 
 
 def make_pruner(settings: SweepSettings, epochs: int | None) -> optuna.pruners.BasePruner:
+    """Return the pruner of ``sweep.pruner``.
+
+    Args:
+        epochs: epochs of a trial that is not stopped, from which Hyperband derives its brackets; None if unknown.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if settings.pruner == "none":
@@ -36,9 +41,13 @@ def make_pruner(settings: SweepSettings, epochs: int | None) -> optuna.pruners.B
 
 
 class SortedHalvingPruner(SuccessiveHalvingPruner):
-    """Optuna's own decisions, but each rung's values are kept sorted instead of collected anew at each epoch.
+    """Successive halving with the decisions of Optuna's pruner, at a cost that does not grow with the study.
 
-    One process prunes; what the study holds of earlier ones is read at the first epoch.
+    The values of each rung are kept sorted instead of being collected from all trials at each epoch. Only one process
+    may prune; the values of earlier processes are read from the study once, at the first epoch.
+
+    Args:
+        reduction: rung n is at ``reduction ** n`` epochs, and one in ``reduction`` trials is promoted from it.
     """
 
     def __init__(self, reduction: int) -> None:
@@ -47,18 +56,18 @@ class SortedHalvingPruner(SuccessiveHalvingPruner):
         self._rungs: list[list[float]] | None = None
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether the trial's last value is too poor for the next rung that it has come to."""
+        """Return whether the trial's last value is not good enough to be promoted from a rung that it has reached."""
         step = trial.last_step
         if step is None:
             return False
         if self._rungs is None:
-            self._rungs = _rungs(study.get_trials(deepcopy=False))
+            self._rungs = _read_rungs(study.get_trials(deepcopy=False))
         value = trial.intermediate_values[step]
-        rung = sum(_key(n) in trial.system_attrs for n in range(len(self._rungs)))
+        rung = sum(_rung_key(n) in trial.system_attrs for n in range(len(self._rungs)))
         while step >= self._reduction**rung:
             if math.isnan(value):
                 return True
-            study._storage.set_trial_system_attr(trial._trial_id, _key(rung), value)
+            study._storage.set_trial_system_attr(trial._trial_id, _rung_key(rung), value)
             if rung == len(self._rungs):
                 self._rungs.append([])
             values = self._rungs[rung]
@@ -69,11 +78,12 @@ class SortedHalvingPruner(SuccessiveHalvingPruner):
         return False
 
 
-def _rungs(trials: Sequence[FrozenTrial]) -> list[list[float]]:
+def _read_rungs(trials: Sequence[FrozenTrial]) -> list[list[float]]:
+    """Return the sorted values of each rung."""
     found: list[list[float]] = []
     for trial in trials:
         rung = 0
-        while (value := trial.system_attrs.get(_key(rung))) is not None:
+        while (value := trial.system_attrs.get(_rung_key(rung))) is not None:
             if rung == len(found):
                 found.append([])
             found[rung].append(value)
@@ -83,6 +93,6 @@ def _rungs(trials: Sequence[FrozenTrial]) -> list[list[float]]:
     return found
 
 
-def _key(rung: int) -> str:
-    """Where Optuna's own keeps a trial's value."""
+def _rung_key(rung: int) -> str:
+    """Return the system attribute in which Optuna's pruner stores a trial's value at a rung."""
     return f"completed_rung_{rung}"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The samplers of ``sweep.sampler``, among them TPE at a cost that does not grow with the study."""
 
 import math
 import warnings
@@ -13,33 +13,42 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.config.sweep_settings import SweepSettings
 
-__all__ = ["RecentTPESampler"]
-_STARTUP_TRIALS = 10  # drawn at random before a sampler learns from them
+__all__ = ["RecentTPESampler", "make_sampler"]
+
+_STARTUP_TRIALS = 10  # sampled at random before a sampler learns from them
+_GOOD_TRIALS = 25  # most trials that TPE takes as good ones: Optuna's ``default_gamma``
+_RECENT_TRIALS = 250  # latest trials that TPE learns from: enough for 25 good ones
+_LEARNED_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def make_sampler(settings: SweepSettings, trials: int) -> optuna.samplers.BaseSampler:
-    # After a resume a sampler must not draw again what it drew first: its seed depends on how many trials there are.
+    """Return the sampler of ``sweep.sampler``.
+
+    Args:
+        trials: number of trials in the study. The seed depends on it, so that the sampler of a resumed sweep does not
+            repeat its first samples.
+    """
     seed = (settings.seed + 1_000_003 * trials) % 2**32
     budget = settings.trials or 3 * _STARTUP_TRIALS
-    # The samplers' own default would make a sweep of ten trials a random search.
+    # With Optuna's default of 10 a sweep of ten trials would be a random search.
     startup = min(_STARTUP_TRIALS, math.ceil(budget / 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if settings.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if settings.sampler == "cmaes":
-            # Choices, and what is searched under a condition, it leaves to random draws.
+            # CMA-ES samples choices and conditional settings at random.
             return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         if settings.sampler == "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         if settings.sampler == "qmc":
-            # Which point of the sequence is next, the study remembers: its seed stays.
+            # The study stores the position in the sequence, so the seed must not change.
             return optuna.samplers.QMCSampler(seed=settings.seed, scramble=True, warn_independent_sampling=False)
-        # Of several objectives Optuna's own: which trials are good ones is then a matter of all of them.
+        # With several objectives all trials decide which are good ones, so Optuna's own sampler is used.
         kind = RecentTPESampler if len(settings.objectives) == 1 else optuna.samplers.TPESampler
         return kind(
             n_startup_trials=startup,
-            # Conditional settings make groups of their own; without this they would be drawn one by one.
+            # Conditional settings form groups of their own; without groups they would be sampled independently.
             multivariate=True,
             group=True,
             constant_liar=True,
@@ -47,62 +56,61 @@ def make_sampler(settings: SweepSettings, trials: int) -> optuna.samplers.BaseSa
         )
 
 
-_GOOD = 25  # trials at most that TPE takes for good ones: Optuna's ``default_gamma``
-_RECENT = 250  # other trials that it learns from: enough for 25 good ones
-_LEARNED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
 class RecentTPESampler(TPESampler):
-    """TPE that learns from the best trials of all and from the latest others.
+    """TPE that learns from the best trials of the study and from the latest others, at a constant cost.
 
-    What it takes for good ones are the same as Optuna's; of the others, whose weights in Optuna's own fall with their
-    age, it forgets the oldest. Up to 250 trials it draws exactly what Optuna's own would. One objective, minimised.
+    Its good trials are those of Optuna's ``TPESampler``. Of the others, whose weights decrease with their age in
+    ``TPESampler``, it drops the oldest. Up to 250 trials it samples exactly what ``TPESampler`` would. For studies with
+    one objective, which is minimised.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._has_seen_all = False
-        self._good: list[tuple[tuple[float, ...], int]] = []  # the best trials: rank and number
-        self._unranked: list[int] = []  # numbers of trials that had not ended when they were looked at
-        self._looked_at = 0  # so many trials
+        self._has_inferred_space = False
+        self._good: list[tuple[tuple[float, ...], int]] = []  # (rank, number) of the best trials
+        self._unfinished: list[int] = []  # numbers of trials that were not finished at the last look
+        self._known_trials = 0  # number of trials at the last look
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Of all trials at first; Optuna's own keeps what it saw, so that later the latest will do."""
-        seen = self._seen(study) if self._has_seen_all else study
-        self._has_seen_all = True
-        return super().infer_relative_search_space(seen, trial)  # type: ignore[arg-type]
+        """Infer the search space from all trials at the first call, then from the visible ones.
+
+        ``TPESampler`` keeps what it has inferred, so that the visible trials are enough afterwards.
+        """
+        visible = self._visible(study) if self._has_inferred_space else study
+        self._has_inferred_space = True
+        return super().infer_relative_search_space(visible, trial)  # type: ignore[arg-type]
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As Optuna's own would, were these the only trials."""
-        return super().sample_relative(self._seen(study), trial, search_space)  # type: ignore[arg-type]
+        """Sample as ``TPESampler`` would if the study held only the visible trials."""
+        return super().sample_relative(self._visible(study), trial, search_space)  # type: ignore[arg-type]
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """As Optuna's own would, were these the only trials."""
-        seen = self._seen(study)
-        return super().sample_independent(seen, trial, param_name, param_distribution)  # type: ignore[arg-type]
+        """Sample as ``TPESampler`` would if the study held only the visible trials."""
+        visible = self._visible(study)
+        return super().sample_independent(visible, trial, param_name, param_distribution)  # type: ignore[arg-type]
 
-    def _seen(self, study: optuna.Study) -> "_Seen":
+    def _visible(self, study: optuna.Study) -> "_PartialStudy":
+        """Return a view of the study with the best, the latest and the unfinished trials."""
         trials = study.get_trials(deepcopy=False)  # by number
-        unranked, self._unranked = [*self._unranked, *range(self._looked_at, len(trials))], []
-        self._looked_at = len(trials)
-        for number in unranked:
+        unfinished, self._unfinished = [*self._unfinished, *range(self._known_trials, len(trials))], []
+        self._known_trials = len(trials)
+        for number in unfinished:
             if not trials[number].state.is_finished():
-                self._unranked.append(number)
-            elif trials[number].state in _LEARNED:
+                self._unfinished.append(number)
+            elif trials[number].state in _LEARNED_STATES:
                 insort(self._good, (_rank(trials[number]), number))
-        del self._good[_GOOD:]
-        latest = max(0, len(trials) - _RECENT)
-        # Of the older ones those that are good ones among all, and whatever still runs.
-        older = {number for number in (*self._unranked, *(n for _, n in self._good)) if number < latest}
-        return _Seen(study, [trials[number] for number in sorted(older)] + trials[latest:])
+        del self._good[_GOOD_TRIALS:]
+        latest = max(0, len(trials) - _RECENT_TRIALS)
+        older = {number for number in (*self._unfinished, *(n for _, n in self._good)) if number < latest}
+        return _PartialStudy(study, [trials[number] for number in sorted(older)] + trials[latest:])
 
 
-class _Seen:
-    """A study of which a sampler sees some trials alone."""
+class _PartialStudy:
+    """A study of which only ``trials`` are visible to a sampler."""
 
     def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
         self._study, self._trials = study, trials
@@ -117,7 +125,7 @@ class _Seen:
 
 
 def _rank(trial: FrozenTrial) -> tuple[float, ...]:
-    """Complete ones by value, then pruned ones by how far they came: as Optuna's TPE ranks them."""
+    """Return the sort key of ``TPESampler``: complete trials by value, then pruned ones from late to early steps."""
     if trial.state == TrialState.COMPLETE:
         return 0, 0, trial.values[0] if trial.values else math.inf
     step = trial.last_step

@@ -1,9 +1,13 @@
-"""The Optuna study of a sweep: where it is kept, what samples and what prunes.
+"""The Optuna study of a sweep: creating and opening it in the sweep's folder or in a database.
 
-The study is the only truth about trials: their parameters, each epoch's ``val/loss`` (the intermediate
-values), how they ended, and in their user attributes ``params`` (the settings tried, by dotted name),
-``metrics`` and ``best_epoch`` (of the epoch of lowest ``val/loss``, whose checkpoint is kept), ``error``, ``gpus``
-where a trial was given more than the others, and, with several objectives, ``epochs`` (finished ones).
+The study is the only source of truth about trials. It holds their parameters, the ``val/loss`` of each epoch (as
+intermediate values) and their final states. The user attributes of a trial are:
+
+- ``params``: its settings, by dotted name;
+- ``metrics`` and ``best_epoch``: of the epoch with the lowest ``val/loss``, whose checkpoint is kept;
+- ``error``: why it failed;
+- ``gpus``: its share of a GPU, if that is larger than ``sweep.gpus_per_trial``;
+- ``epochs``: number of finished epochs, in a study with several objectives.
 """
 
 from pathlib import Path
@@ -21,26 +25,28 @@ from tune.search.samplers import make_sampler
 __all__ = ["METRIC", "SECONDS_PER_STEP", "check_new_study", "open_storage", "open_study", "read_storage", "read_study"]
 
 METRIC = "val/loss"
-SECONDS_PER_STEP = "train/seconds_per_step"  # an objective beside the losses
+SECONDS_PER_STEP = "train/seconds_per_step"  # the objective that is not a loss
 
 
 def open_study(
     folder: Path, settings: SweepSettings, *, create: bool = False, epochs: int | None = None
 ) -> optuna.Study:
-    """The study in a sweep's ``folder``, with the sampler and pruner of ``settings``.
+    """Open the study of the sweep in ``folder``, with the sampler and the pruner of ``settings``.
 
-    ``epochs`` are those of a trial that is never stopped, of which Hyperband plans its brackets.
+    Args:
+        create: create the study if it does not exist.
+        epochs: epochs of a trial that is not stopped, from which Hyperband derives its brackets; None if unknown.
 
     Raises:
-        ConfigError: there is no study, and ``create`` is false; or the database cannot be reached.
+        ConfigError: the study does not exist and ``create`` is false, or the database cannot be reached.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells users about itself
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # Optuna logs each study and trial at INFO
     path = folder / STUDY_FILE
     if settings.storage is None and not create and not path.is_file():
         raise ConfigError(f"{folder}: not the folder of a sweep (it holds no {STUDY_FILE})")
     storage = open_storage(folder, settings.storage)
     names = optuna.get_all_study_names(storage)
-    # The folder may have been renamed since; a sweep's own file holds one study, whatever its name.
+    # The folder may have been renamed, so the name of the only study in its journal is not checked.
     name = next(iter(names), None) if settings.storage is None else settings.study_name or folder.name
     pruner = make_pruner(settings, epochs)
     if create:
@@ -61,32 +67,36 @@ def open_study(
 
 
 def check_new_study(folder: Path, settings: SweepSettings) -> None:
-    """Refuse a new sweep whose study's name is taken in its database: the two would share their trials.
+    """Check that the database holds no study with a new sweep's study name: the two would share their trials.
 
     Raises:
-        ConfigError: it is, or the database cannot be reached.
+        ConfigError: the name is taken, or the database cannot be reached.
     """
     if settings.storage is None:
         return
     name = settings.study_name or folder.name
     if name in optuna.get_all_study_names(open_storage(folder, settings.storage)):
         raise ConfigError(
-            f"sweep.storage: {settings.storage}: holds a study {name!r} already; take another sweep.study_name, or go "
-            "on with that sweep: nuanced sweep --resume DIR"
+            f"sweep.storage: {settings.storage}: holds a study {name!r} already; take another sweep.study_name, or "
+            "resume that sweep: nuanced sweep --resume DIR"
         )
 
 
 def read_study(folder: Path) -> optuna.Study:
-    """The study of the sweep in ``folder``, wherever its settings say that it is kept, to look at.
+    """Open the study of the sweep in ``folder`` for reading, from the storage that its settings name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the study does not exist.
     """
     return open_study(folder, _settings(folder))
 
 
 def read_storage(folder: Path) -> BaseStorage:
-    """Where the study of the sweep in ``folder`` is kept."""
+    """Open the Optuna storage that holds the study of the sweep in ``folder``.
+
+    Raises:
+        ConfigError: the database cannot be reached.
+    """
     return open_storage(folder, _settings(folder).storage)
 
 
@@ -96,7 +106,7 @@ def _settings(folder: Path) -> SweepSettings:
 
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
-    """A sweep's journal file, or the database at an SQLAlchemy URL.
+    """Open the journal file in the sweep's ``folder``, or the database at the SQLAlchemy ``url`` if it is not None.
 
     Raises:
         ConfigError: the database cannot be reached.
@@ -105,5 +115,5 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
         return JournalStorage(StudyJournal(str(folder / STUDY_FILE)))
     try:
         return RDBStorage(url)
-    except Exception as error:  # SQLAlchemy's, and those of the driver that the URL names
+    except Exception as error:  # of SQLAlchemy, or of the database driver that the URL names
         raise ConfigError(f"sweep.storage: {url!r}: cannot be opened: {' '.join(str(error).split())[:200]}") from None

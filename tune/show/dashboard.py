@@ -1,4 +1,4 @@
-"""``nuanced dashboard``: Optuna's own dashboard on a sweep's study, on this machine's loopback alone."""
+"""Optuna's dashboard for the study of a sweep, served on the loopback address of this machine only."""
 
 import logging
 import socket
@@ -11,14 +11,14 @@ __all__ = ["serve"]
 
 logger = logging.getLogger(__name__)
 
-_HOST = "127.0.0.1"  # whoever reaches it may delete studies
+_HOST = "127.0.0.1"  # anyone who can open the dashboard can delete studies
 
 
 def serve(folder: Path, port: int) -> None:
-    """Serve the dashboard until it is interrupted; the sweep may be running.
+    """Serve the dashboard for the sweep in ``folder`` until it is interrupted; the sweep may be running.
 
     Raises:
-        ConfigError: ``folder`` holds no sweep, the extra is not installed, or the port is taken.
+        ConfigError: ``folder`` holds no sweep, the extra ``dashboard`` is not installed, or the port is taken.
     """
     read_study(folder)
     try:
@@ -28,7 +28,7 @@ def serve(folder: Path, port: int) -> None:
             "the dashboard is an extra: install it with pip install 'nuanced-speech[dashboard]'"
         ) from None
     _check_port(port)
-    logger.info("http://%s:%s/dashboard  (Ctrl-C ends it)", _HOST, port)
+    logger.info("http://%s:%s/dashboard  (Ctrl-C stops it)", _HOST, port)
     run_server(read_storage(folder), host=_HOST, port=port)
 
 
@@ -38,4 +38,4 @@ def _check_port(port: int) -> None:
         try:
             probe.bind((_HOST, port))
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"--port {port}: cannot be used ({error}); take another") from None
+            raise ConfigError(f"--port {port}: cannot be used ({error}); choose another") from None

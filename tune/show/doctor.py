@@ -1,4 +1,4 @@
-"""What this machine, or each node of a cluster, has of what a sweep needs, and what is wrong with it."""
+"""Checks of whether this machine, or each node of a cluster, has what a sweep needs."""
 
 import importlib
 import platform
@@ -15,8 +15,8 @@ from nuanced_core.kokoro.voices import STOCK_VOICES, VoiceBank
 from nuanced_core.text.phonemes import make_phonemizer
 from nuanced_core.training.memory import SECONDS_PER_PHONEME, estimated_memory, installed_memory
 from nuanced_core.weights.store import cache_dir, cached
-from tune.cluster.disk import OUTPUTS_FIX, check_disk, disk_of_trials, free_bytes
-from tune.cluster.fingerprint import versions
+from tune.cluster.disk import OUTPUTS_FIX, check_disk, free_bytes, trials_disk_bytes
+from tune.cluster.fingerprint import package_versions
 from tune.cluster.machines import Resources, check_fit, concurrent_trials, local_resources
 from tune.cluster.node_preparation import check_nodes, storage_probe
 from tune.cluster.nodes import on_nodes
@@ -28,15 +28,15 @@ from tune.trial.gpu_share import with_whole_gpus
 __all__ = ["Finding", "examine", "examine_nodes"]
 
 CACHE_FIX = "name another folder with NUANCED_CACHE, or render fewer clips (mixes, augment.copies)"
-MEAN_SENTENCE = 5.0  # seconds, of the built-in ones
+MEAN_SENTENCE = 5.0  # seconds; mean length of the built-in sentences
 _PYTHONS = ((3, 10), (3, 12))
-# Imported, because an installed package may still not load: torchaudio beside another torch, say.
-_IMPORTED = ("torch", "torchaudio", "ray", "optuna", "tensorboard", "soundfile", "whisper", "kokoro")
+# An installed package may still fail to import, such as a torchaudio that was built for another torch.
+_IMPORTED_MODULES = ("torch", "torchaudio", "ray", "optuna", "tensorboard", "soundfile", "whisper", "kokoro")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; with a ``problem``, no sweep could run."""
+    """The result of one check; with a ``problem``, no sweep can run."""
 
     name: str
     value: str
@@ -44,7 +44,7 @@ class Finding:
 
 
 def examine(config: SweepConfig | RunConfig | None = None) -> list[Finding]:
-    """Everything that a sweep or a run needs, that of ``config`` if there is one."""
+    """Check this machine for the sweep or run in ``config``, or for the default settings."""
     run, sweep, runs = _parts(config, [local_resources()])
     return [
         _python(),
@@ -54,36 +54,35 @@ def examine(config: SweepConfig | RunConfig | None = None) -> list[Finding]:
         *_model_files(runs),
         *_voices(run),
         _phonemizer(),
-        _disk("disk of outputs", Path(sweep.outputs), disk_of_trials(sweep)),
+        _disk("disk of outputs", Path(sweep.outputs), trials_disk_bytes(sweep)),
         _disk("disk of cache", cache_dir(), _cache_bytes(runs), CACHE_FIX),
     ]
 
 
 def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig | None = None) -> list[Finding]:
-    """Everything that a sweep needs of each node of a cluster that was joined, and of all of them together."""
+    """Check each node of a joined cluster, and the cluster as a whole, for the sweep or run in ``config``."""
     run, sweep, runs = _parts(config, machines)
     cores, gpus = (sum(getattr(machine, name) for machine in machines) for name in ("cpus", "gpus"))
-    fit = sum(machine.fitting(sweep) for machine in machines)
+    fit = sum(machine.capacity(sweep) for machine in machines)
     value = f"{len(machines)} nodes, {cores} CPU cores, {gpus} GPUs: {fit} trials fit at a time"
     findings = [Finding("cluster", value, _problem(lambda: check_fit(sweep, machines)))]
     problems: dict[Resources, str] = {}
     try:
-        place = SharedFolder(sweep.shared) if sweep.shared else SharedFolder(sweep.outputs, "sweep.outputs")
-        with storage_probe(place) as meeting:
-            problems = check_nodes(machines, meeting)
+        folder = SharedFolder(sweep.shared) if sweep.shared else SharedFolder(sweep.outputs, "sweep.outputs")
+        with storage_probe(folder) as probe:
+            problems = check_nodes(machines, probe)
     except NuancedError as error:
         findings.append(Finding("shared folder", sweep.shared or sweep.outputs, str(error)))
     for machine, found in on_nodes(machines, _examine_node, run, sweep, runs).items():
         value = f"{machine.cpus} CPU cores, {machine.gpus} GPUs"
         findings.append(Finding(machine.name, value, problems.get(machine)))
-        # Of a node that does not answer, the line above says so.
-        named = [] if isinstance(found, NuancedError) else found
-        findings += [replace(finding, name=f"{machine.name} {finding.name}") for finding in named]
-    return [*findings, _disk("disk of outputs", Path(sweep.outputs), disk_of_trials(sweep))]
+        if not isinstance(found, NuancedError):  # else the node does not answer, which its problem above says
+            findings += [replace(finding, name=f"{machine.name} {finding.name}") for finding in found]
+    return [*findings, _disk("disk of outputs", Path(sweep.outputs), trials_disk_bytes(sweep))]
 
 
 def _examine_node(run: RunConfig, sweep: SweepSettings, runs: list[RunConfig]) -> list[Finding]:
-    """Runs on the node, and holds none of its GPUs meanwhile: those may be busy."""
+    """Run on a node; reserves none of its GPUs, which may be busy."""
     return [
         *(finding for finding in _packages() if finding.problem),
         *([] if sweep.gpus_per_trial else [_memory(run, sweep)]),
@@ -96,7 +95,7 @@ def _examine_node(run: RunConfig, sweep: SweepSettings, runs: list[RunConfig]) -
 def _parts(
     config: SweepConfig | RunConfig | None, machines: Sequence[Resources]
 ) -> tuple[RunConfig, SweepSettings, list[RunConfig]]:
-    """The run, the sweep's settings, and all runs to prepare for."""
+    """Return the run, the sweep's settings, and all runs whose models and data the trials need."""
     if isinstance(config, SweepConfig):
         config, _ = with_whole_gpus(config, machines)
         return config.run, config.sweep, config.runs_to_prepare()
@@ -106,15 +105,15 @@ def _parts(
 
 def _python() -> Finding:
     low, high = _PYTHONS
-    right = low <= sys.version_info[:2] <= high
-    problem = None if right else f"needs {low[0]}.{low[1]} to {high[0]}.{high[1]}"
+    supported = low <= sys.version_info[:2] <= high
+    problem = None if supported else f"needs {low[0]}.{low[1]} to {high[0]}.{high[1]}"
     return Finding("python", platform.python_version(), problem)
 
 
 def _packages() -> Iterator[Finding]:
-    for package, version in versions().items():
+    for package, version in package_versions().items():
         yield Finding(package, version)
-    for module in _IMPORTED:
+    for module in _IMPORTED_MODULES:
         try:
             importlib.import_module(module)
         except Exception as error:
@@ -136,13 +135,13 @@ def _memory(run: RunConfig, sweep: SweepSettings) -> Finding:
 
     device = torch.device("cuda" if sweep.gpus_per_trial else "cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
-        return Finding("memory", "no GPU to look at")
-    there, needed = installed_memory(device), estimated_memory(run)
-    fit = int(there // needed)
+        return Finding("memory", "no GPU was found")
+    installed, needed = installed_memory(device), estimated_memory(run)
+    fit = int(installed // needed)
     wanted = concurrent_trials(sweep, [local_resources()])
     if device.type == "cuda":
         wanted = min(wanted, int(1 / min(sweep.gpus, 1)))  # on each card
-    value = f"{there / 1e9:.0f} GB ({device.type}), about {needed / 1e9:.1f} GB a trial: {fit} trials fit at a time"
+    value = f"{installed / 1e9:.0f} GB ({device.type}), about {needed / 1e9:.1f} GB a trial: {fit} trials fit at a time"
     problem = f"{wanted} would run; limit them with --set sweep.max_concurrent={fit}" if 0 < fit < wanted else None
     if fit == 0:
         problem = "not one trial fits; lower train.spoken or train.window_frames"
@@ -163,12 +162,12 @@ def _model_files(runs: Sequence[RunConfig]) -> Iterator[Finding]:
 
 
 def _voices(run: RunConfig) -> Iterator[Finding]:
-    """Whether the voices that were fetched are those that the run names; none yet is no problem."""
+    """Check that the fetched voices include those that the run names; that none is fetched yet is no problem."""
     packs = {file.path.stem: file.path for file in cached() if file.name.startswith("voices/")}
     if packs:
         bank = VoiceBank(packs)
         problem = _problem(lambda: _check_voices(bank, run))
-        yield Finding("voices", f"{len(packs)} at hand", problem)
+        yield Finding("voices", f"{len(packs)} fetched", problem)
 
 
 def _check_voices(bank: VoiceBank, run: RunConfig) -> None:
@@ -188,13 +187,16 @@ def _disk(name: str, folder: Path, needed: int, fix: str = OUTPUTS_FIX) -> Findi
 
 
 def _cache_bytes(runs: Sequence[RunConfig]) -> int:
-    """What the clips of some runs take, sound and Whisper's states, if none is there yet; of a voice set the most."""
-    most: dict[str, int] = {}
+    """Estimate the bytes that the audio and Whisper features of all clips take in an empty cache.
+
+    A set of clips that several runs share counts once, with the largest number of clips.
+    """
+    largest: dict[str, int] = {}
     for run in runs:
         layers, channels = feature_shape(run.models.whisper)
-        states = layers * channels * 2 * WHISPER_RATE // SAMPLES_PER_FEATURE_FRAME  # bytes a second, float16
+        feature_bytes = layers * channels * 2 * WHISPER_RATE // SAMPLES_PER_FEATURE_FRAME  # per second, float16
         seconds = min(run.data.max_phonemes * SECONDS_PER_PHONEME, MEAN_SENTENCE)
-        a_clip = int(seconds * (KOKORO_RATE * 4 + states * (1 + run.augment.copies)))
+        clip_bytes = int(seconds * (KOKORO_RATE * 4 + feature_bytes * (1 + run.augment.copies)))
         mixes, data = run.mixes, run.data
         voices = STOCK_VOICES if isinstance(data.voices, str) else len(data.voices)
         clips = voices * data.sentences_per_voice + len(data.val_voices) * data.val_sentences_per_voice
@@ -202,16 +204,17 @@ def _cache_bytes(runs: Sequence[RunConfig]) -> int:
             kind: mixes.sentences * getattr(mixes, kind)
             for kind in ("blends", "half_blends", "swaps", "steps", "half_steps")
         }
-        # More of a kind keeps the fewer, so variants that differ in numbers alone share what they have in common.
-        shape = mixes.model_dump(exclude={*kinds})
-        heard = run.augment.model_dump(exclude={"copies"})
+        # The smaller number of mixes of a kind is part of the larger, so runs that differ only in it share clips.
+        mix_settings = mixes.model_dump(exclude={*kinds})
+        augmentation = run.augment.model_dump(exclude={"copies"})
         for kind, count in kinds.items():
-            key = repr([kind, run.models, data.model_dump(), heard, {} if kind == "stock" else shape])
-            most[key] = max(most.get(key, 0), count * a_clip)
-    return sum(most.values())
+            key = repr([kind, run.models, data.model_dump(), augmentation, {} if kind == "stock" else mix_settings])
+            largest[key] = max(largest.get(key, 0), count * clip_bytes)
+    return sum(largest.values())
 
 
 def _problem(check: Callable[[], None]) -> str | None:
+    """Return the message of the error that ``check`` raises, if any."""
     try:
         check()
     except NuancedError as error:

@@ -1,33 +1,22 @@
-"""``nuanced evaluate``: an exported encoder on the test split or on recordings, and the tables that show it."""
+"""Tables of the reports of ``nuanced evaluate``, for the terminal and for a model card."""
 
 import json
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from nuanced_core.config.settings import Models
-from nuanced_core.data.dataset import Dataset
-from nuanced_core.data.model_set import ModelSet, resolve_device
-from nuanced_core.errors import ConfigError, DiskError
-from nuanced_core.evaluation.comparison import Embed, Pitch
-from nuanced_core.evaluation.identity import SpeakerEncoder
-from nuanced_core.evaluation.pitch import CrepePitch
-from nuanced_core.evaluation.predictors import HEARING_PREDICTORS, StylePredictors
-from nuanced_core.evaluation.recordings import evaluate_recordings, recordings_in
-from nuanced_core.evaluation.test_split import BEATEN, ROWS, evaluate, load_export
-from nuanced_core.weights.store import cache_dir
+from nuanced_core.errors import DiskError
+from nuanced_core.evaluation.predictors import AUDIO_PREDICTORS
+from nuanced_core.evaluation.test_split import COMPARED_BASELINES, PREDICTORS
 
-__all__ = ["evaluate_clips", "evaluate_test_split", "tables", "write_card"]
+__all__ = ["markdown", "tables", "write_card"]
 
-logger = logging.getLogger(__name__)
-
-
+# Written cards have this heading; what follows it is replaced.
 _CARD_SECTION = "## On the test split (`nuanced evaluate`)"
 
-# name: what people read, digits, factor
+# name in the report → label (up, down: which way is better), digits, factor
 MEASURES = {
     "stft": ("mel-STFT loss, down", 3, 1),
     "style_cosine": ("style cosine, up", 3, 1),
@@ -41,43 +30,15 @@ MEASURES = {
     "energy_correlation": ("energy, correlation", 3, 1),
     "duration_error": ("length error, %", 1, 100),
 }
-
-
-def evaluate_test_split(
-    model: Path, *, source: str, sentences: int, identity: bool | None, robustness: bool
-) -> dict[str, Any]:
-    """The report on the test split (see ``nuanced_core.evaluation.test_split.evaluate``).
-
-    ``identity`` None measures what needs the extra ``eval`` if that is installed, True insists on it.
-
-    Raises:
-        NuancedError: a model, a voice or the extra is missing, or the encoder saw the test split.
-    """
-    encoder, run = load_export(model)
-    embed, pitch = _extras(identity)
-    dataset = _dataset(encoder.config.whisper, source)
-    report = evaluate(encoder, run, dataset, sentences=sentences, embed=embed, pitch=pitch, robustness=robustness)
-    return {"model": str(model), **report}
-
-
-def evaluate_clips(model: Path, clips: Path, *, source: str) -> dict[str, Any]:
-    """The report on a folder of recordings (see ``nuanced_core.evaluation.recordings.evaluate_recordings``).
-
-    Raises:
-        NuancedError: a model or the extra ``eval`` is missing, or a recording cannot be used.
-    """
-    encoder, run = load_export(model)
-    files, embed = recordings_in(clips), SpeakerEncoder()
-    dataset = _dataset(encoder.config.whisper, source)
-    rows = StylePredictors(encoder, run, dataset)
-    return {"model": str(model), **evaluate_recordings(rows, dataset, files, embed)}
+PAIRED_TITLE = "encoder minus baseline, paired by voice"
+ROBUSTNESS_TITLE = "style cosine of degraded clips, and loss against clean clips"
 
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
-    """What people look at of either report; ± is half the width of the interval of 95 %."""
+    """Return the tables of a report on the test split or on recordings; ± is half the width of a 95 % interval."""
     if "clips" in report:
         return [_recordings_table(report)]
-    found = [_rows_table(report)]
+    found = [_predictors_table(report)]
     if "gains" in report:
         found.append(_gains_table(report))
     if "robustness" in report:
@@ -86,7 +47,7 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
 
 
 def write_card(model: Path, report: Mapping[str, Any]) -> None:
-    """Put the report on the test split into the model's folder: ``evaluation.json``, and a table in its card.
+    """Write a report on the test split into a model's folder: as ``evaluation.json``, and as tables in its card.
 
     Raises:
         DiskError: the folder cannot be written.
@@ -102,108 +63,91 @@ def write_card(model: Path, report: Mapping[str, Any]) -> None:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The tables of a report on the test split as Markdown."""
-    rows, found = report["rows"], []
-    head = f"{len(report['voices'])} test voices, {report['sentences']} sentences each; ± is half an interval of 95 %."
-    lines = [f"| | {' | '.join(ROWS)} |", f"|---|{'---:|' * len(ROWS)}"]
-    for name, (shown, digits, factor) in MEASURES.items():
-        if name in rows["encoder"]:
-            cells = " | ".join(_cell(rows[row], name, digits, factor) for row in ROWS)
-            lines.append(f"| {shown.strip()} | {cells} |")
-    found.append("\n".join([head, "", *lines]))
-    lines = [f"| encoder less another row, paired by voice | {' | '.join(BEATEN)} |", f"|---|{'---:|' * len(BEATEN)}"]
-    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in _gain_cells(report)]
-    found.append("\n".join(lines))
+    """Return the tables of a report on the test split as Markdown."""
+    voices, sentences = len(report["voices"]), report["sentences"]
+    head = f"{voices} test voices, {sentences} sentences each; ± is half the width of a 95 % interval."
+    found = [
+        head,
+        _markdown_table("", PREDICTORS, _measure_cells(report)),
+        _markdown_table(PAIRED_TITLE, COMPARED_BASELINES, _gain_cells(report)),
+    ]
     if "robustness" in report:
-        lines = [
-            f"| style cosine, clip degraded | {' | '.join(HEARING_PREDICTORS)} |",
-            f"|---|{'---:|' * len(HEARING_PREDICTORS)}",
-        ]
-        for kind, of_rows in report["robustness"].items():
-            lost = (
-                f"{_cell(of_rows[r], 'style_cosine', 3)}, lost {_cell(of_rows[r], 'loss', 3)}"
-                for r in HEARING_PREDICTORS
-            )
-            lines.append(f"| {kind} | {' | '.join(lost)} |")
-        found.append("\n".join(lines))
+        found.append(_markdown_table(ROBUSTNESS_TITLE, AUDIO_PREDICTORS, _robustness_cells(report)))
     return "\n\n".join(found) + "\n"
 
 
-def _extras(identity: bool | None) -> tuple[Embed | None, Pitch | None]:
-    if identity is False:
-        return None, None
-    try:
-        return SpeakerEncoder(), CrepePitch()
-    except ConfigError as error:
-        if identity:
-            raise
-        logger.warning("left out: %s", error)
-        return None, None
+def _markdown_table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, list[str]]]) -> str:
+    head = f"| {title} |" if title else "| |"
+    lines = [f"{head} {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    return "\n".join(lines + [f"| {label.strip()} | {' | '.join(cells)} |" for label, cells in rows])
 
 
-def _dataset(whisper: str, source: str) -> Dataset:
-    return Dataset(ModelSet.fetch(Models(whisper=whisper, source=source), resolve_device("auto")), cache_dir())
-
-
-def _rows_table(report: Mapping[str, Any]) -> Table:
-    rows, count = report["rows"], len(report["voices"])
-    title = f"{report['model']}: {count} test voices, {report['sentences']} sentences each"
-    table = _table(title, "", *ROWS)
-    for name, (shown, digits, factor) in MEASURES.items():
-        if name in rows["encoder"]:
-            table.add_row(shown, *(_cell(rows[row], name, digits, factor) for row in ROWS))
-    return table
+def _predictors_table(report: Mapping[str, Any]) -> Table:
+    title = f"{report['model']}: {len(report['voices'])} test voices, {report['sentences']} sentences each"
+    return _table(title, ("", *PREDICTORS), _measure_cells(report))
 
 
 def _gains_table(report: Mapping[str, Any]) -> Table:
-    table = _table("the encoder's measure less that of another row, paired by voice", "", *BEATEN)
-    for name, cells in _gain_cells(report):
-        table.add_row(name, *cells)
+    return _table(PAIRED_TITLE, ("", *COMPARED_BASELINES), _gain_cells(report))
+
+
+def _robustness_table(report: Mapping[str, Any]) -> Table:
+    return _table(ROBUSTNESS_TITLE, ("", *AUDIO_PREDICTORS), _robustness_cells(report))
+
+
+def _recordings_table(report: Mapping[str, Any]) -> Table:
+    predictors = report["rows"]
+    rows = [
+        (clip["file"], [f"{clip['distance']:.1f}", *(_number(clip["identity"][name], 2) for name in predictors)])
+        for clip in report["clips"]
+    ]
+    title = f"{report['model']}: speaker identity on recordings"
+    table = _table(title, ("recording", "distance", *predictors), rows)
+    table.add_section()
+    table.add_row("all", "", *(_cell(measures, "identity", 2) for measures in predictors.values()))
     return table
 
 
+def _table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, list[str]]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in PREDICTORS or column == "distance" else "left")
+    for label, cells in rows:
+        table.add_row(label, *cells)
+    return table
+
+
+def _measure_cells(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the label of each measure and its value for each predictor."""
+    predictors = report["rows"]
+    for name, (label, digits, factor) in MEASURES.items():
+        if name in predictors["encoder"]:
+            yield label, [_cell(predictors[predictor], name, digits, factor) for predictor in PREDICTORS]
+
+
 def _gain_cells(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Of each measure of the gains its name and its value beside each row, with the interval itself."""
-    for name in MEASURES:
-        of_rows = [report["gains"][row] for row in BEATEN]
-        if all(name in gains for gains in of_rows):
-            shown, digits, factor = MEASURES[name]
-            yield shown.strip(), [_interval(gains, name, digits, factor) for gains in of_rows]
+    """Yield the label of each measure and the encoder's difference from each baseline, with the interval's ends."""
+    differences = [report["gains"][baseline] for baseline in COMPARED_BASELINES]
+    for name, (label, digits, factor) in MEASURES.items():
+        if all(name in difference for difference in differences):
+            yield label.strip(), [_interval_cell(difference, name, digits, factor) for difference in differences]
 
 
-def _interval(row: Mapping[str, Any], name: str, digits: int, factor: float) -> str:
-    value, (low, high) = row[name], row[f"{name}_ci"]
+def _robustness_cells(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each condition and the style cosine of each audio predictor, with the loss against clean clips."""
+    for condition, predictors in report["robustness"].items():
+        chosen = [predictors[name] for name in AUDIO_PREDICTORS]
+        yield condition, [f"{_cell(p, 'style_cosine', 3)}, lost {_cell(p, 'loss', 3)}" for p in chosen]
+
+
+def _interval_cell(measures: Mapping[str, Any], name: str, digits: int, factor: float) -> str:
+    value, (low, high) = measures[name], measures[f"{name}_ci"]
     shown = [_number(number, digits, factor) for number in (value, low, high)]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
-def _robustness_table(report: Mapping[str, Any]) -> Table:
-    table = _table("style cosine when the clip is degraded, and what is lost", "", *HEARING_PREDICTORS)
-    for kind, rows in report["robustness"].items():
-        cells = [f"{_cell(rows[r], 'style_cosine', 3)}, lost {_cell(rows[r], 'loss', 3)}" for r in HEARING_PREDICTORS]
-        table.add_row(kind, *cells)
-    return table
-
-
-def _recordings_table(report: Mapping[str, Any]) -> Table:
-    rows = report["rows"]
-    table = _table(f"{report['model']}: speaker identity on recordings", "recording", "distance", *rows)
-    for clip in report["clips"]:
-        table.add_row(clip["file"], f"{clip['distance']:.1f}", *(_number(clip["identity"][r], 2) for r in rows))
-    table.add_section()
-    table.add_row("all", "", *(_cell(row, "identity", 2) for row in rows.values()))
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right" if column in ROWS or column == "distance" else "left")
-    return table
-
-
-def _cell(row: Mapping[str, Any], name: str, digits: int, factor: float = 1) -> str:
-    value, (low, high) = row[name], row[f"{name}_ci"]
+def _cell(measures: Mapping[str, Any], name: str, digits: int, factor: float = 1) -> str:
+    value, (low, high) = measures[name], measures[f"{name}_ci"]
     if value is None or low is None:
         return _number(value, digits, factor)
     return f"{_number(value, digits, factor)} ±{_number((high - low) / 2, digits, factor)}"

@@ -1,4 +1,4 @@
-"""What one sees while a sweep runs: a live table of its trials in a terminal, plain lines elsewhere."""
+"""Progress of a running sweep: a live table of its trials in a terminal, log lines elsewhere."""
 
 import logging
 import time
@@ -21,7 +21,7 @@ __all__ = ["Progress"]
 
 logger = logging.getLogger(__name__)
 
-# Above and below the rows: header, rules and the line of counts.
+# Lines of the table above and below its rows: header, rules and the counts.
 _TABLE_FRAME_LINES = 6
 _STYLES = {
     "complete": "green",
@@ -31,8 +31,8 @@ _STYLES = {
     "waiting": "dim",
     "interrupted": "magenta",
 }
-_REFRESH = 0.25  # seconds between two drawings of the table
-_PATIENCE = 10.0  # seconds that a trial waits before it is told for what
+_REFRESH_INTERVAL = 0.25  # seconds between two drawings of the table
+_WAIT_BEFORE_LOG = 10.0  # seconds that a trial waits for resources before that is logged
 
 
 @dataclass
@@ -49,7 +49,15 @@ class _Row:
 
 
 class Progress(Callback):  # type: ignore[misc]
-    """Follows the trials for Ray; what it says of their ends is what the study was told."""
+    """Shows the trials of a sweep as Ray runs them; how they end is read from the ledger, as the study records it.
+
+    Args:
+        ledger: of the sweep's study.
+        budget: number of trials, or None if that is not limited.
+        console: gets the live table if it is a terminal and not quiet. Log records belong on the same console, which
+            then prints them above the table.
+        on_turn: called at each turn of Ray's loop.
+    """
 
     def __init__(
         self,
@@ -60,80 +68,81 @@ class Progress(Callback):  # type: ignore[misc]
     ) -> None:
         self._ledger = ledger
         self._on_turn = on_turn
-        self._seen = 0  # of the ledger's endings
+        self._endings_shown = 0
         self._best: int | None = None
-        self._waiting: dict[str, float] = {}  # since when, by Ray's number of the trial
-        self._alive: list[Any] = []  # Ray's trials that have not ended
-        self._known = 0  # so many of Ray's trials have been looked at
+        self._waiting: dict[str, float] = {}  # start of the wait by Ray's id of the trial; negative once it is logged
+        self._unfinished: list[Any] = []  # Ray's trials
+        self._trials_seen = 0  # number of Ray's trials so far
         self._budget = budget
         self._rows: dict[int, _Row] = {}
-        self._console = console if console is not None and console.is_terminal else None
+        self._console = console if console is not None and console.is_terminal and not console.quiet else None
         self._live: Live | None = None
-        self._shown = 0.0  # when the table was drawn last
+        self._drawn = 0.0  # time of the last drawing
 
     def __getstate__(self) -> dict[str, Any]:
-        # Ray's Tuner pickles its callbacks to restore them some day, which we never ask for.
+        # Ray's Tuner pickles its callbacks for Tuner.restore, which is never used here.
         return {}
 
     def setup(self, **info: Any) -> None:
-        """Begin the live table, where there is a terminal."""
+        """Start the live table, if there is a terminal."""
         if self._console is not None:
             self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
             self._live.start()
-            self._show()
+            self._draw()
 
     def close(self) -> None:
-        """Leave the table as it is; may be called twice."""
-        self._note_endings()
+        """Draw the table a last time and stop it; may be called twice."""
+        self._show_endings()
         if self._live is not None:
-            self._show(at_once=True)
+            self._draw(at_once=True)
             self._live.stop()
             self._live = None
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial has got its process."""
+        """Show a trial that has got its process."""
         config = trial.config
         row = _Row(config["number"], config["epochs"], short_params(config["params"]))
         self._rows[row.number] = row
-        self._line(f"trial {row.number} starts: {row.params}")
+        self._show_event(f"trial {row.number} starts: {row.params}")
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
-        """A trial has finished an epoch."""
+        """Show an epoch that a trial has finished."""
         row = self._rows[trial.config["number"]]
-        told = unpack_scalars(result)
-        if METRIC not in told:
+        scalars = unpack_scalars(result)
+        if METRIC not in scalars:
             return
-        row.epoch, row.loss, row.skill = told["epoch"], told[METRIC], told.get("val/skill")
-        row.best = min(row.best, told[METRIC])
+        row.epoch, row.loss, row.skill = scalars["epoch"], scalars[METRIC], scalars.get("val/skill")
+        row.best = min(row.best, scalars[METRIC])
         skill = "" if row.skill is None else f"  val/skill {row.skill:.3f}"
-        self._line(f"trial {row.number} epoch {row.epoch}/{row.epochs}: {METRIC} {row.loss:.4f}{skill}")
+        self._show_event(f"trial {row.number} epoch {row.epoch}/{row.epochs}: {METRIC} {row.loss:.4f}{skill}")
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-        """Ray has handled an event, or waited for one."""
+        """Follow a turn of Ray's loop: an event was handled, or none came."""
         self._on_turn()
-        self._note_endings()
-        if self._live is not None:
-            self._show()
-        self._alive = [trial for trial in (*self._alive, *trials[self._known :]) if not trial.is_finished()]
-        self._known = len(trials)
-        for trial in self._alive:
-            self._note_waiting(trial)
+        self._show_endings()
+        self._draw()
+        self._unfinished = [
+            trial for trial in (*self._unfinished, *trials[self._trials_seen :]) if not trial.is_finished()
+        ]
+        self._trials_seen = len(trials)
+        for trial in self._unfinished:
+            self._log_waiting(trial)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial's process died, and it will go on from its checkpoint in another one."""
+        """Warn that a trial's process died; another process continues the trial from its checkpoint."""
         number = trial.config["number"]
-        self._aside(f"trial {number}: its process died; it goes on from its last checkpoint")
+        logger.warning("trial %d: its process died; it goes on from its last checkpoint", number)
 
     def on_experiment_end(self, trials: Any, **info: Any) -> None:
-        """Ray has stopped all trials."""
-        self._note_endings()
+        """Show the last endings, when Ray has stopped all trials."""
+        self._show_endings()
 
-    def _note_endings(self) -> None:
-        """Also of the trials that never got a process."""
+    def _show_endings(self) -> None:
+        """Show how trials ended since the last call, including trials that never got a process."""
         ended = self._ledger.ended
-        while self._seen < len(ended):
-            number, ending = ended[self._seen]
-            self._seen += 1
+        while self._endings_shown < len(ended):
+            number, ending = ended[self._endings_shown]
+            self._endings_shown += 1
             row = self._rows.setdefault(number, _Row(number, 0, ""))
             row.state = ending.state
             row.note = ending.error or ""
@@ -144,39 +153,32 @@ class Progress(Callback):  # type: ignore[misc]
             best = "  (best so far)" if number == self._best else ""
             value = "" if ending.value is None else f": {METRIC} {ending.value:.4f}"
             after = f" after epoch {row.epoch}" if ending.state == "pruned" else ""
-            self._line(f"trial {number} {ending.state}{after}{value}{f': {row.note}' if row.note else ''}{best}")
+            line = f"trial {number} {ending.state}{after}{value}{f': {row.note}' if row.note else ''}{best}"
+            self._show_event(line, logging.WARNING if ending.state == "failed" else logging.INFO)
 
-    def _note_waiting(self, trial: Any) -> None:
-        """Tell of a trial that has had no process for a while what it waits for."""
+    def _log_waiting(self, trial: Any) -> None:
+        """Log what a trial waits for that has had no process for a while."""
         if trial.status != "PENDING":
             self._waiting.pop(trial.trial_id, None)
             return
         since = self._waiting.setdefault(trial.trial_id, time.monotonic())
-        if 0 <= since < time.monotonic() - _PATIENCE:
-            self._waiting[trial.trial_id] = -1.0  # told
-            self._aside(f"trial {trial.config['number']} waits for {_wanted(trial)}")
+        if 0 <= since < time.monotonic() - _WAIT_BEFORE_LOG:
+            self._waiting[trial.trial_id] = -1.0
+            logger.info("trial %d waits for %s", trial.config["number"], _wanted(trial))
 
-    def _aside(self, line: str) -> None:
-        """What no row of the table says."""
-        if self._live is None:
-            logger.info("%s", line)
-        else:
-            self._live.console.print(line)
+    def _show_event(self, line: str, level: int = logging.INFO) -> None:
+        """Log an event; below INFO while the table shows it."""
+        logger.log(level if self._live is None else logging.DEBUG, "%s", line)
+        self._draw()
 
-    def _line(self, line: str) -> None:
-        if self._live is None:
-            logger.info("%s", line)
-        else:
-            self._show()
-
-    def _show(self, *, at_once: bool = False) -> None:
+    def _draw(self, *, at_once: bool = False) -> None:
         now = time.monotonic()
-        if self._live is not None and self._console is not None and (at_once or now - self._shown > _REFRESH):
-            self._shown = now
+        if self._live is not None and self._console is not None and (at_once or now - self._drawn > _REFRESH_INTERVAL):
+            self._drawn = now
             self._live.update(self._table(self._console.height - _TABLE_FRAME_LINES), refresh=True)
 
     def _table(self, room: int) -> Group:
-        """The best trial, those that run and the latest others, as many as fit into ``room`` lines."""
+        """Return a table of at most ``room`` rows: the best trial, the running ones, and the latest of the others."""
         best = self._best
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("trial", "state", "epoch", METRIC, "val/skill"):
@@ -198,12 +200,12 @@ class Progress(Callback):  # type: ignore[misc]
 
 
 def _wanted(trial: Any) -> str:
-    """What a trial needs, beside what Ray has free: ``1 CPU (0 free of 2), 0.25 GPU (0 free of 1)``."""
+    """Return what a trial needs and what Ray has free: ``1 CPU (0 free of 2), 0.25 GPU (0 free of 1)``."""
     import ray
 
-    there, free = ray.cluster_resources(), ray.available_resources()
+    total, free = ray.cluster_resources(), ray.available_resources()
     return ", ".join(
-        f"{amount:g} {name} ({free.get(name, 0):g} free of {there.get(name, 0):g})"
+        f"{amount:g} {name} ({free.get(name, 0):g} free of {total.get(name, 0):g})"
         for name, amount in trial.placement_group_factory.required_resources.items()
         if amount
     )

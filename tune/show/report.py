@@ -1,52 +1,57 @@
-"""What a sweep's folder tells about its trials: as data, as a table, and as the report at its end."""
+"""A sweep's trials as text: the table of ``nuanced status``, and the report at the end of a sweep."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from tune.search.results import best_trial
-from tune.search.study import METRIC, read_study
-from tune.show.status import STATE_NAMES, status, study_status
+from tune.search.study import METRIC
+from tune.show.status import STATE_NAMES, status
 
 __all__ = ["final_lines", "short_params", "status_lines"]
-# Rows of the final table and the scalars' names that they stand in, before the slash.
+
+# Rows of the final table, each with the group of its scalars: ``val`` of ``val/loss``.
 _COMPARED = {"style encoder": "val", "mean voice": "baseline", "oracle": "oracle"}
 _TERMS = ("loss", "stft", "style")
 
 
 def status_lines(folder: Path) -> list[str]:
-    """``status`` as a table for people.
+    """Return the status of the sweep in ``folder`` as a table of its trials.
 
     Raises:
         ConfigError: ``folder`` holds no sweep.
     """
-    told = status(folder)
-    best = told["best"]["number"] if told["best"] else None
+    sweep = status(folder)
+    best = sweep["best"]["number"] if sweep["best"] else None
     rows = [("trial", "state", "epochs", METRIC, "settings")]
-    for trial in told["trials"]:
+    for trial in sweep["trials"]:
         number = f"{trial['number']}{'*' if trial['number'] == best else ''}"
         value = "" if trial["value"] is None else f"{trial['value']:.4f}"
         settings = short_params(trial["params"]) + (f"  ({trial['error']})" if trial["error"] else "")
         rows.append((number, trial["state"], str(trial["epochs"]), value, settings))
-    lines = [f"{folder}: {told['state']}; {_counts(told['trials'])}", *_aligned(rows)]
+    lines = [f"{folder}: {sweep['state']}; {_counts(sweep['trials'])}", *_aligned(rows)]
     if best is not None:
-        lines.append(f"* best: val/skill {_number(told['best']['skill'])}")
-    return [*lines, *_pareto_lines(told["pareto"])]
+        lines.append(f"* best: val/skill {_number(sweep['best']['skill'])}")
+    return [*lines, *_pareto_lines(sweep["pareto"])]
 
 
-def final_lines(folder: Path) -> list[str]:
-    """The report at a sweep's end: the best trial, its settings, its numbers beside the baselines, what next.
+def final_lines(folder: Path, study: optuna.Study, status: Mapping[str, Any]) -> list[str]:
+    """Return the report at the end of a sweep.
 
-    Raises:
-        ConfigError: ``folder`` holds no sweep.
+    It has the best trial, its settings, its losses next to those of the baselines, and the commands for curves and
+    export, quoted for the shell.
+
+    Args:
+        folder: of the sweep.
+        status: of ``study``, as ``study_status`` returns it.
     """
-    study = read_study(folder)
-    trials = study.get_trials(deepcopy=False)
-    told = study_status(study)
-    counts = _counts(told["trials"])
+    counts = _counts(status["trials"])
     best = best_trial(study)
     if best is None:
-        errors = [trial.user_attrs["error"] for trial in trials if "error" in trial.user_attrs]
+        errors = [trial["error"] for trial in status["trials"] if trial["error"] is not None]
         first = f"; the first error: {errors[0]}" if errors else ""
         return [f"no trial is complete ({counts}){first}"]
     return [
@@ -54,15 +59,15 @@ def final_lines(folder: Path) -> list[str]:
         *(f"  {name} = {_number(value)}" for name, value in best.user_attrs["params"].items()),
         "",
         *_comparison(best.user_attrs["metrics"]),
-        *_pareto_lines(told["pareto"]),
+        *_pareto_lines(status["pareto"]),
         "",
-        f"curves: tensorboard --logdir {folder / 'trials'}",
-        f"export: nuanced export {folder} -o {Path('models') / folder.name}",
+        f"curves: {shlex.join(['tensorboard', '--logdir', str(folder / 'trials')])}",
+        f"export: {shlex.join(['nuanced', 'export', str(folder), '-o', str(Path('models') / folder.name)])}",
     ]
 
 
 def short_params(params: Mapping[str, Any]) -> str:
-    """``width=256 learning_rate=0.001``: without sections, where that leaves no two names the same."""
+    """Format settings as ``width=256 learning_rate=0.001``, without sections unless two names would be the same."""
     lasts = [name.rpartition(".")[2] for name in params]
     unique = len(set(lasts)) == len(lasts)
     return " ".join(f"{name.rpartition('.')[2] if unique else name}={_number(value)}" for name, value in params.items())
@@ -86,6 +91,7 @@ def _counts(trials: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _comparison(metrics: Mapping[str, float]) -> list[str]:
+    """Compare the losses of the best trial with those of the baselines that its metrics have."""
     rows: list[Sequence[str]] = [("", *_TERMS)]
     for row, group in _COMPARED.items():
         values = [metrics.get(f"{group}/{term}") for term in _TERMS]

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The status of a sweep and its trials as plain data, read from its study."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.search.results import best_trial, trial_loss
 from tune.search.study import METRIC, read_study
 
-__all__ = ["mark", "status"]
+__all__ = ["STATE_NAMES", "mark", "status", "study_status"]
 
 STATE_NAMES = {
     TrialState.COMPLETE: "complete",
@@ -23,23 +23,13 @@ STATE_NAMES = {
 
 
 def mark(study: optuna.Study, state: str) -> None:
-    """Note in the study that this process drives it and that the sweep is now ``state``."""
+    """Record in the study that this process drives the sweep and that its state is now ``state``."""
     study.set_user_attr("driver", {"host": socket.gethostname(), "pid": os.getpid()})
     study.set_user_attr("state", state)
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """A sweep as plain data, for scripts.
-
-    ``state`` is ``running`` (its driver is alive, or on another machine), ``finished`` (the budget is met) or
-    ``interrupted`` (stopped before that, or the driver died). Each of ``trials`` has ``number``, ``state``
-    (``complete``, ``pruned``, ``failed``, ``running``, ``interrupted``: in flight when the driver ended, ``waiting``:
-    enqueued), ``value`` (the lowest ``val/loss`` of a complete trial, the last of one that is not, null before there is
-    one or if it failed), ``epochs`` (finished ones), ``params`` (by dotted setting) and ``error`` (one line, or null).
-    ``best`` has ``number``, ``value``, ``skill`` and ``params`` of the complete trial of the lowest value; it is null
-    while no trial is complete. ``pareto`` is empty with one objective; with several it has, of each trial that no other
-    is better than in all, ``number``, ``values`` (by objective) and ``params``, and ``best`` is that of the lowest
-    ``val/loss`` among all.
+    """Return the status of the sweep in ``folder``, as ``study_status`` describes it.
 
     Raises:
         ConfigError: ``folder`` holds no sweep.
@@ -48,6 +38,19 @@ def status(folder: Path) -> dict[str, Any]:
 
 
 def study_status(study: optuna.Study) -> dict[str, Any]:
+    """Return the status of a sweep as plain data that can be written as JSON.
+
+    - ``state``: ``running`` (its driver is alive, or on another machine), ``finished`` (the budget is met) or
+      ``interrupted`` (stopped before that, or the driver died).
+    - ``trials``: for each trial ``number``; ``state``: ``complete``, ``pruned``, ``failed``, ``running``,
+      ``interrupted`` (in flight when the driver ended) or ``waiting`` (enqueued); ``value``: the lowest ``val/loss`` of
+      a complete trial, the last one of any other, None before there is one or if the trial failed; ``epochs``: finished
+      ones; ``params`` by dotted setting; ``error``: one line, or None.
+    - ``best``: ``number``, ``value``, ``skill`` and ``params`` of the complete trial with the lowest ``val/loss``; None
+      while no trial is complete.
+    - ``pareto``: empty with one objective; with several objectives ``number``, ``values`` (by objective) and ``params``
+      of each trial that no other trial is better than in all of them.
+    """
     state = _sweep_state(study)
     best = best_trial(study)
     names = study.user_attrs.get("objectives", [METRIC])
@@ -91,12 +94,12 @@ def _trial_status(trial: FrozenTrial, sweep_state: str) -> dict[str, Any]:
 def _sweep_state(study: optuna.Study) -> str:
     state = str(study.user_attrs.get("state", "interrupted"))
     driver = study.user_attrs.get("driver", {})
-    if state == "running" and driver.get("host") == socket.gethostname() and not _alive(driver["pid"]):
+    if state == "running" and driver.get("host") == socket.gethostname() and not _is_alive(driver["pid"]):
         return "interrupted"
     return state
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

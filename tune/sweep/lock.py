@@ -1,7 +1,7 @@
-"""One driver a sweep: a lock file in its folder that names who drives it.
+"""The driver lock: a file in the sweep's folder that names the one process that drives the sweep.
 
-On one machine the kernel holds the lock (``flock``) and lets go of it when its process dies, however that happens. A
-driver on another machine is told by the file's contents and by its heartbeat, the time of the file.
+On one machine the kernel holds the lock (``flock``) and releases it when the process dies, however that happens. A
+driver on another machine is recognized by the file's contents and its heartbeat, the modification time of the file.
 """
 
 import fcntl
@@ -20,12 +20,12 @@ __all__ = ["LOCK_FILE", "DriverLock"]
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "driver.lock"
-HEARTBEAT = 10.0  # seconds between two
-DEAD_AFTER = 60.0  # seconds without one, of a driver on another machine
+HEARTBEAT = 10.0  # seconds between two heartbeats
+DEAD_AFTER = 60.0  # seconds without a heartbeat after which a driver on another machine counts as dead
 
 
 class DriverLock:
-    """Held from its making to ``close``.
+    """A lock that is held from its construction until ``close``.
 
     Args:
         folder: of the sweep.
@@ -52,25 +52,25 @@ class DriverLock:
             self._file.close()
             raise ConfigError(_refusal(folder, holder))
         if holder:
-            logger.warning("%s: taken over from a driver that is gone (%s)", folder, _named(holder))
+            logger.warning("%s: taken over from a driver that no longer runs (%s)", folder, _named(holder))
         self._write({"host": socket.gethostname(), "pid": os.getpid()})
-        self._beaten = time.monotonic()
+        self._last_beat = time.monotonic()
 
     def beat(self) -> None:
-        """Show that this driver is alive; cheap enough to be called at every turn of a loop."""
-        if time.monotonic() - self._beaten > HEARTBEAT:
-            self._beaten = time.monotonic()
-            with suppress(OSError):  # a disk that is away for a while comes back, or stops the trials itself
+        """Refresh the heartbeat if it is due; cheap enough to be called at every turn of a loop."""
+        if time.monotonic() - self._last_beat > HEARTBEAT:
+            self._last_beat = time.monotonic()
+            with suppress(OSError):  # a disk that is unavailable for a while comes back, or stops the trials itself
                 os.utime(self._path)
 
     def close(self) -> None:
-        """Let another driver in; may be called twice."""
+        """Release the lock; may be called twice."""
         if not self._file.closed:
             self._write({})
             self._file.close()
 
     def _holder(self) -> dict[str, object]:
-        """Who wrote the file, {} if nobody holds it or it cannot be read."""
+        """The contents of the file: the driver that holds the lock, {} if none does or the file cannot be read."""
         self._file.seek(0)
         try:
             found = json.loads(self._file.read() or "{}")

@@ -1,4 +1,4 @@
-"""The folder that a sweep or a run leaves: checked before anything is done, then made whole."""
+"""The folder of a sweep or of a single run: its name checked, created atomically, with a record of its origin."""
 
 import datetime
 import os
@@ -8,17 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nuanced_core.config.yaml_files import read_yaml, write_yaml
+from nuanced_core.config.yaml_files import write_yaml
 from nuanced_core.errors import ConfigError, DiskError
-from tune.cluster.fingerprint import versions
+from tune.cluster.fingerprint import package_versions
 
-__all__ = ["create_folder", "new_folder", "provenance", "recorded_models", "rewrite"]
-
-_PACKAGES = ("nuanced-speech", "kokoro", "misaki", "numpy", "openai-whisper", "optuna", "ray", "torch")
+__all__ = ["create_folder", "new_folder", "provenance"]
 
 
 def new_folder(outputs: Path, name: str) -> Path:
-    """The folder ``name`` in ``outputs``, which is yet to be made.
+    """Return the path of the folder ``name`` in ``outputs``, without creating it.
 
     Raises:
         ConfigError: ``name`` is not the name of a folder, or the folder exists.
@@ -32,10 +30,10 @@ def new_folder(outputs: Path, name: str) -> Path:
 
 
 def create_folder(folder: Path, settings_file: str, settings: Mapping[str, Any]) -> None:
-    """Make ``folder`` with its settings in it, under another name first: it exists whole or not at all.
+    """Create ``folder`` with its settings file, under a temporary name first: it exists whole or not at all.
 
     Raises:
-        DiskError: it cannot be written.
+        DiskError: the folder cannot be written.
     """
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
     try:
@@ -48,37 +46,22 @@ def create_folder(folder: Path, settings_file: str, settings: Mapping[str, Any])
         shutil.rmtree(part, ignore_errors=True)
 
 
-def recorded_models(settings_file: Path) -> dict[str, str]:
-    """SHA-256 by model file, as ``provenance`` noted them when the sweep began.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    record = read_yaml(settings_file).get("record") or {}
-    return dict(record.get("models") or {})
-
-
-def rewrite(settings_file: Path, settings: Mapping[str, Any]) -> None:
-    """Put other settings into a sweep's file, and leave what is recorded there of its beginning.
-
-    Raises:
-        DiskError: it cannot be written.
-    """
-    write_yaml(settings_file, {**settings, "record": read_yaml(settings_file).get("record")})
-
-
 def provenance(models: Mapping[str, str]) -> dict[str, Any]:
-    """With what results are made, and when: ``started`` (UTC), ``git_commit``, ``versions``, ``models``."""
+    """Return what results depend on beside the settings: ``started`` (UTC), ``git_commit``, ``versions``, ``models``.
+
+    Args:
+        models: SHA-256 by model file.
+    """
     return {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "git_commit": _commit(),
-        "versions": versions(),
+        "git_commit": _git_commit(),
+        "versions": package_versions(),
         "models": dict(models),
     }
 
 
-def _commit() -> str | None:
-    """With ``-dirty`` behind it where files differ from the commit."""
+def _git_commit() -> str | None:
+    """The commit of this code, followed by ``-dirty`` if files differ from it; None outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

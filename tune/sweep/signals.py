@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for a stop, the second stops at once."""
+"""SIGINT (Ctrl-C) and SIGTERM: the first signal asks for a stop, the second stops at once."""
 
 import signal
 import threading
@@ -11,9 +11,9 @@ __all__ = ["stop_on_signal"]
 
 @contextmanager
 def stop_on_signal(ask: Callable[[], object]) -> Iterator[None]:
-    """Inside it the first of those signals calls ``ask``, and each later one raises KeyboardInterrupt.
+    """Call ``ask`` at the first of those signals inside the context, and raise KeyboardInterrupt at each later one.
 
-    Signals reach the main thread alone: in another one nothing is changed.
+    Only the main thread receives signals: in another thread this does nothing.
     """
     asked = False
 

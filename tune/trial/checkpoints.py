@@ -1,4 +1,4 @@
-"""Which checkpoint is meant by the folder of a sweep, or by that of a single run, and which ones are kept."""
+"""Checkpoints of trials: selecting the best one of a folder, and removing those that the settings do not keep."""
 
 from bisect import insort
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ __all__ = ["CheckpointKeeper", "SelectedCheckpoint", "best_checkpoint"]
 
 @dataclass(frozen=True)
 class SelectedCheckpoint:
-    """A checkpoint, and what is known of it: its trial, and its scores by name."""
+    """A checkpoint file, with its trial and its scores by name."""
 
     file: Path
     facts: dict[str, Any]
 
 
 def best_checkpoint(folder: Path, number: int | None = None) -> SelectedCheckpoint:
-    """The best checkpoint of a sweep's best trial or of its trial ``number``, or of a run without a sweep.
+    """Return the best checkpoint of a sweep's best trial, of its trial ``number``, or of a single run.
 
     Raises:
-        ConfigError: ``folder`` holds neither, or the trial has no checkpoint.
+        ConfigError: ``folder`` holds neither a sweep nor a run, or the trial has no checkpoint.
     """
     if (folder / BEST).is_file() and not any((folder / name).exists() for name in (STUDY_FILE, SETTINGS_FILE)):
         if number is not None:
@@ -62,21 +62,21 @@ def _trial(folder: Path, number: int | None) -> FrozenTrial:
 
 
 class CheckpointKeeper:
-    """Removes the checkpoints that nobody will want: those of trials that ended, as the settings say.
+    """Removes checkpoints of ended trials, as ``sweep.keep_checkpoints`` and ``sweep.keep_trials`` say.
 
     Args:
-        places: folders that hold the trials' folders.
-        complete: value and number of the trials that are complete already.
+        folders: those that hold the sweep's ``trials`` folder.
+        complete: value and number of the trials that are already complete.
     """
 
     def __init__(
-        self, settings: SweepSettings, places: Sequence[SharedFolder], complete: Sequence[tuple[float, int]] = ()
+        self, settings: SweepSettings, folders: Sequence[SharedFolder], complete: Sequence[tuple[float, int]] = ()
     ) -> None:
-        self._settings, self._places = settings, places
+        self._settings, self._folders = settings, folders
         self._ranked = sorted(complete)
 
     def note(self, number: int, ending: Ending) -> None:
-        """A trial has ended; one that is interrupted has not."""
+        """Handle a trial's end; an interrupted trial has not ended and keeps its checkpoints."""
         if ending.state == "interrupted":
             return
         most = self._settings.keep_trials
@@ -88,10 +88,10 @@ class CheckpointKeeper:
             self._remove(number, BEST, LAST)
             return
         insort(self._ranked, (ending.value, number))
-        for _, outdone in self._ranked[most:]:
-            self._remove(outdone, BEST, LAST)
+        for _, worse in self._ranked[most:]:
+            self._remove(worse, BEST, LAST)
         del self._ranked[most:]
 
     def _remove(self, number: int, *files: Path) -> None:
-        for place in self._places:
-            place.remove(*(f"trials/{number}/{file.as_posix()}" for file in files))
+        for folder in self._folders:
+            folder.remove(*(f"trials/{number}/{file.as_posix()}" for file in files))

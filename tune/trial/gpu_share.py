@@ -1,11 +1,11 @@
-"""Which share of a GPU a trial needs: measured by one step of the largest trial, or by what broke the last one."""
+"""The share of a GPU that a trial needs: measured on a step of the largest trial, or raised after running out of it."""
 
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 
@@ -15,10 +15,7 @@ from nuanced_core.training.memory import estimated_memory
 from tune.cluster.machines import Resources, is_cluster
 from tune.cluster.nodes import on_nodes
 from tune.config.sweep_config import SweepConfig
-
-if TYPE_CHECKING:
-    from tune.trial.protocol import Start
-
+from tune.trial.protocol import StartRun
 
 __all__ = [
     "CONTEXT",
@@ -36,96 +33,94 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-SHARES = (0.1, 0.125, 0.2, 0.25, 1 / 3, 0.5, 1.0)  # of a GPU: so many trials, 10 to 1, fill it
-HEADROOM = 1.3  # times what a trial held when it was measured, or when it asked for more
+SHARES = (0.1, 0.125, 0.2, 0.25, 1 / 3, 0.5, 1.0)  # of a GPU, which 10, 8, 5, 4, 3, 2 or 1 trials fill
+HEADROOM = 1.3  # factor on the measured peak
 CONTEXT = 6e8  # bytes of a CUDA context with its kernels, which a process holds beside its tensors
-_LESS = "lower train.spoken, train.window_frames or train.batch_size"
-_DRAWN = 200  # settings of a search space of which the largest is measured
-_STEPS = 2  # the first one speaks, the second has Adam's moments
+_REDUCE_MEMORY = "lower train.spoken, train.window_frames or train.batch_size"
+_SAMPLES = 200  # draws from the search space, of which the largest is measured
+_STEPS = 2  # the first step renders audio, the second has Adam's moments
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What a process held of a GPU at most, and what the GPU has, in bytes."""
+    """The most GPU memory that a process held, and the memory of the GPU, in bytes."""
 
     held: int
     total: int
 
 
-Measure = Callable[["Start", RunConfig], Peak]
+Measure = Callable[[StartRun, RunConfig], Peak]
 
 
 def with_whole_gpus(config: SweepConfig, machines: Sequence[Resources]) -> tuple[SweepConfig, bool]:
-    """The settings with a whole GPU for each trial in the place of ``auto``, or none where there is none; and whether
-    a step is to be measured.
+    """Replace ``gpus_per_trial: auto`` by one GPU, or by none where there is none; return also whether to measure.
 
     Raises:
-        ConfigError: there is no GPU, or not yet, and the other settings want one.
+        ConfigError: there is no GPU, or none yet, and the other settings require one.
     """
     settings, device = config.sweep, config.run.train.device
     if settings.gpus_per_trial != "auto":
         return config, False
-    there = any(machine.gpus for machine in machines)
-    if there and device != "cpu":
-        return config.on_gpus(1.0), True
+    has_gpu = any(machine.gpus for machine in machines)
+    if has_gpu and device != "cpu":
+        return config.with_gpus_per_trial(1.0), True
     place = "sweep.gpus_per_trial: auto:"
     if device == "cuda":
-        raise ConfigError(f"{place} there is no GPU, which train.device: cuda wants; take auto there too")
-    if is_cluster(machines) and settings.max_concurrent is not None and not there:
+        raise ConfigError(f"{place} there is no GPU, which train.device: cuda requires; set that to auto too")
+    if is_cluster(machines) and settings.max_concurrent is not None and not has_gpu:
         raise ConfigError(
             f"{place} no node with a GPU is there yet to measure a step on; start one, or set a number, such as 0.25"
         )
     if settings.trials is None and settings.hours is None:
         raise ConfigError("sweep.gpu_hours: would never be used up without a GPU; set sweep.hours or sweep.trials")
-    logger.info("%s %s, so trials run on the CPU", place, "train.device is cpu" if there else "no GPU")
-    return config.on_gpus(0.0), False
+    logger.info("%s %s, so trials run on the CPU", place, "train.device is cpu" if has_gpu else "no GPU")
+    return config.with_gpus_per_trial(0.0), False
 
 
 def with_measured_share(
-    config: SweepConfig, machines: Sequence[Resources], start: "Start", measure: Measure
+    config: SweepConfig, machines: Sequence[Resources], start_run: StartRun, measure: Measure
 ) -> SweepConfig:
-    """The settings with the share of a GPU that the largest trial needs, measured on this machine or each node.
+    """Set ``gpus_per_trial`` to the share that the largest trial needs, measured on each machine with a GPU.
 
     Raises:
-        ConfigError: a step cannot be measured, or a whole GPU is too small for it.
+        ConfigError: a step cannot be measured, or needs more than a whole GPU.
     """
     run = largest_run(config)
+    with_gpus = [machine for machine in machines if machine.gpus]
     shares = []
-    for machine, found in on_nodes(
-        [machine for machine in machines if machine.gpus], measure, start, run, gpus=1
-    ).items():
-        if isinstance(found, NuancedError):
-            raise found.__class__(f"{machine.name}: {found}")
-        shares.append(share_for(found))
+    for machine, peak in on_nodes(with_gpus, measure, start_run, run, gpus=1).items():
+        if isinstance(peak, NuancedError):
+            raise peak.__class__(f"{machine.name}: {peak}")
+        shares.append(share_for(peak))
         logger.info(
-            "%s: a step of the largest trial takes %.1f of %.1f GB: %.3g of a GPU for each trial, "
-            "the most that its process may take",
+            "%s: a step of the largest trial takes %.1f of %.1f GB: each trial gets %.3g of a GPU, which also limits "
+            "its process",
             machine.name,
-            found.held / 1e9,
-            found.total / 1e9,
+            peak.held / 1e9,
+            peak.total / 1e9,
             shares[-1],
         )
-    return config.on_gpus(max(shares))
+    return config.with_gpus_per_trial(max(shares))
 
 
 def largest_run(config: SweepConfig) -> RunConfig:
-    """The run that is foretold to take the most memory, of many that the search space allows."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells users about itself
+    """Return the run with the largest estimated memory among random draws from the search space."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     runs = [config.run]
-    for _ in range(_DRAWN):
+    for _ in range(_SAMPLES):
         try:
             runs.append(config.search.apply(config.run, config.search.suggest(study.ask())))
         except ConfigError:
-            continue  # settings that contradict one another make no trial
+            continue  # contradictory settings make no trial
     return max(runs, key=estimated_memory)
 
 
-def measure_peak(start: "Start", run: RunConfig) -> Peak:
-    """Train a few steps and validate once, in a process that holds a whole GPU and nothing else.
+def measure_peak(start_run: StartRun, run: RunConfig) -> Peak:
+    """Train a few steps and validate once, in a process that has a whole GPU to itself.
 
     Raises:
-        ConfigError: torch sees no GPU.
+        ConfigError: torch sees no GPU, or the run needs more than a whole GPU.
     """
     import torch
 
@@ -136,7 +131,7 @@ def measure_peak(start: "Start", run: RunConfig) -> Peak:
     total = torch.cuda.get_device_properties(0).total_memory
     with tempfile.TemporaryDirectory() as folder:
         try:
-            started = start(short, Path(folder), lambda step, scalars: None)
+            started = start_run(short, Path(folder), lambda step, scalars: None)
             started.run_epoch()
         except torch.OutOfMemoryError:
             raise _too_large(Peak(torch.cuda.max_memory_reserved(), total)) from None
@@ -145,7 +140,7 @@ def measure_peak(start: "Start", run: RunConfig) -> Peak:
 
 
 def share_for(peak: Peak) -> float:
-    """The smallest share of a GPU that holds such a trial, with headroom.
+    """Return the smallest share of a GPU that fits a trial of this peak, with headroom.
 
     Raises:
         ConfigError: a whole GPU is too small.
@@ -159,16 +154,16 @@ def share_for(peak: Peak) -> float:
 def _too_large(peak: Peak) -> ConfigError:
     return ConfigError(
         f"sweep.gpus_per_trial: auto: a step of the largest trial takes {peak.held / 1e9:.1f} GB and more than the "
-        f"{peak.total / 1e9:.1f} of the GPU; {_LESS}"
+        f"{peak.total / 1e9:.1f} of the GPU; {_REDUCE_MEMORY}"
     )
 
 
 def out_of_memory(share: float, *, peak: float | None = None) -> dict[str, Any]:
-    """What a trial that ran out of its share of a GPU reports: ``out_of_memory``, one line, and ``share`` for a retry.
+    """Return the report of a trial that ran out of GPU memory: ``out_of_memory``, one line, and ``share`` for a retry.
 
     Args:
-        share: of a GPU that it had.
-        peak: of the card's memory that it held at most; measured here if None.
+        share: of a GPU that the trial had.
+        peak: the largest part of the GPU's memory that the trial held; measured here if None.
     """
     import torch
 
@@ -178,5 +173,5 @@ def out_of_memory(share: float, *, peak: float | None = None) -> dict[str, Any]:
         held = torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(0).total_memory
         peak = max(held, min(share, 1.0))
     wanted = next((part for part in SHARES if part >= HEADROOM * peak and part > share), 1.0)
-    fix = f"a share of {wanted:g} may do: sweep.gpus_per_trial={wanted:g}" if share < 1 else _LESS
+    fix = f"a share of {wanted:g} may do: sweep.gpus_per_trial={wanted:g}" if share < 1 else _REDUCE_MEMORY
     return {"out_of_memory": f"out of GPU memory at {peak:.0%} of the card; {fix}", "share": wanted}

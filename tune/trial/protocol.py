@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a trial needs of a training run: the interface that ``nuanced_core.training.run.Run`` provides."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,29 +6,31 @@ from typing import Protocol
 
 from nuanced_core.config.settings import RunConfig
 
-__all__ = ["Report", "Run", "Start"]
+__all__ = ["Report", "Run", "StartRun"]
 
+# Called with a step's number and its scalars by name; may raise StoppedError to stop the run.
 Report = Callable[[int, Mapping[str, float]], None]
 
 
 class Run(Protocol):
-    """One training run that is under way; it writes its checkpoints and wavs itself, at each epoch's end."""
+    """A training run in progress, which writes its checkpoints and audio itself at the end of each epoch."""
 
-    epoch: int  # epochs finished
-    scalars: dict[str, float]  # what ``run_epoch`` returned last, also if that was in another process
+    epoch: int  # finished epochs
+    scalars: dict[str, float]  # of the last finished epoch, also if another process ran it
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing more to train."""
+        """Whether the run has reached its last epoch or run out of patience."""
 
     def run_epoch(self) -> dict[str, float]:
-        """Train to the end of an epoch and validate; returns scalars by name, ``val/loss`` among them.
+        """Train to the end of an epoch and validate; return scalars by name, ``val/loss`` among them.
 
-        Where the report raises StoppedError, a checkpoint is written before that is passed on.
+        If the report raises StoppedError, the run writes a checkpoint and raises it again.
         """
 
     def close(self) -> None:
-        """Give back what the run holds, but for the models that the next run of this process will want."""
+        """Release the run's memory, except for the models, which the next run in this process uses."""
 
 
-Start = Callable[[RunConfig, Path, Report], Run]
+# Starts a run in a folder, or continues it from the folder's last checkpoint.
+StartRun = Callable[[RunConfig, Path, Report], Run]

@@ -1,4 +1,4 @@
-"""TODO."""
+"""How a trial's process reports to the driver: scalars packed as text, and a file for unexpected errors."""
 
 import json
 import traceback
@@ -6,19 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ERROR_FILE", "unpack_scalars"]
+__all__ = ["ERROR_FILE", "pack_scalars", "unpack_scalars", "write_error_file"]
 
 # In the folder of a trial that met an unexpected error: the reason in one line, then the traceback.
 ERROR_FILE = "error.txt"
-SCALARS = "scalars"
+_SCALARS = "scalars"
+
+
+def pack_scalars(scalars: Mapping[str, float]) -> dict[str, str]:
+    """Return scalars as one text entry of a Ray result: Ray keeps statistics of every number for the whole sweep."""
+    return {_SCALARS: json.dumps(scalars)}
 
 
 def unpack_scalars(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's result with its scalars by name; Ray, which keeps statistics of each number, has them as text."""
-    return {**result, **json.loads(result.get(SCALARS, "{}"))}
+    """Return a Ray result with the scalars of ``pack_scalars`` as entries of their own."""
+    return {**result, **json.loads(result.get(_SCALARS, "{}"))}
 
 
 def write_error_file(folder: Path, error: Exception) -> None:
+    """Write an unexpected error to the trial's folder, so that the driver can report its reason."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     folder.mkdir(parents=True, exist_ok=True)
     text = f"{reason}\n\n{''.join(traceback.format_exception(error))}"

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: its curves, its clips, and its settings in the HPARAMS tab."""
+"""Event files of a run for TensorBoard: its scalars, and its searched settings in the HPARAMS tab."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ _COMPARED = ("val/loss", "val/stft", "val/style", "val/skill")
 
 
 class TensorBoardReport:
-    """A run's report: called with a step and its scalars, it writes them as event files in ``folder``.
+    """Writes scalars as event files in ``folder``; it is called with a step and the step's scalars by name.
 
-    In a folder that has event files already, a run goes on: of the earlier points those at its first step and later
-    count no more, since they were reported after the checkpoint from which it goes on.
+    In a folder with event files the run continues from a checkpoint: earlier points at its first step and later are
+    purged, since they were written after that checkpoint.
     """
 
     def __init__(self, folder: Path, hparams: Mapping[str, Any] | None = None) -> None:
@@ -38,12 +38,12 @@ class TensorBoardReport:
             self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Let readers see everything that was reported so far."""
+        """Write everything that was reported so far to the files."""
         if self._writer is not None:
             self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left and end the files."""
+        """Write what is left and close the files."""
         if self._writer is not None:
             self._writer.close()
 
@@ -60,7 +60,7 @@ class TensorBoardReport:
 
 
 def _write_hparams(writer: SummaryWriter, hparams: Mapping[str, Any]) -> None:
-    # SummaryWriter.add_hparams would put them into a run folder of their own, with copies of the metrics.
+    # SummaryWriter.add_hparams would write them to a separate run folder, with copies of the metrics.
     plain = {name: _as_hparam(value) for name, value in hparams.items()}
     experiment, start, end = hparams_summaries(plain, dict.fromkeys(_COMPARED, 0.0))  # type: ignore[no-untyped-call]
     for summary in (experiment, start, end):

@@ -1,7 +1,6 @@
-"""The Ray actor that runs trials one after another, keeping the models that the first one loaded."""
+"""The Ray actor that runs trials one after another and keeps the models that the first one loaded."""
 
 import errno
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -18,99 +17,106 @@ from tune.cluster.node_preparation import UnfitNodeError
 from tune.cluster.shared_storage import SharedFolder, scratch_folder
 from tune.config.space import Space
 from tune.trial.gpu_share import CONTEXT, out_of_memory
-from tune.trial.protocol import Run, Start
-from tune.trial.reports import ERROR_FILE, SCALARS, write_error_file
+from tune.trial.protocol import Run, StartRun
+from tune.trial.reports import ERROR_FILE, pack_scalars, write_error_file
 from tune.trial.tensorboard import TensorBoardReport
 
-__all__ = ["STOP_FILE", "StyleEncoderTrial"]
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-STOP_FILE = "stop"  # in the sweep's folder; while it is there, trials write a checkpoint and stop
-LOOK_EVERY, LOOK_EVERY_SHARED = 0.5, 5.0  # seconds between two looks for it: on a disk, and in shared storage
+__all__ = ["DISK_FULL", "STOP_FILE", "StyleEncoderTrial"]
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STOP_FILE = "stop"  # in the sweep's folder; while it exists, trials write a checkpoint and stop
+# Seconds between two checks for the stop file, on a disk and in shared storage.
+STOP_CHECK_INTERVAL, SHARED_STOP_CHECK_INTERVAL = 0.5, 5.0
 
 
 class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
-    """Runs the trial that its configuration describes, an epoch a step.
+    """Runs the trial that its configuration describes; one Ray step is one epoch.
 
-    A trial goes on from the last checkpoint in its folder, if there is one: after its process was killed, or its
-    sweep was. An error that the project names ends the trial with its line in the result's ``error``, and the actor
-    goes on to the next trial. Any other error is raised, so that Ray discards a process that may be broken (after
-    an illegal access, a GPU serves its process no more) and lets the trial go on in another one.
+    A trial continues from the last checkpoint in its folder, if there is one, after its process or its sweep was
+    killed. A NuancedError ends the trial with its line in the result's ``error``, and the actor takes the next trial.
+    Any other error is raised, so that Ray discards a process that may be broken (after an illegal access, for example,
+    a GPU fails every call of its process) and continues the trial in another one.
     """
 
     def setup(
         self,
         config: dict[str, Any],
         *,
-        start: Start,
+        start_run: StartRun,
         run: RunConfig,
         search: Space,
         threads: int,
-        sweep: SharedFolder,
+        storage: SharedFolder,
         is_shared: bool = False,
-        ready: Callable[[], None] = lambda: None,
+        prepare_late_node: Callable[[], None] = lambda: None,
     ) -> None:
-        """Note the trial; ``start`` begins its run at the first step, where its errors are its own.
+        """Store the trial; its run is started by the first step, which reports errors of the start as the trial's.
 
         Args:
-            run, search: what the trial's settings are put into, and how.
-            sweep: the sweep's folder; a run is interrupted at the step after which it holds a ``STOP_FILE``.
-            is_shared: whether that is storage to which the trial's folder is copied, not the disk that it works on.
-            ready: prepares the node, where that was not done before the first trial, or raises UnfitNodeError.
+            config: the trial, as ``StudySearcher.suggest`` returns it.
+            start_run: starts or continues a run in a folder.
+            run, search: the settings that the trial's parameters are applied to, and the space that applies them.
+            threads: of torch.
+            storage: the sweep's folder; a run stops after the step at which it finds a ``STOP_FILE`` there.
+            is_shared: whether ``storage`` is shared storage that the trial's folder is copied to, instead of the disk
+                that the trial works on.
+            prepare_late_node: prepares a node that joined after the first trial, or raises UnfitNodeError.
         """
         import torch
 
         torch.set_num_threads(threads)
-        self._start, self._ready = start, ready
+        self._start_run, self._prepare_late_node = start_run, prepare_late_node
         self._base, self._search = run, search
-        self._sweep, self._is_shared = sweep, is_shared
+        self._storage, self._is_shared = storage, is_shared
         self._trial = config
-        self._copy: SharedFolder | None = None  # of the trial's folder
+        self._copy: SharedFolder | None = None  # of the trial's folder, in shared storage
         self._run: Run | None = None
         self._board: TensorBoardReport | None = None
-        self._looked = 0.0
+        self._stop_checked = 0.0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take another trial on in the same process."""
+        """Take another trial in the same process."""
         self.cleanup()
         self._trial = new_config
         return True
 
     def step(self) -> dict[str, Any]:
-        """One epoch: its scalars, packed, ``epoch``, and ``done`` when the run is finished.
+        """Run one epoch; return its packed scalars, ``epoch``, and ``done``, true when the run is finished.
 
-        Else ``done`` and one of ``interrupted``, ``disk`` (the disk is full), ``unfit`` (the node is not fit for
-        trials), ``out_of_memory`` (with ``share``, that of a GPU that would do) and ``error``, each in one line.
+        A trial that ends otherwise returns ``done`` and one of these, each with one line: ``interrupted``, ``disk``
+        (the disk is full), ``unfit`` (the node cannot run trials), ``out_of_memory`` (with ``share``, the share of a
+        GPU that would suffice), ``error``.
         """
         try:
             result = self._epoch()
             self._push()
             return result
         except StoppedError as error:
-            return {"done": True, **self._stopped(error)}
+            return {"done": True, **self._interrupted(error)}
         except UnfitNodeError as error:
             return {"done": True, "unfit": str(error)}
         except DiskError as error:
             return {"done": True, "disk": str(error)}
         except NuancedError as error:
-            self._push_what_there_is()
+            self._try_push()
             return {"done": True, "error": str(error)}
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in NO_ROOM:  # of TensorBoard's writer, say
+            if isinstance(error, OSError) and error.errno in DISK_FULL:  # raised by TensorBoard's writer, for example
                 return {"done": True, "disk": f"{self._folder}: cannot be written: {error.strerror}"}
             if _is_out_of_gpu_memory(error):
                 return {"done": True, **out_of_memory(self._trial["gpus"])}
             write_error_file(self._folder, error)
-            self._push_what_there_is()
+            self._try_push()
             raise
 
     def cleanup(self) -> None:
-        """Close the run and its curves; Ray calls this when the actor stops."""
+        """Close the run and its event files; Ray calls this when the actor stops."""
         run, board = self._run, self._board
         self._run = self._board = None
         if run is not None:
             run.close()
         if board is not None:
-            with suppress(OSError):  # the disk is full, which the step has told
+            with suppress(OSError):  # a full disk, which the step has reported
                 board.close()
         if self._copy is not None:
             self._copy = None
@@ -118,22 +124,23 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
 
     @property
     def _folder(self) -> Path:
-        """Where the trial works."""
+        """The folder that the trial works in, on its node's disk."""
         if self._is_shared:
-            return scratch_folder(self._sweep.place, self._trial["number"])
+            return scratch_folder(self._storage.location, self._trial["number"])
         return Path(self._trial["folder"])
 
     def _push(self) -> None:
+        """Copy what changed in the trial's folder to shared storage, if there is any."""
         if self._copy is not None:
             if self._board is not None:
                 self._board.flush()
             self._copy.push(self._folder)
 
-    def _push_what_there_is(self) -> None:
-        with suppress(DiskError):  # the trial has failed already, for a reason of its own
+    def _try_push(self) -> None:
+        with suppress(DiskError):  # the trial has already failed for another reason
             self._push()
 
-    def _stopped(self, error: StoppedError) -> dict[str, str]:
+    def _interrupted(self, error: StoppedError) -> dict[str, str]:
         try:
             self._push()
         except DiskError as full:
@@ -141,46 +148,47 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         return {"interrupted": str(error)}
 
     def _epoch(self) -> dict[str, Any]:
-        begun, run = self._run is None, self._run or self._begin()
-        # A run that goes on from a checkpoint has scalars of which the study may not have been told.
-        scalars = run.scalars if begun and run.epoch else run.run_epoch()
+        is_first, run = self._run is None, self._run or self._start()
+        # A run that continues from a checkpoint has scalars that the study may not know yet.
+        scalars = run.scalars if is_first and run.epoch else run.run_epoch()
         if self._board is not None:
             self._board.flush()
-        return {SCALARS: json.dumps(scalars), "epoch": run.epoch, "done": run.finished}
+        return {**pack_scalars(scalars), "epoch": run.epoch, "done": run.finished}
 
-    def _begin(self) -> Run:
+    def _start(self) -> Run:
+        """The stages before the first step: settings, node, folder, event files, run."""
         config = self._search.apply(self._base, self._trial["params"])
-        self._ready()
+        self._prepare_late_node()
         folder = self._folder
         if self._is_shared:
-            self._copy = self._sweep.child("trials", str(self._trial["number"]))
+            self._copy = self._storage.child("trials", str(self._trial["number"]))
             self._copy.remove(ERROR_FILE)
             self._copy.pull(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ERROR_FILE).unlink(missing_ok=True)  # of a process before this one
+        (folder / ERROR_FILE).unlink(missing_ok=True)  # written by an earlier process
         write_yaml(folder / "config.yaml", config.model_dump(mode="json"))
         self._board = TensorBoardReport(folder, hparams=self._trial["params"])
-        self._cap_memory()
-        self._run = self._start(config, folder, self._report)
+        self._cap_gpu_memory()
+        self._run = self._start_run(config, folder, self._report)
         return self._run
 
     def _report(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._board is not None:
             self._board(step, scalars)
         now = time.monotonic()
-        if now - self._looked > (LOOK_EVERY_SHARED if self._is_shared else LOOK_EVERY):
-            self._looked = now
-            with suppress(DiskError):  # storage that does not answer now does so at the next look
-                if self._sweep.exists(STOP_FILE):
+        if now - self._stop_checked > (SHARED_STOP_CHECK_INTERVAL if self._is_shared else STOP_CHECK_INTERVAL):
+            self._stop_checked = now
+            with suppress(DiskError):  # storage that does not answer may answer at the next check
+                if self._storage.exists(STOP_FILE):
                     raise StoppedError(f"step {step}: stopped with its sweep")
 
-    def _cap_memory(self) -> None:
-        """A share of a GPU isolates nothing by itself: the process may take so much of the card and no more."""
+    def _cap_gpu_memory(self) -> None:
+        """Limit this process to its share of a GPU: the share itself isolates nothing."""
         import torch
 
         share = self._trial["gpus"]
         if 0 < share < 1 and torch.cuda.is_available():
-            # What torch may take: the process holds its CUDA context beside that.
+            # The limit is of torch's tensors: the process also holds its CUDA context.
             context = CONTEXT / torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(max(share - context, share / 2))
             torch.cuda.reset_peak_memory_stats()

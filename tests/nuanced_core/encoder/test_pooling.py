@@ -1,4 +1,4 @@
-"""The contract that every pooling strategy keeps, and each strategy beside a loop over a clip's own frames."""
+"""The contract of all pooling strategies, and each strategy against a loop over a clip's own frames."""
 
 from collections.abc import Callable
 
@@ -24,8 +24,8 @@ ATTENTIVE = ("attentive", "attentive_stats", "queries")
 Clips = tuple[torch.Tensor, torch.Tensor]
 
 
-def _loud(pooling: Pooling) -> Pooling:
-    """Attention as training may leave it: far from the mean."""
+def _with_large_attention(pooling: Pooling) -> Pooling:
+    """Give attention large random weights, far from the mean, as training may."""
     for name, weights in pooling.named_parameters():
         if name in ("attention.score.weight", "queries"):
             torch.nn.init.normal_(weights, std=1.0)
@@ -38,7 +38,7 @@ def _loud(pooling: Pooling) -> Pooling:
 def pooling(request: pytest.FixtureRequest) -> Pooling:
     torch.manual_seed(0)
     name, heads = request.param
-    return _loud(POOLINGS[name](CHANNELS, heads)).eval()
+    return _with_large_attention(POOLINGS[name](CHANNELS, heads)).eval()
 
 
 @pytest.fixture
@@ -48,53 +48,51 @@ def clips() -> Clips:
     return frames, mask
 
 
-def test_frames_behind_the_end_never_matter(pooling: Pooling, clips: Clips) -> None:
+def test_padding_does_not_change_the_result(pooling: Pooling, clips: Clips) -> None:
     frames, mask = clips
     expected = pooling(frames, mask)
-    for junk in (1e6, float("nan"), float("inf")):
-        torch.testing.assert_close(pooling(frames.masked_fill(~mask[:, :, None], junk), mask), expected)
+    for padding in (1e6, float("nan"), float("inf")):
+        torch.testing.assert_close(pooling(frames.masked_fill(~mask[:, :, None], padding), mask), expected)
     for i, length in enumerate((9, 5, 1)):
         alone = pooling(frames[i : i + 1, :length], mask[i : i + 1, :length])
         torch.testing.assert_close(alone, expected[i : i + 1])
 
 
-def test_items_do_not_touch_each_other(pooling: Pooling, clips: Clips) -> None:
+def test_items_are_independent(pooling: Pooling, clips: Clips) -> None:
     frames, mask = clips
     order = torch.tensor([2, 0, 1])
     torch.testing.assert_close(pooling(frames[order], mask[order]), pooling(frames, mask)[order])
 
 
-@pytest.mark.parametrize("junk", [0.0, float("nan")])
-def test_gradients_are_finite_and_reach_all_that_is_kept_and_learned(
-    pooling: Pooling, clips: Clips, junk: float
-) -> None:
+@pytest.mark.parametrize("padding", [0.0, float("nan")])
+def test_gradients_are_finite_and_reach_frames_and_parameters(pooling: Pooling, clips: Clips, padding: float) -> None:
     frames, mask = clips
-    frames = frames.masked_fill(~mask[:, :, None], junk).requires_grad_()
+    frames = frames.masked_fill(~mask[:, :, None], padding).requires_grad_()
     pooled = pooling(frames, mask)
     assert pooled.shape == (3, pooling.out_channels)
     gradient, *learned = torch.autograd.grad(pooled.square().sum(), [frames, *pooling.parameters()])
     assert torch.isfinite(gradient).all()
     assert (gradient[~mask] == 0).all()
-    assert (gradient[mask].abs().amax(dim=1) > 0).sum() > 3  # of the largest values there may be few
+    assert (gradient[mask].abs().amax(dim=1) > 0).sum() > 3  # max pooling may select few frames
     for weights in learned:
         assert torch.isfinite(weights).all() and weights.abs().max() > 1e-6
 
 
-def test_frames_all_alike_have_finite_gradients(pooling: Pooling) -> None:
+def test_equal_frames_have_finite_gradients(pooling: Pooling) -> None:
     frames = torch.ones(2, 4, CHANNELS, requires_grad=True)
     (gradient,) = torch.autograd.grad(pooling(frames, torch.ones(2, 4, dtype=torch.bool)).sum(), frames)
     assert torch.isfinite(gradient).all()
 
 
-def test_mean_and_std_are_those_of_the_kept_frames(clips: Clips) -> None:
+def test_mean_and_std_are_over_own_frames(clips: Clips) -> None:
     frames, mask = clips
-    kept = frames[1, :5]
-    torch.testing.assert_close(MeanPooling(CHANNELS)(frames, mask)[1], kept.mean(dim=0))
-    expected = torch.cat([kept.mean(dim=0), kept.std(dim=0, correction=0)])
+    own = frames[1, :5]
+    torch.testing.assert_close(MeanPooling(CHANNELS)(frames, mask)[1], own.mean(dim=0))
+    expected = torch.cat([own.mean(dim=0), own.std(dim=0, correction=0)])
     torch.testing.assert_close(MeanStdPooling(CHANNELS)(frames, mask)[1], expected)
 
 
-def test_max_is_that_of_the_kept_frames(clips: Clips) -> None:
+def test_max_is_over_own_frames(clips: Clips) -> None:
     frames, mask = clips
     frames[:, 5:] += 10
     pooled = POOLINGS["max"](CHANNELS, 1)(frames, mask)
@@ -102,9 +100,9 @@ def test_max_is_that_of_the_kept_frames(clips: Clips) -> None:
         assert pooled[i].tolist() == [max(row) for row in zip(*frames[i, :length].tolist(), strict=True)]
 
 
-def _attention(score: Callable[[np.ndarray], np.ndarray], kept: np.ndarray) -> np.ndarray:
-    """Softmax over frames, head by head, frame by frame: (T, H)."""
-    exponentials = np.stack([np.exp(score(frame)) for frame in kept])
+def _attention_weights(score: Callable[[np.ndarray], np.ndarray], own: np.ndarray) -> np.ndarray:
+    """Compute the softmax over frames for each head, one frame at a time: (T, H)."""
+    exponentials = np.stack([np.exp(score(frame)) for frame in own])
     return exponentials / exponentials.sum(axis=0)
 
 
@@ -113,42 +111,42 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_attention_weighs_each_heads_share_of_the_channels(clips: Clips, heads: int) -> None:
+def test_each_attention_head_weights_its_group_of_channels(clips: Clips, heads: int) -> None:
     frames, mask = clips
-    shares = [list(part) for part in np.array_split(np.arange(CHANNELS), heads)]  # 4 heads: 2, 2, 1, 1 channels
+    groups = [list(part) for part in np.array_split(np.arange(CHANNELS), heads)]  # 4 heads: 2, 2, 1, 1 channels
     for name, kind in (("attentive", AttentivePooling), ("attentive_stats", AttentiveStatsPooling)):
         torch.manual_seed(2)
-        pooling = _loud(kind(CHANNELS, heads))
+        pooling = _with_large_attention(kind(CHANNELS, heads))
         weight, bias = (_array(p) for p in pooling.attention.hidden.parameters())
         out = _array(pooling.attention.score.weight)
         pooled = _array(pooling(frames, mask))
         for i, length in enumerate((9, 5, 1)):
-            kept = _array(frames[i, :length])
-            attention = _attention(lambda x, w=weight, b=bias, o=out: o @ np.tanh(w @ x + b), kept)  # type: ignore[misc]
+            own = _array(frames[i, :length])
+            attention = _attention_weights(lambda x, w=weight, b=bias, o=out: o @ np.tanh(w @ x + b), own)  # type: ignore[misc]
             means, stds = np.zeros(CHANNELS), np.zeros(CHANNELS)
-            for head, share in enumerate(shares):
-                for channel in share:
-                    means[channel] = np.average(kept[:, channel], weights=attention[:, head])
-                    variance = np.average((kept[:, channel] - means[channel]) ** 2, weights=attention[:, head])
+            for head, group in enumerate(groups):
+                for channel in group:
+                    means[channel] = np.average(own[:, channel], weights=attention[:, head])
+                    variance = np.average((own[:, channel] - means[channel]) ** 2, weights=attention[:, head])
                     stds[channel] = np.sqrt(variance)
             expected = means if name == "attentive" else np.concatenate([means, stds])
             np.testing.assert_allclose(pooled[i], expected, rtol=1e-4, atol=2e-4)
 
 
-def test_queries_each_weigh_all_channels(clips: Clips) -> None:
+def test_each_query_weights_all_channels(clips: Clips) -> None:
     frames, mask = clips
     torch.manual_seed(3)
-    pooling = _loud(QueryPooling(CHANNELS, 3))
+    pooling = _with_large_attention(QueryPooling(CHANNELS, 3))
     keys, queries = _array(pooling.keys.weight), _array(pooling.queries)
     pooled = _array(pooling(frames, mask))
     for i, length in enumerate((9, 5, 1)):
-        kept = _array(frames[i, :length])
-        attention = _attention(lambda x: queries @ (keys @ x) / np.sqrt(SCORE_CHANNELS), kept)
-        expected = np.concatenate([np.average(kept, axis=0, weights=attention[:, query]) for query in range(3)])
+        own = _array(frames[i, :length])
+        attention = _attention_weights(lambda x: queries @ (keys @ x) / np.sqrt(SCORE_CHANNELS), own)
+        expected = np.concatenate([np.average(own, axis=0, weights=attention[:, query]) for query in range(3)])
         np.testing.assert_allclose(pooled[i], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_gru_says_what_its_equations_say(clips: Clips) -> None:
+def test_gru_matches_its_equations(clips: Clips) -> None:
     frames, mask = clips
     torch.manual_seed(4)
     pooling = GRUPooling(CHANNELS)
@@ -165,7 +163,7 @@ def test_the_gru_says_what_its_equations_say(clips: Clips) -> None:
 
 
 @pytest.mark.parametrize("name", ATTENTIVE)
-def test_attention_starts_close_to_the_mean_and_stays_finite_for_loud_frames(name: str, clips: Clips) -> None:
+def test_attention_starts_close_to_the_mean_and_is_finite_for_large_frames(name: str, clips: Clips) -> None:
     frames, mask = clips
     torch.manual_seed(5)
     pooling = POOLINGS[name](CHANNELS, 2)
@@ -174,5 +172,5 @@ def test_attention_starts_close_to_the_mean_and_stays_finite_for_loud_frames(nam
     expected = expected.repeat(1, 2) if name == "queries" else expected
     pooled = pooling(frames, mask)
     assert (pooled - expected).abs().max() < 0.15
-    assert (pooled - expected).abs().max() > 1e-4  # close, but not stuck where its hidden layer has no gradient
-    assert torch.isfinite(_loud(pooling)(1e4 * frames, mask)).all()
+    assert (pooled - expected).abs().max() > 1e-4  # not exactly the mean, where the hidden layer would have no gradient
+    assert torch.isfinite(_with_large_attention(pooling)(1e4 * frames, mask)).all()

@@ -1,3 +1,5 @@
+"""nuanced_core.evaluation.comparison against each utterance measured alone by NumPy and SciPy."""
+
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ from nuanced_core.training.losses import MelSTFTLoss
 from tests.fakes import LivelyKokoro, band_embedding, loudness_pitch
 
 NAMES = ("af_bella", "am_fenrir", "bf_alice")
-PHONEMES = ("abcd", "abcdefghi")  # of unlike lengths: a batch is padded
+PHONEMES = ("abcd", "abcdefghi")  # of different lengths, so that batches are padded
 STYLES = torch.randn(6, 256, generator=torch.Generator().manual_seed(5))
 
 
@@ -38,8 +40,8 @@ def clips(dataset: Dataset) -> list[Clip]:
     )
 
 
-def _alone(clip: Clip, style: torch.Tensor, noise: int = 0):  # type: ignore[no-untyped-def]
-    """What one style does with one sentence on the clip's alignment: sound, F0, energy, frames in all."""
+def _speak_alone(clip: Clip, style: torch.Tensor, noise: int = 0):  # type: ignore[no-untyped-def]
+    """Speak one clip's sentence in a style on the clip's alignment; returns audio, F0, energy, length in frames."""
     kokoro = LivelyKokoro()
     text = kokoro.encode_text([clip.utterance.phonemes])
     prosody = kokoro.prosody(text, style[None], clip.token_frames[None])
@@ -52,31 +54,29 @@ def _semitones(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(np.abs(12 * np.log2(x[both] / y[both]))))
 
 
-def test_no_voice_hears_the_sentence_that_it_has_to_say_and_each_hears_itself(
-    dataset: Dataset, clips: list[Clip]
-) -> None:
-    table = Comparison(dataset, clips, 2)
-    assert table.shape == (3, 2)
-    for said, heard in zip(table.clips, table.heard, strict=True):
-        assert said.utterance.voice == heard.utterance.voice
-        assert said.utterance.text != heard.utterance.text
-    assert {clip.key for clip in table.heard} == {clip.key for clip in clips}
-    assert table.counts == [4, 9] * 3
-    assert torch.equal(table.styles, torch.stack([clip.utterance.style for clip in clips]))
+def test_input_clips_have_the_same_voice_and_another_sentence(dataset: Dataset, clips: list[Clip]) -> None:
+    comparison = Comparison(dataset, clips, 2)
+    assert comparison.shape == (3, 2)
+    for target, given in zip(comparison.target_clips, comparison.input_clips, strict=True):
+        assert target.utterance.voice == given.utterance.voice
+        assert target.utterance.text != given.utterance.text
+    assert {clip.key for clip in comparison.input_clips} == {clip.key for clip in clips}
+    assert comparison.phoneme_counts == [4, 9] * 3
+    assert torch.equal(comparison.styles, torch.stack([clip.utterance.style for clip in clips]))
 
 
-def test_each_measure_is_that_of_the_utterance_alone(dataset: Dataset, clips: list[Clip]) -> None:
+def test_batched_measures_equal_those_of_each_utterance_alone(dataset: Dataset, clips: list[Clip]) -> None:
     found = Comparison(dataset, clips, 2, band_embedding, loudness_pitch).measure(STYLES, noise=3)
     mel = MelSTFTLoss()
     for i, clip in enumerate(clips):
         style, true = STYLES[i], clip.utterance.style
-        audio, f0, energy, length = _alone(clip, style, noise=3)
-        true_audio, true_f0, true_energy, true_length = _alone(clip, true)
+        audio, f0, energy, length = _speak_alone(clip, style, noise=3)
+        true_audio, true_f0, true_energy, true_length = _speak_alone(clip, true)
         assert torch.equal(true_audio, clip.audio)
         s, t = style.double().numpy(), true.double().numpy()
         cosines = [s[h] @ t[h] / np.linalg.norm(s[h]) / np.linalg.norm(t[h]) for h in (slice(128), slice(128, 256))]
         whole = s @ t / np.linalg.norm(s) / np.linalg.norm(t)
-        heard = clips[i + 1 if i % 2 == 0 else i - 1].audio
+        input_audio = clips[i + 1 if i % 2 == 0 else i - 1].audio
         voiced = f0 > 10
         expected = {
             "stft": float(mel(mel.spectra(audio[None]), mel.spectra(clip.audio[None]))),
@@ -89,7 +89,7 @@ def test_each_measure_is_that_of_the_utterance_alone(dataset: Dataset, clips: li
             "energy_correlation": stats.pearsonr(energy, true_energy)[0],
             "duration_error": abs(length - true_length) / true_length,
             "f0_crepe_semitones": _semitones(loudness_pitch(audio).numpy(), loudness_pitch(clip.audio).numpy()),
-            "heard_cosine": float(band_embedding(audio, KOKORO_RATE) @ band_embedding(heard, KOKORO_RATE)),
+            "heard_cosine": float(band_embedding(audio, KOKORO_RATE) @ band_embedding(input_audio, KOKORO_RATE)),
         }
         assert found.keys() == expected.keys()
         for name, value in expected.items():
@@ -97,9 +97,9 @@ def test_each_measure_is_that_of_the_utterance_alone(dataset: Dataset, clips: li
             assert found[name].flat[i] == pytest.approx(value, rel=1e-3, abs=1e-5), (name, i)
 
 
-def test_the_true_style_differs_by_its_noise_alone(dataset: Dataset, clips: list[Clip]) -> None:
-    table = Comparison(dataset, clips, 2, band_embedding, loudness_pitch)
-    same, other = table.measure(table.styles), table.measure(table.styles, noise=1)
+def test_true_style_differs_only_in_audio_and_only_with_other_noise(dataset: Dataset, clips: list[Clip]) -> None:
+    comparison = Comparison(dataset, clips, 2, band_embedding, loudness_pitch)
+    same, other = comparison.measure(comparison.styles), comparison.measure(comparison.styles, noise=1)
     perfect = {"stft": 0, "style": 0, "f0_semitones": 0, "duration_error": 0, "f0_crepe_semitones": 0}
     perfect |= dict.fromkeys(("style_cosine", "timbre_cosine", "prosody_cosine", "energy_correlation"), 1)
     for name, value in perfect.items():
@@ -107,48 +107,50 @@ def test_the_true_style_differs_by_its_noise_alone(dataset: Dataset, clips: list
     assert (other["stft"] > 0.01).all()
     for name in perfect.keys() - {"stft", "f0_crepe_semitones"}:
         np.testing.assert_array_equal(other[name], same[name], err_msg=name)
-    np.testing.assert_array_equal(same["f0_spread"], table.bounds()["f0_spread"])
+    np.testing.assert_array_equal(same["f0_spread"], comparison.bounds()["f0_spread"])
 
 
-def test_bounds_are_the_same_voice_and_the_other_voices_beside_the_clip_that_is_heard(
+def test_bounds_compare_the_input_clip_with_the_same_voice_and_with_the_other_voices(
     dataset: Dataset, clips: list[Clip]
 ) -> None:
     found = Comparison(dataset, clips, 2, band_embedding).bounds()
-    said = np.array([band_embedding(clip.audio, KOKORO_RATE).double().numpy() for clip in clips]).reshape(3, 2, -1)
+    embeddings = np.array([band_embedding(clip.audio, KOKORO_RATE).double().numpy() for clip in clips]).reshape(
+        3, 2, -1
+    )
     for v in range(3):
         for u in range(2):
-            heard = said[v, 1 - u]  # of two sentences the other one
-            assert found["same_cosine"][v, u] == pytest.approx(heard @ said[v, u], abs=1e-6)
-            strangers = [heard @ said[w, u] for w in range(3) if w != v]
-            assert found["stranger_cosine"][v, u] == pytest.approx(np.mean(strangers), abs=1e-6)
-            f0 = _alone(clips[2 * v + u], clips[2 * v + u].utterance.style)[1]
+            given = embeddings[v, 1 - u]  # the voice's other sentence
+            assert found["same_speaker_cosine"][v, u] == pytest.approx(given @ embeddings[v, u], abs=1e-6)
+            others = [given @ embeddings[w, u] for w in range(3) if w != v]
+            assert found["other_speaker_cosine"][v, u] == pytest.approx(np.mean(others), abs=1e-6)
+            f0 = _speak_alone(clips[2 * v + u], clips[2 * v + u].utterance.style)[1]
             assert found["f0_spread"][v, u] == pytest.approx(np.std(12 * np.log2(f0[f0 > 10])), rel=1e-5)
 
 
-def test_of_three_sentences_a_voice_hears_the_following_one_the_last_hears_the_first(
-    dataset: Dataset, clips: list[Clip]
-) -> None:
+def test_input_clip_is_the_next_sentence_and_for_the_last_one_the_first(dataset: Dataset) -> None:
     three = dataset.clips(
         Utterance("af_sky", text, text, len(text), dataset.models.voices.style("af_sky", len(text)), 7)
         for text in ("ab", "abc", "abcde")
     )
-    table = Comparison(dataset, [*three, *three], 3, band_embedding)
-    assert [clip.utterance.text for clip in table.heard] == ["abc", "abcde", "ab"] * 2
-    said = [band_embedding(clip.audio, KOKORO_RATE).double().numpy() for clip in three]
-    expected = [said[1] @ said[0], said[2] @ said[1], said[0] @ said[2]]
-    for bound in ("same_cosine", "stranger_cosine"):  # the other voice is the same one here
-        np.testing.assert_allclose(table.bounds()[bound], [expected, expected], atol=1e-6)
+    comparison = Comparison(dataset, [*three, *three], 3, band_embedding)
+    assert [clip.utterance.text for clip in comparison.input_clips] == ["abc", "abcde", "ab"] * 2
+    embeddings = [band_embedding(clip.audio, KOKORO_RATE).double().numpy() for clip in three]
+    expected = [embeddings[i] @ embeddings[j] for i, j in ((1, 0), (2, 1), (0, 2))]
+    for bound in ("same_speaker_cosine", "other_speaker_cosine"):  # both voices are the same here
+        np.testing.assert_allclose(comparison.bounds()[bound], [expected, expected], atol=1e-6)
 
 
-def test_nothing_is_known_of_speakers_and_sound_without_what_measures_them(dataset: Dataset, clips: list[Clip]) -> None:
-    table = Comparison(dataset, clips, 2)
-    assert not {"heard_cosine", "f0_crepe_semitones"} & table.measure(STYLES).keys()
-    assert table.bounds().keys() == {"f0_spread"}
+def test_speaker_and_pitch_measures_need_a_speaker_encoder_and_a_pitch_tracker(
+    dataset: Dataset, clips: list[Clip]
+) -> None:
+    comparison = Comparison(dataset, clips, 2)
+    assert not {"heard_cosine", "f0_crepe_semitones"} & comparison.measure(STYLES).keys()
+    assert comparison.bounds().keys() == {"f0_spread"}
     assert "heard_cosine" in Comparison(dataset, clips, 2, band_embedding).measure(STYLES)
-    assert "f0_crepe_semitones" in Comparison(dataset, clips, 2, pitch=loudness_pitch).measure(STYLES)
+    assert "f0_crepe_semitones" in Comparison(dataset, clips, 2, track_pitch=loudness_pitch).measure(STYLES)
 
 
-def test_what_was_measured_is_not_spoken_again_and_what_differs_is(
+def test_measures_are_cached_by_styles_noise_and_clips(
     dataset: Dataset, clips: list[Clip], models: SimpleNamespace
 ) -> None:
     first = Comparison(dataset, clips, 2).measure(STYLES)
@@ -159,30 +161,30 @@ def test_what_was_measured_is_not_spoken_again_and_what_differs_is(
         np.testing.assert_array_equal(again[name], values)
     other_style = STYLES.clone()
     other_style[5, 200] += 0.5
-    for table, styles, noise in (
+    for comparison, styles, noise in (
         (Comparison(dataset, clips, 2), other_style, 0),
         (Comparison(dataset, clips, 2), STYLES, 1),
         (Comparison(dataset, clips[:4] + clips[5:3:-1], 2), STYLES, 0),
     ):
         before = models.kokoro.spoken
-        found = table.measure(styles, noise)
+        found = comparison.measure(styles, noise)
         assert models.kokoro.spoken == before + 6
         assert any(not np.array_equal(found[name], first[name]) for name in first)
 
 
-def test_a_style_without_voice_has_no_pitch_error_and_the_others_keep_theirs(
+def test_pitch_measures_of_an_unvoiced_utterance_are_nan_and_the_others_unchanged(
     dataset: Dataset, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Comparison(dataset, clips, 2).measure(STYLES)
-    spoken = LivelyKokoro.prosody
+    voiced = Comparison(dataset, clips, 2).measure(STYLES)
+    prosody_of = LivelyKokoro.prosody
 
     def mute(self, text, style, token_frames=None):  # type: ignore[no-untyped-def]
-        prosody = spoken(self, text, style, token_frames)
-        prosody.f0[(style == STYLES[2]).all(dim=1)] = 3.0  # Hz, below what Kokoro's source puts harmonics on
+        prosody = prosody_of(self, text, style, token_frames)
+        prosody.f0[(style == STYLES[2]).all(dim=1)] = 3.0  # Hz, below the voicing threshold of Kokoro's source
         return prosody
 
     monkeypatch.setattr(LivelyKokoro, "prosody", mute)
     found = Comparison(Dataset(dataset.models, dataset.folder.with_name("other")), clips, 2).measure(STYLES)
     for name in ("f0_semitones", "f0_spread"):
         assert np.isnan(found[name][1, 0])
-        np.testing.assert_allclose(np.delete(found[name], 2), np.delete(plain[name], 2), rtol=1e-6)
+        np.testing.assert_allclose(np.delete(found[name], 2), np.delete(voiced[name], 2), rtol=1e-6)

@@ -1,3 +1,5 @@
+"""nuanced_core.evaluation.identity: speaker embeddings of synthetic vowels and of Kokoro's voices."""
+
 import sys
 import warnings
 
@@ -16,12 +18,12 @@ from nuanced_core.evaluation.identity import SpeakerEncoder
 def encoder() -> SpeakerEncoder:
     pytest.importorskip("resemblyzer", reason="the extra eval is not installed")
     encoder = SpeakerEncoder()
-    encoder(_vowels(0), 16_000)  # compiles what Resemblyzer's resampling and trimming need
+    encoder(_vowels(0), 16_000)  # compiles Resemblyzer's resampling and trimming
     return encoder
 
 
 def _vowels(seed: int, f0: float = 120.0, rate: int = 16_000, seconds: float = 2.0) -> Tensor:
-    """Harmonics below 4 kHz with the levels of three random formants, and a syllable's rhythm."""
+    """Harmonics below 4 kHz with three random formants, modulated at the rate of syllables."""
     rng = np.random.default_rng(seed)
     time = np.arange(int(rate * seconds)) / rate
     formants = rng.uniform((300, 900, 2200), (800, 1900, 3200))
@@ -37,56 +39,58 @@ def _vowels(seed: int, f0: float = 120.0, rate: int = 16_000, seconds: float = 2
     [_vowels(0), _vowels(1, seconds=0.3), torch.zeros(16_000), torch.zeros(1600), 1e-5 * _vowels(2)],
     ids=["voice", "short", "silence", "short silence", "quiet"],
 )
-def test_an_embedding_has_norm_1_whatever_is_heard(encoder: SpeakerEncoder, sound: Tensor) -> None:
+def test_embedding_is_deterministic_and_has_norm_1(encoder: SpeakerEncoder, sound: Tensor) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nothing of Resemblyzer's is to reach a user
+        warnings.simplefilter("error")  # Resemblyzer's warnings must not reach the user
         found = encoder(sound, 16_000)
     assert found.shape == (256,)
     assert float(found.norm()) == pytest.approx(1, abs=1e-5)
     assert torch.equal(encoder(sound, 16_000), found)
 
 
-def test_rate_and_a_low_level_do_not_make_another_voice(encoder: SpeakerEncoder) -> None:
-    sound, stranger = (0.1 * _vowels(seed, f0, rate=24_000) for seed, f0 in ((0, 120), (1, 230)))  # -40 dBFS
+def test_embedding_does_not_depend_on_sample_rate_or_level(encoder: SpeakerEncoder) -> None:
+    sound, other = (0.1 * _vowels(seed, f0, rate=24_000) for seed, f0 in ((0, 120), (1, 230)))  # -40 dBFS
     plain = encoder(sound, 24_000)
-    apart = float(plain @ encoder(stranger, 24_000))
+    other_cosine = float(plain @ encoder(other, 24_000))
     for same in (encoder(resample(sound, 24_000, 16_000), 16_000), encoder(0.2 * sound, 24_000)):
-        assert float(plain @ same) > 0.98 > apart + 0.1
+        assert float(plain @ same) > 0.98 > other_cosine + 0.1
 
 
-def test_silence_around_a_voice_is_cut_off(encoder: SpeakerEncoder) -> None:
+def test_silence_around_speech_is_removed(encoder: SpeakerEncoder) -> None:
     sound = _vowels(0)
-    quiet = torch.nn.functional.pad(sound, (32_000, 32_000))
-    assert float(encoder(sound, 16_000) @ encoder(quiet, 16_000)) > 0.9
+    padded = torch.nn.functional.pad(sound, (32_000, 32_000))
+    assert float(encoder(sound, 16_000) @ encoder(padded, 16_000)) > 0.9
 
 
-def test_a_sound_with_a_gradient_is_heard_as_without(encoder: SpeakerEncoder) -> None:
+def test_audio_that_requires_grad_is_detached(encoder: SpeakerEncoder) -> None:
     sound = _vowels(0)
     found = encoder(sound.clone().requires_grad_(), 16_000)
     assert torch.equal(found, encoder(sound, 16_000)) and not found.requires_grad
 
 
 @pytest.mark.real
-def test_the_same_voice_is_nearer_than_any_other(encoder: SpeakerEncoder, models: ModelSet) -> None:
+def test_same_voice_has_a_higher_cosine_than_any_other_voice(encoder: SpeakerEncoder, models: ModelSet) -> None:
     names = ("af_heart", "am_michael", "bf_emma")
-    said = []
+    embeddings = []
     for phonemes in ("ðə kwˈɪk bɹˈaʊn fˈɑks ʤˈʌmps", "ʃi ˈoʊpənd ðə ˈoʊld dˈɔɹ"):
         text = models.kokoro.encode_text([phonemes])
         for name in names:
             style = models.voices.style(name, len(phonemes))[None]
             with torch.no_grad():
                 audio = models.kokoro.speak(text, models.kokoro.prosody(text, style), style, [0]).item(0)
-            said.append(encoder(audio, 24_000))
-    cosines = torch.stack(said[:3]) @ torch.stack(said[3:]).T  # voices saying one sentence, and another
+            embeddings.append(encoder(audio, 24_000))
+    cosines = torch.stack(embeddings[:3]) @ torch.stack(embeddings[3:]).T  # one sentence and the other, by voice
     assert cosines.argmax(dim=0).tolist() == cosines.argmax(dim=1).tolist() == [0, 1, 2]
     same = cosines.diagonal()
-    strangers = cosines[~torch.eye(3, dtype=torch.bool)]
-    assert same.min() > strangers.max()
-    assert same.mean() - strangers.mean() > 0.2
+    others = cosines[~torch.eye(3, dtype=torch.bool)]
+    assert same.min() > others.max()
+    assert same.mean() - others.mean() > 0.2
 
 
 @pytest.mark.parametrize("missing", ["resemblyzer", "webrtcvad"])
-def test_without_the_extra_one_line_says_what_to_install(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_raises_config_error_with_the_command_that_installs_it(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "resemblyzer"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)

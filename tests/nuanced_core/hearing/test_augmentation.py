@@ -1,3 +1,5 @@
+"""Augmentation and fixed degradations: levels, spectra, reverberation, length, delay and reproducibility."""
+
 import random
 from collections.abc import Callable
 
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from nuanced_core.config.settings import Augment
 from nuanced_core.errors import ConfigError
-from nuanced_core.hearing import augmentation as augment
+from nuanced_core.hearing import augmentation
 from nuanced_core.hearing.augmentation import DEGRADATIONS, augmented, degraded
 
 OFF = Augment(gain_db=0, equaliser_db=0, noise=0, reverb=0, codec=0, band_limit=0)
@@ -29,7 +31,7 @@ def _only(step: str) -> Augment:
 
 
 def _clip(rate: int = 16000, seconds: float = 1.0) -> Tensor:
-    """Noise with the slope and the syllables of speech; some of it quiet, none silent."""
+    """Noise with the spectral slope and the syllable rate of speech; it has quiet parts but no silence."""
     rng = np.random.default_rng(5)
     time = np.arange(int(rate * seconds)) / rate
     sound = scipy.signal.lfilter([1], [1, -0.9], rng.standard_normal(len(time)))
@@ -51,14 +53,14 @@ def _correlation(a: Tensor, b: Tensor) -> float:
 
 
 def _gain_db(before: Tensor, after: Tensor, rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies, and the change of power there."""
+    """Return frequencies and the change of power there in dB."""
     hertz, power = scipy.signal.welch(before.double().numpy(), rate, nperseg=2048)
     _, changed = scipy.signal.welch(after.double().numpy(), rate, nperseg=2048)
     return hertz, 10 * np.log10(changed / power + 1e-12)
 
 
-def _rt60(response: np.ndarray, rate: int) -> float:
-    """By Schroeder's backward integration, from the line through -5 to -25 dB (ISO 3382)."""
+def _measured_rt60(response: np.ndarray, rate: int) -> float:
+    """Measure RT60 by Schroeder's backward integration, with a line fitted from -5 to -25 dB (ISO 3382)."""
     energy = np.cumsum(response[::-1].astype(np.float64) ** 2)[::-1]
     decay_db = 10 * np.log10(energy / energy[0] + 1e-15)
     fitted = np.flatnonzero((decay_db <= -5) & (decay_db >= -25))
@@ -68,7 +70,7 @@ def _rt60(response: np.ndarray, rate: int) -> float:
 
 @pytest.mark.parametrize("rate", [16000, 24000])
 @pytest.mark.parametrize("seconds", [0.1, 1.0, 3.3])
-def test_length_is_kept_and_nothing_is_louder_than_full_scale(rate: int, seconds: float) -> None:
+def test_augmented_keeps_length_and_full_scale(rate: int, seconds: float) -> None:
     clip = _clip(rate, seconds)
     for seed in range(12):
         changed = augmented(clip, rate, ALL, seed)
@@ -78,13 +80,13 @@ def test_length_is_kept_and_nothing_is_louder_than_full_scale(rate: int, seconds
         assert float(changed.abs().max()) <= 1
 
 
-def test_settings_that_are_all_off_leave_the_samples_as_they_are() -> None:
+def test_disabled_settings_leave_samples_unchanged() -> None:
     clip = _clip()
     assert torch.equal(augmented(clip, 16000, OFF, 3), clip)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_each_setting_alone_changes_the_sound_and_moves_nothing_in_time(step: str) -> None:
+def test_each_setting_changes_the_sound_without_delay(step: str) -> None:
     clip = _clip()
     for seed in range(6):
         changed = augmented(clip, 16000, _only(step), seed)
@@ -93,7 +95,7 @@ def test_each_setting_alone_changes_the_sound_and_moves_nothing_in_time(step: st
         assert lags[np.argmax(np.abs(scipy.signal.correlate(changed.numpy(), clip.numpy())))] == 0
 
 
-def test_the_same_seed_gives_the_same_samples_and_another_seed_others() -> None:
+def test_seed_determines_the_samples() -> None:
     clip = _clip()
 
     def check(change: Callable[[int], Tensor]) -> None:
@@ -106,7 +108,7 @@ def test_the_same_seed_gives_the_same_samples_and_another_seed_others() -> None:
     assert torch.equal(degraded(clip, 16000, "telephone", 1), degraded(clip, 16000, "telephone", 1))
 
 
-def test_global_random_numbers_and_the_clip_are_untouched() -> None:
+def test_global_generators_and_the_input_are_unchanged() -> None:
     clip = _clip()
     before = clip.clone()
     torch.manual_seed(0)
@@ -127,8 +129,8 @@ def test_global_random_numbers_and_the_clip_are_untouched() -> None:
 
 
 @pytest.mark.parametrize("rate", [16000, 24000])
-def test_noise_is_as_far_below_the_clip_as_asked(rate: int) -> None:
-    clip = _clip(rate) * 0.3  # far from full scale, which would turn the whole down
+def test_noise_has_the_signal_to_noise_ratio_of_the_settings(rate: int) -> None:
+    clip = _clip(rate) * 0.3  # far below full scale, so that the peak is not limited
     for seed in range(20):
         noisy = augmented(clip, rate, _only("noise").model_copy(update={"snr_db": (7.0, 7.0)}), seed)
         assert _snr_db(clip, noisy) == pytest.approx(7, abs=0.01)
@@ -140,9 +142,7 @@ def test_noise_is_as_far_below_the_clip_as_asked(rate: int) -> None:
 
 @pytest.mark.parametrize(("kind", "snr_db"), [("snr20", 20), ("snr10", 10)])
 @pytest.mark.parametrize("rate", [16000, 24000])
-def test_the_fixed_noises_have_exactly_their_ratio_and_the_spectrum_of_speech(
-    kind: str, snr_db: float, rate: int
-) -> None:
+def test_fixed_noise_has_its_exact_ratio_and_the_spectrum_of_speech(kind: str, snr_db: float, rate: int) -> None:
     clip = _clip(rate, 4.0)
     noisy = degraded(clip, rate, kind, 3)
     assert _snr_db(clip, noisy) == pytest.approx(snr_db, abs=0.001)
@@ -153,7 +153,7 @@ def test_the_fixed_noises_have_exactly_their_ratio_and_the_spectrum_of_speech(
 
 
 @pytest.mark.parametrize("rate", [16000, 24000])
-def test_a_telephone_takes_away_what_lies_outside_its_band_and_nothing_within(rate: int) -> None:
+def test_telephone_passes_only_its_band(rate: int) -> None:
     hertz, gain_db = _gain_db(_white(rate), degraded(_white(rate), rate, "telephone", 0), rate)
     outside = ((hertz > 30) & (hertz < 280)) | ((hertz > 3420) & (hertz < rate / 2))
     assert gain_db[outside].max() < -30
@@ -163,46 +163,46 @@ def test_a_telephone_takes_away_what_lies_outside_its_band_and_nothing_within(ra
 
 @pytest.mark.parametrize("rate", [16000, 24000])
 @pytest.mark.parametrize("rt60", [0.1, 0.3, 0.8])
-def test_a_rooms_energy_decays_with_its_rt60(rate: int, rt60: float) -> None:
+def test_room_response_has_its_rt60(rate: int, rt60: float) -> None:
     for seed in range(5):
-        response = augment._room(np.random.default_rng(seed), rate, rt60, direct_db=0.0)
-        assert _rt60(response, rate) == pytest.approx(rt60, rel=0.2)
+        response = augmentation._random_room(np.random.default_rng(seed), rate, rt60, direct_db=0.0)
+        assert _measured_rt60(response, rate) == pytest.approx(rt60, rel=0.2)
 
 
 @pytest.mark.parametrize("rate", [16000, 24000])
-def test_the_fixed_room_answers_an_impulse_with_its_rt60_and_direct_sound(rate: int) -> None:
+def test_fixed_room_has_its_rt60_and_direct_to_reverberant_ratio(rate: int) -> None:
     impulse = torch.zeros(rate)
     impulse[0] = 1
     for seed in range(5):
         response = degraded(impulse, rate, "room", seed).double().numpy()
-        assert _rt60(response, rate) == pytest.approx(augment.ROOM_RT60, rel=0.2)
+        assert _measured_rt60(response, rate) == pytest.approx(augmentation.ROOM_RT60, rel=0.2)
         direct_db = 10 * np.log10(response[0] ** 2 / (response[1:] ** 2).sum())
-        assert direct_db == pytest.approx(augment.ROOM_DIRECT_DB, abs=0.1)
+        assert direct_db == pytest.approx(augmentation.ROOM_DIRECT_DB, abs=0.1)
 
 
-def test_a_room_is_the_convolution_with_its_response_and_as_loud_as_the_clip() -> None:
+def test_reverberation_matches_convolution_and_keeps_loudness() -> None:
     clip = _clip()
-    response = augment._room(np.random.default_rng(0), 16000, 0.5, direct_db=3.0)
+    response = augmentation._random_room(np.random.default_rng(0), 16000, 0.5, direct_db=3.0)
     expected = scipy.signal.fftconvolve(clip.double().numpy(), response)[: len(clip)]
     expected *= np.sqrt((clip.double().numpy() ** 2).mean() / (expected**2).mean())
-    np.testing.assert_allclose(augment._in_room(clip.numpy(), response), expected, atol=1e-5)
+    np.testing.assert_allclose(augmentation._add_reverberation(clip.numpy(), response), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [16000, 24000])
-def test_the_equaliser_changes_no_band_by_more_than_asked_and_is_smooth(rate: int) -> None:
+def test_equaliser_is_smooth_and_within_its_largest_gain(rate: int) -> None:
     white = _white(rate, 2.0)
-    reached = []
+    largest = []
     for seed in range(8):
         hertz, gain_db = _gain_db(white, augmented(white, rate, _only("equaliser"), seed), rate)
         inside = gain_db[(hertz > 30) & (hertz < rate / 2 - 30)]
         assert np.abs(inside).max() < 6.5
-        reached.append(np.abs(inside).max())
-        fine = augment._equaliser(np.random.default_rng(seed), rate, 6.0)(2 ** np.linspace(6, 12.9, 2000))
+        largest.append(np.abs(inside).max())
+        fine = augmentation._random_equaliser(np.random.default_rng(seed), rate, 6.0)(2 ** np.linspace(6, 12.9, 2000))
         assert np.abs(np.diff(20 * np.log10(fine))).max() < 0.1  # 1/290 octave apart
-    assert max(reached) > 4
+    assert max(largest) > 4
 
 
-def test_a_limited_band_keeps_its_middle_and_loses_its_ends() -> None:
+def test_band_limit_keeps_the_middle_and_removes_the_ends() -> None:
     white = _white(16000)
     highest = []
     for seed in range(12):
@@ -214,23 +214,23 @@ def test_a_limited_band_keeps_its_middle_and_loses_its_ends() -> None:
 
 
 @pytest.mark.parametrize("rate", [16000, 24000])
-def test_a_codec_changes_the_samples_but_the_clip_stays_what_it_is(rate: int) -> None:
+def test_codec_output_differs_from_the_clip_and_correlates_with_it(rate: int) -> None:
     clip = _clip(rate)
     correlations = [_correlation(clip, augmented(clip, rate, _only("codec"), seed)) for seed in range(20)]
     assert min(correlations) > 0.9
     assert max(correlations) < 0.99999
-    assert len({round(c, 6) for c in correlations}) > 10  # codecs and bit rates differ
+    assert len({round(c, 6) for c in correlations}) > 10  # codecs and bit rates vary
 
 
-def test_a_codec_takes_long_clips() -> None:
+def test_codecs_accept_long_clips() -> None:
     clip = _clip(24000, 45.0)
     for subtype, file_format, mode in (("VORBIS", "OGG", None), ("MPEG_LAYER_III", "MP3", "VARIABLE")):
-        decoded = augment._through_file(clip.numpy(), 24000, file_format, subtype, mode, 0.5)
+        decoded = augmentation._encode_and_decode(clip.numpy(), 24000, file_format, subtype, mode, 0.5)
         assert decoded.shape == clip.shape
         assert _correlation(clip, torch.from_numpy(decoded)) > 0.95
 
 
-def test_gain_alone_is_one_factor_within_its_bounds() -> None:
+def test_gain_is_one_factor_within_its_bounds() -> None:
     clip = _clip() * 0.5
     gains_db = []
     for seed in range(50):
@@ -242,16 +242,16 @@ def test_gain_alone_is_one_factor_within_its_bounds() -> None:
     assert 4 < max(gains_db) < 6.01
 
 
-def test_a_probability_is_how_often_a_step_happens() -> None:
+def test_probability_is_the_frequency_of_a_step() -> None:
     clip = _clip(seconds=0.1)
-    rarely = OFF.model_copy(update={"noise": 0.25})
-    changed = sum(not torch.equal(augmented(clip, 16000, rarely, seed), clip) for seed in range(400))
+    settings = OFF.model_copy(update={"noise": 0.25})
+    changed = sum(not torch.equal(augmented(clip, 16000, settings, seed), clip) for seed in range(400))
     assert 70 < changed < 130  # of 400, 100 ± 3.5 standard deviations
 
 
 @pytest.mark.parametrize("kind", DEGRADATIONS)
 @pytest.mark.parametrize("rate", [16000, 24000])
-def test_each_condition_takes_clips_of_any_length(kind: str, rate: int) -> None:
+def test_each_condition_accepts_clips_of_any_length(kind: str, rate: int) -> None:
     for seconds in (0.1, 2.0):
         clip = _clip(rate, seconds)
         changed = degraded(clip, rate, kind, 0)
@@ -268,6 +268,6 @@ def test_silence_stays_finite() -> None:
         assert torch.isfinite(degraded(torch.zeros(1600), 16000, kind, 0)).all()
 
 
-def test_an_unknown_condition_is_named_beside_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="condition 'cave': unknown; there are: snr20, snr10, telephone, room"):
+def test_unknown_condition_raises_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="condition 'cave': unknown; choose one of: snr20, snr10, telephone, room"):
         degraded(_clip(), 16000, "cave", 0)

@@ -1,3 +1,5 @@
+"""RealSTFT compared with torch.stft, torch.istft and SciPy."""
+
 import pytest
 import scipy.signal
 import torch
@@ -20,7 +22,7 @@ def test_forward_equals_scipy() -> None:
     padded = torch.nn.functional.pad(audio, (10, 10), mode="reflect")[0].numpy()
     window = scipy.signal.get_window("hann", 20, fftbins=True)
     transform = scipy.signal.ShortTimeFFT(window, hop=5, fs=1.0, fft_mode="onesided", phase_shift=None)
-    # ShortTimeFFT pads by itself: keep the slices that lie wholly inside.
+    # ShortTimeFFT adds padding: keep only the slices that lie entirely inside the signal.
     first = transform.lower_border_end[1]
     expected = transform.stft(padded)[:, first - transform.p_min :][:, : real.shape[-1]]
     torch.testing.assert_close(real[0], torch.from_numpy(expected.real).float(), atol=1e-5, rtol=1e-5)
@@ -37,7 +39,7 @@ def test_inverse_equals_torch(n_fft: int, hop: int) -> None:
     )
 
 
-def test_a_masked_batch_inverts_each_item_alone() -> None:
+def test_masked_batch_inverse_matches_single_items() -> None:
     stft = RealSTFT(20, 5)
     generator = torch.Generator().manual_seed(3)
     real, imaginary = (torch.randn(2, 11, 41, generator=generator) for _ in range(2))
@@ -48,17 +50,17 @@ def test_a_masked_batch_inverts_each_item_alone() -> None:
     torch.testing.assert_close(together[1:, : alone.shape[1]], alone)
 
 
-def test_round_trip_and_gradient() -> None:
+def test_round_trip_restores_audio_and_gradient() -> None:
     stft = RealSTFT(20, 5)
     audio = torch.randn(1, 600, generator=torch.Generator().manual_seed(4), requires_grad=True)
-    again = stft.inverse(*stft(audio))
-    torch.testing.assert_close(again, audio, atol=1e-5, rtol=1e-5)
+    restored = stft.inverse(*stft(audio))
+    torch.testing.assert_close(restored, audio, atol=1e-5, rtol=1e-5)
     weights = torch.randn(1, 600, generator=torch.Generator().manual_seed(5))
-    (gradient,) = torch.autograd.grad((again * weights).sum(), audio)
+    (gradient,) = torch.autograd.grad((restored * weights).sum(), audio)
     torch.testing.assert_close(gradient, weights, atol=1e-5, rtol=1e-5)
 
 
-def test_runs_where_complex_tensors_do_not() -> None:
+def test_runs_under_autocast_compile_and_export() -> None:
     stft = RealSTFT(20, 5)
     audio = torch.randn(1, 600, generator=torch.Generator().manual_seed(6))
     expected = stft.inverse(*stft(audio))

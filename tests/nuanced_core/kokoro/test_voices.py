@@ -1,3 +1,5 @@
+"""Voice packs, named sets and the separation of training, validation and test voices."""
+
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from nuanced_core.kokoro.voices import TEST_VOICES, VOICE_SETS, read_pack
 VAL = ("af_sky", "bm_lewis")
 
 
-def test_a_style_is_the_row_of_its_phoneme_count(fakes: SimpleNamespace) -> None:
+def test_style_is_the_row_of_the_phoneme_count(fakes: SimpleNamespace) -> None:
     bank = fakes.voices
     pack = bank.pack("af_heart")
     assert pack.shape == (510, 256)
@@ -21,7 +23,7 @@ def test_a_style_is_the_row_of_its_phoneme_count(fakes: SimpleNamespace) -> None
     assert torch.equal(bank.style("af_heart", 600), pack[509])
 
 
-def test_named_sets_leave_out_validation_and_test_voices(fakes: SimpleNamespace) -> None:
+def test_named_sets_exclude_validation_and_test_voices(fakes: SimpleNamespace) -> None:
     bank = fakes.voices
     assert bank.training_voices("british", VAL) == ("bf_alice",)
     assert set(bank.training_voices("all", VAL)) == set(bank.names) - set(VAL)
@@ -30,24 +32,24 @@ def test_named_sets_leave_out_validation_and_test_voices(fakes: SimpleNamespace)
 
 
 @pytest.mark.parametrize(
-    ("voices", "error", "told"),
+    ("voices", "error", "message"),
     [
         (
             ("af_hart",),
             VoiceError,
-            "data.voices: 'af_hart' is no voice; did you mean af_heart?; only 8 are at hand: install npm",
+            "data.voices: 'af_hart' is not a voice; did you mean af_heart?; only 8 are available: install npm",
         ),
-        ("britsh", VoiceError, "'britsh' is no set of voices; did you mean british?"),
+        ("britsh", VoiceError, "'britsh' is not a set of voices; did you mean british?"),
         (("af_heart", "af_sky"), ConfigError, "af_sky is a validation voice too"),
         ((), ConfigError, "list is empty"),
     ],
 )
-def test_wrong_voices_are_told(fakes: SimpleNamespace, voices: object, error: type[Exception], told: str) -> None:
-    with pytest.raises(error, match=told.replace("?", r"\?")):
+def test_invalid_voices_raise(fakes: SimpleNamespace, voices: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message.replace("?", r"\?")):
         fakes.voices.training_voices(voices, VAL)
 
 
-def test_packs_of_another_shape_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_packs_raise(tmp_path: Path) -> None:
     np.save(tmp_path / "short.npy", np.zeros((5, 1, 256), np.float32))
     (tmp_path / "text.npy").write_text("hello")
     for name in ("short", "text", "missing"):
@@ -56,16 +58,16 @@ def test_packs_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_the_real_voices(models: ModelSet) -> None:
+def test_stock_voices_and_sets_have_the_expected_sizes(models: ModelSet) -> None:
     bank = models.voices
     assert len(bank.names) == 54
     assert set(TEST_VOICES) <= set(bank.names)
     sizes = {name: len(bank.training_voices(name, VAL)) for name in VOICE_SETS}
     assert sizes == {"original": 5, "american": 17, "british": 5, "english": 22, "all": 43}
-    with pytest.raises(ConfigError, match="kept for a final evaluation"):
+    with pytest.raises(ConfigError, match="reserved for the final evaluation"):
         bank.training_voices("original", ("hm_omega",))
     with pytest.raises(ConfigError, match="hm_omega is a test voice too"):
         bank.training_voices(("hm_omega",), VAL)
-    # Rows of a voice differ, which is why an encoder is told the phoneme count.
+    # Rows of a voice differ, which is why an encoder takes the phoneme count as input.
     pack = bank.pack("af_heart")
     assert torch.nn.functional.cosine_similarity(pack[9, 128:], pack[399, 128:], dim=0) < 0.9

@@ -11,7 +11,7 @@ from tune.config.sweep_settings import SweepSettings
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "settings", "fit"),
+    ("cpus", "gpus", "settings", "fits"),
     [
         (2, 0, {}, 2),
         (7, 0, {"cpus_per_trial": 2}, 3),
@@ -25,21 +25,21 @@ from tune.config.sweep_settings import SweepSettings
         (3, 4, {"gpus_per_trial": 1}, 3),
     ],
 )
-def test_trials_at_one_time_are_what_the_scarcest_resource_allows(
-    cpus: int, gpus: int, settings: dict[str, float], fit: int
+def test_the_scarcest_resource_limits_the_concurrent_trials(
+    cpus: int, gpus: int, settings: dict[str, float], fits: int
 ) -> None:
-    assert concurrent_trials(SweepSettings(**settings), [Resources(cpus, gpus)]) == fit  # type: ignore[arg-type]
+    assert concurrent_trials(SweepSettings(**settings), [Resources(cpus, gpus)]) == fits  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "there"), [("cpus", 2), ("gpus", 1)])
-def test_a_trial_that_fits_nowhere_is_refused_with_what_there_is(name: str, there: int) -> None:
-    settings = SweepSettings(**{f"{name}_per_trial": there + 1})
-    with pytest.raises(ConfigError, match=f"sweep.{name}_per_trial: {there + 1}: this machine has {there};"):
+@pytest.mark.parametrize(("name", "available"), [("cpus", 2), ("gpus", 1)])
+def test_a_trial_that_does_not_fit_is_refused_with_what_is_available(name: str, available: int) -> None:
+    settings = SweepSettings(**{f"{name}_per_trial": available + 1})
+    with pytest.raises(ConfigError, match=f"sweep.{name}_per_trial: {available + 1}: this machine has {available};"):
         check_fit(settings, [Resources(cpus=2, gpus=1)])
-    check_fit(SweepSettings(**{f"{name}_per_trial": there}), [Resources(cpus=2, gpus=1)])
+    check_fit(SweepSettings(**{f"{name}_per_trial": available}), [Resources(cpus=2, gpus=1)])
 
 
-def test_our_ray_wants_a_token_from_a_file_that_others_cannot_read(ray_session: None) -> None:
+def test_a_ray_that_is_started_here_requires_a_token_from_a_private_file(ray_session: None) -> None:
     from ray._raylet import AuthenticationMode, get_authentication_mode
 
     assert get_authentication_mode() == AuthenticationMode.TOKEN
@@ -48,30 +48,31 @@ def test_our_ray_wants_a_token_from_a_file_that_others_cannot_read(ray_session: 
     assert len(file.read_text()) == 64
 
 
-def test_a_cluster_is_named_in_the_command_that_goes_on() -> None:
+def test_the_options_select_the_same_machines_again() -> None:
     assert ThisMachine().options == ""
     assert JoinedCluster("auto").options == " --address auto"
     assert JoinedCluster("head:6379", insecure=True).options == " --address head:6379 --insecure"
 
 
 @pytest.mark.parametrize(
-    ("address", "told"), [("ray://a:10001", "Ray Client is not used"), ("nowhere", "no Ray is found")]
+    ("address", "error"), [("ray://a:10001", "Ray Client is not supported"), ("nowhere", "no Ray is found")]
 )
-def test_an_address_that_is_none_is_refused(address: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"--address {address}: {told}"), JoinedCluster(address).joined():
+def test_a_wrong_address_is_refused(address: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=f"--address {address}: {error}"), JoinedCluster(address).joined():
         pass
 
 
-def test_a_cluster_s_room_is_counted_node_by_node_and_asked_for_beyond_it_only_if_wanted() -> None:
+def test_capacity_is_summed_over_nodes_and_max_concurrent_may_exceed_it() -> None:
     nodes = [Resources(8, 1, "a", "1"), Resources(8, 1, "b", "2"), Resources(0, 0, "head", "3")]
     assert concurrent_trials(SweepSettings(gpus_per_trial=0.5, trials=99), nodes) == 4
     assert concurrent_trials(SweepSettings(gpus_per_trial=0.5, trials=99, max_concurrent=10), nodes) == 10
     assert concurrent_trials(SweepSettings(gpus_per_trial=0.5, trials=3, max_concurrent=10), nodes) == 3
-    # Two GPUs in two nodes are no place for a trial that wants two.
+    # A trial that needs two GPUs does not fit on two nodes with one each.
     with pytest.raises(ConfigError, match=r"sweep\.gpus_per_trial: 2: no node has more than 1"):
         check_fit(SweepSettings(gpus_per_trial=2), nodes)
     with pytest.raises(ConfigError, match="no node has both"):
         check_fit(
             SweepSettings(gpus_per_trial=1, cpus_per_trial=4), [Resources(1, 1, "a", "1"), Resources(8, 0, "b", "2")]
         )
-    check_fit(SweepSettings(gpus_per_trial=1, max_concurrent=2), [Resources(0, 0, "head", "3")])  # an autoscaler's
+    # Nothing fits yet, but an autoscaler is asked for it.
+    check_fit(SweepSettings(gpus_per_trial=1, max_concurrent=2), [Resources(0, 0, "head", "3")])

@@ -1,104 +1,111 @@
-"""tune.search.samplers: the same trials as with Optuna's own sampler and pruner, and what is forgotten beyond that."""
+"""tune.search.samplers: the sampler of each setting, and the TPE of recent trials compared with Optuna's own."""
 
 import math
-import random
 import warnings
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tune.search import samplers as flat
+from nuanced_core.config.settings import RunConfig
+from tests.tune.search.ledgers import SEARCH, ledger, result
+from tests.tune.search.studies import contents, run_study
+from tune.config.space import Space
+from tune.config.sweep_settings import SweepSettings
+from tune.search import samplers
+from tune.search.ledger import TrialLedger
 from tune.search.pruners import SortedHalvingPruner
-from tune.search.samplers import RecentTPESampler
+from tune.search.samplers import RecentTPESampler, make_sampler
+from tune.search.study import open_study
 
 SETTINGS = {"n_startup_trials": 10, "multivariate": True, "group": True, "constant_liar": True, "seed": 3}
 
 
-def loss(trial: optuna.Trial) -> float:
-    rate = trial.suggest_float("rate", 1e-5, 1e-1, log=True)
-    kind = trial.suggest_categorical("kind", ["a", "b"])
-    width = trial.suggest_int("width", 8, 64) if kind == "a" else 8
-    return (math.log10(rate) + 3) ** 2 + width / 64
-
-
-def studied(
-    sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner, trials: int, spread: float = 1.0
-) -> optuna.Study:
-    """A study whose trials run side by side; some fail, and some are told NaN."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=sampler, pruner=pruner)
-    noise = random.Random(0)
-    running: list[tuple[optuna.Trial, float]] = []
-    for _ in range(trials):
-        asked = study.ask()
-        running.append((asked, loss(asked) + spread * noise.random()))
-        if len(running) < 2:
-            continue
-        trial, value = running.pop(0)
-        if noise.random() < 0.05:
-            study.tell(trial, state=TrialState.FAIL)
-            continue
-        run(study, trial, value, lambda: noise.random() < 0.02)
-    return study
-
-
-def run(study: optuna.Study, trial: optuna.Trial, value: float, is_nan: Callable[[], bool] = lambda: False) -> None:
-    """Nine epochs, or as many as the pruner lets it have."""
-    for epoch in range(1, 10):
-        trial.report(math.nan if is_nan() else value + 1 / epoch, epoch)
-        if trial.should_prune():
-            study.tell(trial, state=TrialState.PRUNED)
-            return
-    study.tell(trial, value)
-
-
-def told(study: optuna.Study) -> list[tuple[object, ...]]:
-    return [(t.params, t.state, str(t.value), str(t.intermediate_values), t.system_attrs) for t in study.trials]
-
-
-def quiet_tpe(kind: type[optuna.samplers.TPESampler], **settings: object) -> optuna.samplers.TPESampler:
+def make_tpe(kind: type[optuna.samplers.TPESampler]) -> optuna.samplers.TPESampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return kind(**{**SETTINGS, **settings})  # type: ignore[arg-type]
+        return kind(**SETTINGS)  # type: ignore[arg-type]
 
 
-def test_up_to_so_many_trials_all_is_as_with_optuna_s_own() -> None:
-    own = studied(
-        quiet_tpe(optuna.samplers.TPESampler),
+def test_tpe_samples_as_optuna_s_own_up_to_250_trials() -> None:
+    own = run_study(
+        make_tpe(optuna.samplers.TPESampler),
         optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
         150,
     )
-    ours = studied(quiet_tpe(RecentTPESampler), SortedHalvingPruner(3), 150)
+    ours = run_study(make_tpe(RecentTPESampler), SortedHalvingPruner(3), 150)
     assert {trial.state for trial in own.trials} >= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
-    assert told(ours) == told(own)
+    assert contents(ours) == contents(own)
 
 
-def test_a_pruner_that_begins_with_a_study_half_done_knows_its_rungs() -> None:
-    def half(pruner: optuna.pruners.BasePruner) -> optuna.Study:
-        study = studied(optuna.samplers.RandomSampler(seed=1), SortedHalvingPruner(3), 40)
-        study.pruner = pruner
-        for _ in range(40):
-            trial = study.ask()
-            run(study, trial, loss(trial))
-        return study
-
-    own = half(optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3))
-    assert told(half(SortedHalvingPruner(3))) == told(own)
-
-
-def test_beyond_that_the_best_and_the_latest_are_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flat, "_RECENT", 30)
-    sampler = quiet_tpe(RecentTPESampler)
-    study = studied(sampler, optuna.pruners.NopPruner(), 120, spread=0.1)
+def test_tpe_learns_from_the_best_and_the_latest_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "_RECENT_TRIALS", 30)
+    sampler = make_tpe(RecentTPESampler)
+    study = run_study(sampler, optuna.pruners.NopPruner(), 120, spread=0.1)
     assert isinstance(sampler, RecentTPESampler)
-    seen = sampler._seen(study)._get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    visible = sampler._visible(study)._get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-    best = sorted(complete, key=lambda trial: trial.value or 0.0)[: flat._GOOD]
-    assert {trial.number for trial in best} <= {trial.number for trial in seen}
-    assert {trial.number for trial in complete if trial.number >= 90} <= {trial.number for trial in seen}
-    assert len(seen) <= 30 + flat._GOOD
-    # It still learns: the later half is nearer to the optimum than random draws, whose mean is 1.
+    best = sorted(complete, key=lambda trial: trial.value or 0.0)[: samplers._GOOD_TRIALS]
+    assert {trial.number for trial in best} <= {trial.number for trial in visible}
+    assert {trial.number for trial in complete if trial.number >= 90} <= {trial.number for trial in visible}
+    assert len(visible) <= 30 + samplers._GOOD_TRIALS
+    # It still learns: the second half is closer to the optimum than random samples, whose mean distance is 1.
     late = [abs(math.log10(trial.params["rate"]) + 3) for trial in study.trials[60:]]
     assert sum(late) / len(late) < 0.8
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kind"),
+    [
+        ("random", optuna.samplers.RandomSampler),
+        ("cmaes", optuna.samplers.CmaEsSampler),
+        ("gp", optuna.samplers.GPSampler),
+        ("qmc", optuna.samplers.QMCSampler),
+        ("tpe", RecentTPESampler),
+    ],
+)
+def test_each_setting_has_its_sampler(sampler: Any, kind: type[optuna.samplers.BaseSampler]) -> None:
+    assert type(make_sampler(SweepSettings(sampler=sampler), 0)) is kind
+
+
+def test_several_objectives_are_sampled_by_optuna_s_own_tpe() -> None:
+    settings = SweepSettings(objectives=("val/stft", "val/style"), pruner="none")
+    assert type(make_sampler(settings, 0)) is optuna.samplers.TPESampler
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
+def test_the_first_samples_depend_on_the_seed_alone(sampler: Any) -> None:
+    def first(seed: int) -> float:
+        study = optuna.create_study(sampler=make_sampler(SweepSettings(sampler=sampler, seed=seed), 0))
+        return study.ask().suggest_float("x", 0.0, 1.0)
+
+    assert first(1) == first(1) != first(2)
+
+
+def test_a_resumed_sampler_does_not_repeat_its_samples(tmp_path: Path) -> None:
+    drawn = []
+    for _ in range(4):
+        asked = ledger(tmp_path, budget=4).ask()
+        assert asked is not None
+        drawn.append(asked["params"]["train.learning_rate"])
+        study = open_study(tmp_path, SweepSettings())
+        study.tell(asked["number"], 1.0)
+    assert len(set(drawn)) == 4
+
+
+def test_tpe_learns_within_a_small_budget(tmp_path: Path) -> None:
+    settings = SweepSettings(trials=12, sampler="tpe", seed=3)
+    study = open_study(tmp_path, settings, create=True)
+    book = TrialLedger(study, Space.parse(SEARCH, RunConfig(), ""), RunConfig(), tmp_path, settings)
+    distances = []
+    while (asked := book.ask()) is not None:
+        distances.append(abs(math.log10(asked["params"]["train.learning_rate"]) + 2))
+        book.report(asked["number"], result(1, distances[-1]))
+        book.end(asked["number"])
+    random = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
+    assert (
+        sum(distances[4:]) / 8
+        < sum(abs(math.log10(random.ask().suggest_float("x", 1e-4, 1e-2, log=True)) + 2) for _ in range(200)) / 200
+    )

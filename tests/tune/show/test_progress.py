@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from tests.tune.search.test_ledger import ledger, result
+from tests.tune.search.ledgers import ledger, result
 from tune.show.progress import Progress
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.tune.search.test_ledger import ledger, result
+from tests.tune.search.ledgers import ledger, result
 from tune.config.sweep_settings import SweepSettings
 from tune.search.study import open_study
 from tune.show.report import final_lines, short_params, status_lines

@@ -1,4 +1,4 @@
-"""tune.sweep.driver: whole sweeps of a toy objective on a real Ray, seen through the study, the folder and the result."""
+"""tune.sweep.driver: whole sweeps of a toy objective on a real Ray, seen through study, folder and result."""
 
 import json
 import os
@@ -19,10 +19,10 @@ from nuanced_core.config.validation import validate
 from nuanced_core.errors import ConfigError, DiskError
 from tests.tune import toy
 from tests.tune.conftest import MIXED, sweep
+from tune.cluster import disk
 from tune.config.sweep_config import load_sweep
 from tune.config.sweep_settings import SweepSettings
 from tune.search.study import open_study
-from tune.sweep import record as outputs
 from tune.sweep.driver import SweepResult, run_sweep
 
 Swept = tuple[SweepResult, list[str]]
@@ -158,14 +158,14 @@ def test_nothing_but_what_is_useful_is_left(mixed: Swept) -> None:
 
 
 def test_a_line_is_said_when_a_trial_starts_at_each_epoch_and_at_its_end(pruned: Swept) -> None:
-    result, said = pruned
+    result, lines = pruned
     for trial in trials(result):
-        lines = [line for line in said if line.startswith(f"trial {trial['number']} ")]
-        assert lines[0].startswith(f"trial {trial['number']} starts: learning_rate=")
-        epochs = [line for line in lines if f"trial {trial['number']} epoch" in line]
+        own = [line for line in lines if line.startswith(f"trial {trial['number']} ")]
+        assert own[0].startswith(f"trial {trial['number']} starts: learning_rate=")
+        epochs = [line for line in own if f"trial {trial['number']} epoch" in line]
         assert len(epochs) == trial["epochs"]
-        assert trial["state"] in lines[-1]
-        assert len(lines) == len(epochs) + 2
+        assert trial["state"] in own[-1]
+        assert len(own) == len(epochs) + 2
 
 
 def refused(folder: Path, *overrides: str, name: str = "toy") -> Exception:
@@ -174,12 +174,12 @@ def refused(folder: Path, *overrides: str, name: str = "toy") -> Exception:
     file.write_text(MIXED)
     before = sorted(folder.rglob("*"))
 
-    def prepare(configs: Sequence[RunConfig], say: object) -> list[toy.ToyPrepared]:
+    def prepare(configs: Sequence[RunConfig]) -> list[toy.ToyPrepared]:
         raise AssertionError("prepared a sweep that cannot be run")
 
     config = load_sweep(file, [f"sweep.outputs={folder}", *overrides])
     with pytest.raises((ConfigError, DiskError)) as caught:
-        run_sweep(config, name=name, services=toy.services(print, prepare=prepare))
+        run_sweep(config, name=name, services=toy.services(prepare=prepare))
     assert sorted(folder.rglob("*")) == before
     return caught.value
 
@@ -202,7 +202,7 @@ def test_more_than_the_machine_has_is_refused(tmp_path: Path, override: str) -> 
 
 
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "free_bytes", lambda folder: 10 * 2**20)
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 10 * 2**20)
     error = refused(tmp_path)
     assert isinstance(error, DiskError)
     assert "0.0 GiB are free" in str(error)
@@ -218,7 +218,9 @@ from tune.config.sweep_config import load_sweep
 from tune.sweep.driver import run_sweep
 overrides = ["search.encoder.width=[{toy.SLOW}]", {str(f"sweep.outputs={tmp_path}")!r}]
 config = load_sweep(Path({str(tmp_path / "toy.yaml")!r}), overrides)
-sys.exit(run_sweep(config, name="toy", services=toy.services(print)).exit_code)
+result = run_sweep(config, name="toy", services=toy.services())
+print(*result.lines, sep="\\n")
+sys.exit(result.exit_code)
 """
     root = str(Path(__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": root, "RAY_enable_worker_prestart": "0"}
@@ -235,13 +237,13 @@ sys.exit(run_sweep(config, name="toy", services=toy.services(print)).exit_code)
             time.sleep(0.1)
         worker = json.loads(started.read_text())["pid"]
         driver.send_signal(signal.SIGINT)
-        told = driver.communicate(timeout=40)[0].decode()
+        output = driver.communicate(timeout=40)[0].decode()
     finally:
         driver.kill()
-    assert driver.returncode == 130, told
+    assert driver.returncode == 130, output
     study = open_study(tmp_path / "toy", SweepSettings())
     assert {trial.state for trial in study.trials} == {TrialState.RUNNING}  # they will go on
-    assert f"stopped; go on with: nuanced sweep --resume {tmp_path / 'toy'}" in told
+    assert f"stopped; go on with: nuanced sweep --resume {tmp_path / 'toy'}" in output
     assert study.user_attrs["state"] == "interrupted"
     until = time.monotonic() + 10
     while Path(f"/proc/{worker}").exists() and time.monotonic() < until:

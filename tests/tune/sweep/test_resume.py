@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nuanced_core.errors import ConfigError, DiskError
 from tests.tune import toy
-from tests.tune.conftest import MIXED, sweep
+from tests.tune.conftest import MIXED, logged, sweep
 from tune.config.sweep_settings import SweepSettings
 from tune.search.journal import repair_journal
 from tune.search.study import open_study
@@ -26,19 +26,19 @@ ROOT = str(Path(__file__).parents[3])
 
 
 def resume(folder: Path, *overrides: str) -> tuple[SweepResult, list[str]]:
-    said: list[str] = []
-    result = resume_sweep(folder / "toy", overrides=overrides, services=toy.services(said.append))
-    return result, said
+    with logged() as lines:
+        result = resume_sweep(folder / "toy", overrides=overrides, services=toy.services())
+    return result, [*lines, *result.lines]
 
 
 def driver(folder: Path, *overrides: str, resumed: bool = False) -> "subprocess.Popen[bytes]":
     """The toy sweep as a process group of its own."""
     (folder / "toy.yaml").write_text(MIXED)
     call = (
-        f"resume_sweep(Path({str(folder / 'toy')!r}), overrides=[], services=services)"
+        f"resume_sweep(Path({str(folder / 'toy')!r}), overrides=[], services=toy.services())"
         if resumed
         else f"run_sweep(load_sweep(Path({str(folder / 'toy.yaml')!r}), {[*overrides, f'sweep.outputs={folder}']!r}), "
-        'name="toy", services=services)'
+        'name="toy", services=toy.services())'
     )
     script = f"""
 import sys
@@ -46,8 +46,9 @@ from pathlib import Path
 from tests.tune import toy
 from tune.config.sweep_config import load_sweep
 from tune.sweep.driver import resume_sweep, run_sweep
-services = toy.services(lambda line: print(line, flush=True))
-sys.exit({call}.exit_code)
+result = {call}
+print(*result.lines, sep="\\n")
+sys.exit(result.exit_code)
 """
     environment = {**os.environ, "PYTHONPATH": ROOT, "RAY_enable_worker_prestart": "0"}
     return subprocess.Popen(
@@ -81,9 +82,9 @@ def test_a_sweep_whose_driver_was_killed_goes_on_and_meets_its_budget_exactly(
     before = {trial.number: trial for trial in open_study(tmp_path / "toy", SweepSettings()).trials}
     assert any(trial.state == TrialState.RUNNING for trial in before.values())
 
-    result, said = resume(tmp_path)
+    result, lines = resume(tmp_path)
     assert result.exit_code == 0 and result.status["state"] == "finished"
-    assert any("taken over from a driver that is gone" in line for line in said)
+    assert any("taken over from a driver that no longer runs" in line for line in lines)
     trials = open_study(tmp_path / "toy", SweepSettings()).trials
     assert [trial.number for trial in trials] == list(range(5))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
@@ -120,14 +121,14 @@ def test_a_sweep_that_is_killed_at_random_moments_again_and_again_is_whole_at_it
     with suppress(ConfigError):  # it was done before the last moment came
         resume(tmp_path)
     trials = open_study(tmp_path / "toy", SweepSettings()).trials
-    told = f"killed after {waited}"
-    assert [trial.number for trial in trials] == list(range(6)), told
-    assert {trial.state for trial in trials} == {TrialState.COMPLETE}, told
+    moment = f"killed after {waited}"
+    assert [trial.number for trial in trials] == list(range(6)), moment
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}, moment
     for trial in trials:
-        assert trial == ended.get(trial.number, trial), told
-        assert sorted(trial.intermediate_values) == [1, 2, 3], told
+        assert trial == ended.get(trial.number, trial), moment
+        assert sorted(trial.intermediate_values) == [1, 2, 3], moment
         events = EventAccumulator(str(tmp_path / "toy" / "trials" / str(trial.number))).Reload()
-        assert [event.step for event in events.Scalars("val/loss")] == [10, 20, 30], told
+        assert [event.step for event in events.Scalars("val/loss")] == [10, 20, 30], moment
 
 
 def test_ctrl_c_twice_stops_at_once_and_the_sweep_can_go_on(ray_session: None, tmp_path: Path) -> None:
@@ -136,11 +137,11 @@ def test_ctrl_c_twice_stops_at_once_and_the_sweep_can_go_on(ray_session: None, t
         wait_for(tmp_path / "toy" / "trials" / "0" / "start.json", process)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
-        told = process.communicate(timeout=60)[0].decode()
+        output = process.communicate(timeout=60)[0].decode()
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "go on with: nuanced sweep --resume" in told
+    assert "go on with: nuanced sweep --resume" in output
     result, _ = resume(tmp_path)
     assert [trial["state"] for trial in result.status["trials"]] == ["complete", "complete"]
 
@@ -194,10 +195,10 @@ def test_enqueued_settings_and_the_best_of_another_sweep_come_first(ray_session:
 
 
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(ray_session: None, tmp_path: Path) -> None:
-    result, said = sweep(MIXED, tmp_path, f"search.encoder.width=[{toy.KILLED_ONCE}]", "sweep.trials=1")
+    result, lines = sweep(MIXED, tmp_path, f"search.encoder.width=[{toy.KILLED_ONCE}]", "sweep.trials=1")
     (trial,) = result.status["trials"]
     assert (trial["error"], trial["state"], trial["epochs"]) == (None, "complete", 4)
-    assert any("its process died; it goes on from its last checkpoint" in line for line in said)
+    assert any("its process died; it goes on from its last checkpoint" in line for line in lines)
     starts = json.loads((result.folder / "trials" / "0" / "start.json").read_text())
     assert starts["nth"] == 1  # of a new process
 
@@ -212,14 +213,14 @@ def test_a_full_disk_stops_the_sweep_cleanly_and_it_can_go_on(ray_session: None,
 
 def test_several_objectives_have_a_pareto_front(ray_session: None, tmp_path: Path) -> None:
     objectives = ["sweep.objectives=[val/stft, val/skill]".replace("val/skill", "val/style"), "sweep.sampler=tpe"]
-    result, said = sweep(MIXED, tmp_path, *objectives, "search.encoder.width=[64]", "sweep.trials=4")
+    result, lines = sweep(MIXED, tmp_path, *objectives, "search.encoder.width=[64]", "sweep.trials=4")
     front = result.status["pareto"]
     best = min(trial["value"] for trial in result.status["trials"])
     # The toy's two terms are equal, so that one trial is better than all in both.
     assert [set(trial["values"]) for trial in front] == [{"val/stft", "val/style"}]
     assert front[0]["values"]["val/stft"] == pytest.approx(best / 2)
     assert front[0]["number"] == result.status["best"]["number"]
-    assert "Pareto front: no other trial is better in all of these" in said
+    assert "Pareto front: no other trial is better in all of these" in lines
 
 
 @pytest.mark.parametrize("sampler", ["cmaes", "gp", "qmc"])

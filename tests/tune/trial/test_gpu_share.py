@@ -10,6 +10,7 @@ import torch
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import ConfigError
 from nuanced_core.training.memory import estimated_memory
+from tests.tune.conftest import logged
 from tune.cluster.machines import Resources
 from tune.config.sweep_config import load_sweep
 from tune.trial.gpu_share import CONTEXT, HEADROOM, SHARES, Peak, largest_run, measure_peak, share_for, with_whole_gpus
@@ -52,29 +53,29 @@ def test_the_largest_trial_of_the_space_is_measured(file: Path) -> None:
     assert estimated_memory(largest) > estimated_memory(config.run)
 
 
-def test_without_a_gpu_trials_run_on_the_cpu_and_that_is_said(file: Path) -> None:
-    said: list[str] = []
-    config, measured = with_whole_gpus(load_sweep(file), [Resources(cpus=2, gpus=0)], said.append)
+def test_without_a_gpu_trials_run_on_the_cpu_which_is_logged(file: Path) -> None:
+    with logged() as lines:
+        config, measured = with_whole_gpus(load_sweep(file), [Resources(cpus=2, gpus=0)])
     assert (config.sweep.gpus_per_trial, config.run.train.device, measured) == (0.0, "cpu", False)
-    assert said == ["sweep.gpus_per_trial: auto: no GPU, so trials run on the CPU"]
+    assert lines == ["sweep.gpus_per_trial: auto: no GPU, so trials run on the CPU"]
     hours = load_sweep(file, ["sweep.trials=null", "sweep.gpu_hours=1"])
     with pytest.raises(ConfigError, match=r"never be used up without a GPU; set sweep\.hours"):
-        with_whole_gpus(hours, [Resources(cpus=2, gpus=0)], said.append)
+        with_whole_gpus(hours, [Resources(cpus=2, gpus=0)])
 
 
-def test_who_wants_a_gpu_is_not_given_the_cpu(file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"auto: there is no GPU, which train\.device: cuda wants"):
-        with_whole_gpus(load_sweep(file, ["train.device=cuda"]), [Resources(2, 0)], print)
+def test_a_sweep_that_requires_a_gpu_does_not_fall_back_to_the_cpu(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"auto: there is no GPU, which train\.device: cuda requires"):
+        with_whole_gpus(load_sweep(file, ["train.device=cuda"]), [Resources(2, 0)])
     head = Resources(4, 0, "head", "1")  # of a cluster whose other nodes are yet to come
     with pytest.raises(ConfigError, match="no node with a GPU is there yet to measure a step on"):
-        with_whole_gpus(load_sweep(file, ["sweep.max_concurrent=4"]), [head], print)
-    said: list[str] = []
-    with_whole_gpus(load_sweep(file, ["train.device=cpu"]), [Resources(2, 1)], said.append)
-    assert said == ["sweep.gpus_per_trial: auto: train.device is cpu, so trials run on the CPU"]
+        with_whole_gpus(load_sweep(file, ["sweep.max_concurrent=4"]), [head])
+    with logged() as lines:
+        with_whole_gpus(load_sweep(file, ["train.device=cpu"]), [Resources(2, 1)])
+    assert lines == ["sweep.gpus_per_trial: auto: train.device is cpu, so trials run on the CPU"]
 
 
-def test_a_step_that_does_not_fit_is_told_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(run: RunConfig, folder: Path, report: Any) -> Any:
+def test_a_step_that_does_not_fit_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_run(run: RunConfig, folder: Path, report: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -82,13 +83,13 @@ def test_a_step_that_does_not_fit_is_told_with_the_fix(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 23 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=CARD))
     with pytest.raises(ConfigError, match=r"takes 23\.0 GB and more than the 24\.0 of the GPU; lower train\.spoken"):
-        measure_peak(start, RunConfig())
+        measure_peak(start_run, RunConfig())
 
 
 def test_a_gpu_is_given_whole_until_the_share_is_known(file: Path) -> None:
-    config, measured = with_whole_gpus(load_sweep(file), [Resources(cpus=2, gpus=1)], print)
+    config, measured = with_whole_gpus(load_sweep(file), [Resources(cpus=2, gpus=1)])
     assert (config.sweep.gpus_per_trial, config.run.train.device, measured) == (1.0, "cuda", True)
-    given, measured = with_whole_gpus(load_sweep(file, ["sweep.gpus_per_trial=0.5"]), [Resources(2, 1)], print)
+    given, measured = with_whole_gpus(load_sweep(file, ["sweep.gpus_per_trial=0.5"]), [Resources(2, 1)])
     assert (given.sweep.gpus_per_trial, measured) == (0.5, False)
 
 
@@ -102,15 +103,15 @@ def test_a_measurement_trains_and_validates_once_and_reads_what_torch_held(monke
         def close(self) -> None:
             seen.append("closed")
 
-    def start(run: RunConfig, folder: Path, report: Any) -> Any:
+    def start_run(run: RunConfig, folder: Path, report: Any) -> Any:
         seen.append((run.train.epochs, run.train.steps_per_epoch))
         return Started()
 
     with pytest.raises(ConfigError, match="torch sees no GPU here"):
-        measure_peak(start, RunConfig())
+        measure_peak(start_run, RunConfig())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: seen.append("reset"))
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 5 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=CARD))
-    assert measure_peak(start, RunConfig()) == Peak(5 * 10**9, CARD)
+    assert measure_peak(start_run, RunConfig()) == Peak(5 * 10**9, CARD)
     assert seen == ["reset", (1, 2), "epoch", "closed"]

@@ -1,4 +1,4 @@
-"""tune.trial.trainable: one trial in this process, with a real run of the fakes, on a disk that fills up at any moment."""
+"""tune.trial.trainable: one trial in this process, with a real run of the fakes, also on a full disk."""
 
 import resource
 from collections.abc import Iterator
@@ -28,14 +28,14 @@ class Trial:
     def __init__(self, fakes: SimpleNamespace, run: RunConfig, folder: Path, **settings: Any) -> None:
         self.folder = folder / "trials" / "0"
 
-        def start(config: RunConfig, where: Path, report: Report) -> Run:
+        def start_run(config: RunConfig, where: Path, report: Report) -> Run:
             return Run(config, Dataset(fakes, folder / "cache", config.augment), where, report)
 
         self.actor = StyleEncoderTrial.__new__(StyleEncoderTrial)
         asked = {"number": 0, "folder": str(self.folder), "params": {"train.learning_rate": 1e-3}, "gpus": 0.0}
         search = Space.parse(SPACE, run, "a.yaml")
-        sweep = SharedFolder(str(folder))
-        self.actor.setup(asked, start=start, run=run, search=search, threads=1, sweep=sweep, **settings)
+        storage = SharedFolder(str(folder))
+        self.actor.setup(asked, start_run=start_run, run=run, search=search, threads=1, storage=storage, **settings)
 
     def step(self) -> dict[str, Any]:
         return unpack_scalars(self.actor.step())
@@ -116,7 +116,7 @@ def test_a_process_is_capped_to_its_share_without_what_its_context_takes(
     trial = Trial(fakes, tiny_run, tmp_path)
     for share in (0.25, 0.0, 1.0):
         trial.actor._trial["gpus"] = share
-        trial.actor._cap_memory()
+        trial.actor._cap_gpu_memory()
     assert caps == [pytest.approx(0.25 - 0.6 / 24)]  # a whole card, or none, needs no cap
 
 
@@ -143,7 +143,7 @@ def test_a_stopped_trial_leaves_its_node_with_nothing_when_its_folder_is_in_shar
     scratch = first.actor._folder
     assert scratch.is_dir() and (first.folder / LAST).is_file() and scratch != first.folder
     (tmp_path / STOP_FILE).touch()
-    first.actor._looked = -10.0
+    first.actor._stop_checked = -10.0
     result = first.step()
     assert "stopped with its sweep" in result["interrupted"]
     first.actor.cleanup()

@@ -1,0 +1,111 @@
+"""The stages of a run before its first step: load its data, build its encoder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.data.dataset import Batch, Clip, Dataset
+from nuanced_core.data.model_set import ModelSet
+from nuanced_core.data.utterances import Utterance, plan_utterances, voice_styles
+from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
+from nuanced_core.training.losses import MelSTFTLoss
+from nuanced_core.training.validation import Baselines, Validation, baseline_pack, validation_inputs
+
+__all__ = ["RunData", "build_encoder", "load_data", "load_validation"]
+
+CALIBRATION_CLIPS = 128  # at most, for the statistics of pooled channels
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data of a run, loaded or computed."""
+
+    dataset: Dataset
+    clips: list[Clip]  # training clips; those of mixes come last
+    mix_clips: int  # number of training clips of mixes
+    voices: tuple[str, ...]  # stock voices that are trained on
+    styles: Mapping[str, Callable[[int], Tensor]]  # by training voice: phoneme count to style (256,); for rows "any"
+    layers: tuple[int, ...]  # Whisper layers that the encoder reads
+    validation: Validation
+    baselines: Baselines
+    validation_batch: Batch  # inputs of the encoder for the validation clips
+
+
+def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
+    """Plan the utterances and load their clips; what the cache lacks is rendered in this process.
+
+    Raises:
+        NuancedError: a voice or a sentence is missing or wrong, Whisper lacks a layer, or the cache cannot be written.
+    """
+    dataset = Dataset(models, cache, config.augment)
+    voices = models.voices
+    utterances = plan_utterances(config.data, config.mixes, voices, models.phonemizer)
+    clips = dataset.clips(utterances.train)
+    layers = dataset.layers(config.features.layers, clips[0])
+    validation, baselines = load_validation(config, dataset, utterances.validation)
+    names = voices.training_voices(config.data.voices, config.data.val_voices)
+    return RunData(
+        dataset=dataset,
+        clips=clips,
+        mix_clips=sum(clip.utterance.voice not in names for clip in clips),
+        voices=names,
+        styles=voice_styles(config.data, config.mixes, voices) if config.train.rows == "any" else {},
+        layers=layers,
+        validation=validation,
+        baselines=baselines,
+        validation_batch=_validation_batch(config, dataset, validation.clips, layers),
+    )
+
+
+def load_validation(
+    config: RunConfig, dataset: Dataset, utterances: Sequence[Utterance]
+) -> tuple[Validation, Baselines]:
+    """Load the validation clips and compute the baselines, or take them from the cache.
+
+    Raises:
+        NuancedError: a voice is missing, or the cache cannot be written.
+    """
+    mel = MelSTFTLoss().to(dataset.models.device)
+    validation = Validation(dataset, dataset.clips(utterances), config.objective, mel)
+    return validation, validation.baselines(baseline_pack(config, dataset.models))
+
+
+def _validation_batch(config: RunConfig, dataset: Dataset, clips: Sequence[Clip], layers: Sequence[int]) -> Batch:
+    inputs = validation_inputs([clip.utterance.voice for clip in clips], config.objective.conditions)
+    input_clips, conditions = [clips[index] for index, _ in inputs], [condition for _, condition in inputs]
+    return dataset.batch(input_clips, layers, conditions, clips)
+
+
+def build_encoder(config: RunConfig, data: RunData) -> StyleEncoder:
+    """Build the run's encoder, with weights from ``train.seed``, calibrated on the training clips and voices."""
+    dataset, voices = data.dataset, data.dataset.models.voices
+    torch.manual_seed(config.train.seed)
+    encoder_config = StyleEncoderConfig(
+        encoder=config.encoder,
+        features=config.features,
+        whisper=config.models.whisper,
+        layers=data.layers,
+        channels=data.validation_batch.features.shape[-1],
+        voices=len(data.voices),
+    )
+    encoder = StyleEncoder(encoder_config).to(dataset.models.device)
+    packs = torch.stack([voices.pack(name) for name in data.voices])  # (V, 510, 256)
+    encoder.calibrate(dataset.statistics(data.clips, data.layers), packs)
+    encoder.calibrate_pooled(_calibration_features(encoder, data))
+    return encoder
+
+
+@torch.no_grad()
+def _calibration_features(encoder: StyleEncoder, data: RunData) -> Tensor:
+    """Return pooled features (N, P) of training clips at even intervals, one version of each."""
+    clips = data.clips[:: -(-len(data.clips) // CALIBRATION_CLIPS)]
+    versions = data.dataset.versions
+    pooled = []
+    for index, clip in enumerate(clips):
+        batch = data.dataset.batch([clip], data.layers, [versions[index % len(versions)]])
+        pooled.append(encoder.pooled(batch.features, batch.mask)[0])
+    return torch.stack(pooled)

@@ -1,0 +1,100 @@
+"""tune.search.pruners: the pruner of each setting, and successive halving compared with Optuna's own."""
+
+import math
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tests.tune.search.studies import contents, loss, run_study, run_trial
+from tune.config.sweep_settings import SweepSettings
+from tune.search.pruners import SortedHalvingPruner, make_pruner
+
+
+def optuna_s_pruner() -> optuna.pruners.BasePruner:
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+
+
+def test_halving_decides_as_optuna_s_own() -> None:
+    own = run_study(optuna.samplers.RandomSampler(seed=3), optuna_s_pruner(), 150)
+    assert {trial.state for trial in own.trials} >= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    ours = run_study(optuna.samplers.RandomSampler(seed=3), SortedHalvingPruner(3), 150)
+    assert contents(ours) == contents(own)
+
+
+def test_halving_reads_the_rungs_of_an_earlier_process_from_the_study() -> None:
+    def continued(pruner: optuna.pruners.BasePruner) -> optuna.Study:
+        study = run_study(optuna.samplers.RandomSampler(seed=1), SortedHalvingPruner(3), 40)
+        study.pruner = pruner
+        for _ in range(40):
+            trial = study.ask()
+            run_trial(study, trial, loss(trial))
+        return study
+
+    assert contents(continued(SortedHalvingPruner(3))) == contents(continued(optuna_s_pruner()))
+
+
+@pytest.mark.parametrize(
+    ("pruner", "kind"),
+    [
+        ("none", optuna.pruners.NopPruner),
+        ("median", optuna.pruners.MedianPruner),
+        ("patience", optuna.pruners.PatientPruner),
+        ("hyperband", optuna.pruners.HyperbandPruner),
+        ("halving", SortedHalvingPruner),
+    ],
+)
+def test_each_setting_has_its_pruner(pruner: Any, kind: type[optuna.pruners.BasePruner]) -> None:
+    assert type(make_pruner(SweepSettings(pruner=pruner), 9)) is kind
+
+
+@pytest.mark.parametrize("pruner", ["none", "median", "patience", "hyperband", "halving"])
+def test_each_pruner_stops_a_trial_that_gets_worse_and_is_worse_than_all_others(pruner: Any) -> None:
+    study = optuna.create_study(study_name="seed of brackets", pruner=make_pruner(SweepSettings(pruner=pruner), 9))
+    for _ in range(27):
+        good = study.ask()
+        for epoch in range(1, 10):
+            good.report(1 / epoch, epoch)
+            good.should_prune()
+        study.tell(good, 0.0)
+    bad = study.ask()
+    stopped = False
+    for epoch in range(1, 10):
+        bad.report(10.0 + epoch, epoch)
+        stopped |= bad.should_prune()
+    assert stopped == (pruner != "none")
+
+
+def test_patience_is_that_of_the_settings() -> None:
+    def last_epoch(patience: int) -> int:
+        study = optuna.create_study(pruner=make_pruner(SweepSettings(pruner="patience", patience=patience), None))
+        trial = study.ask()
+        for epoch in range(1, 30):
+            trial.report(float(epoch), epoch)
+            if trial.should_prune():
+                return epoch
+        raise AssertionError("not pruned")
+
+    assert last_epoch(5) == last_epoch(2) + 3
+
+
+def test_hyperband_plans_its_brackets_for_the_epochs_of_a_trial() -> None:
+    def brackets(epochs: int) -> int:
+        pruner = make_pruner(SweepSettings(pruner="hyperband"), epochs)
+        study = optuna.create_study(pruner=pruner)
+        trial = study.ask()
+        trial.report(1.0, 1)
+        trial.should_prune()
+        assert isinstance(pruner, optuna.pruners.HyperbandPruner)
+        return len(pruner._pruners)
+
+    assert (brackets(3), brackets(27)) == (2, 4)
+
+
+def test_halving_prunes_a_trial_without_a_number() -> None:
+    study = optuna.create_study(pruner=SortedHalvingPruner(3))
+    trial = study.ask()
+    assert not trial.should_prune()
+    trial.report(math.nan, 1)
+    assert trial.should_prune()

@@ -1,0 +1,1 @@
+"""Commands that export and evaluate trained encoders."""

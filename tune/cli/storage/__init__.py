@@ -1,0 +1,1 @@
+"""Commands that manage model files and the cache of rendered clips."""

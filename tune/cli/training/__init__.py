@@ -1,0 +1,1 @@
+"""Commands that train encoders: a sweep of many trials, or one run."""

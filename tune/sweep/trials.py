@@ -1,0 +1,185 @@
+"""The stage of a sweep that runs its trials: Ray's event loop, and what happens around it until the budget is met."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import ray.tune as ray_tune
+
+from nuanced_core.errors import DiskError
+from tune.cluster.machines import concurrent_trials
+from tune.cluster.shared_storage import EndedTrialCopier, SharedFolder
+from tune.config.sweep_config import SweepConfig
+from tune.search.ledger import TrialLedger
+from tune.search.results import complete_trials
+from tune.show.progress import Progress
+from tune.show.status import mark
+from tune.sweep.place import SweepPlace
+from tune.sweep.services import SweepServices
+from tune.sweep.signals import stop_on_signal
+from tune.trial.checkpoints import CheckpointKeeper
+from tune.trial.ray_search import StudyScheduler, StudySearcher
+from tune.trial.trainable import DISK_FULL, STOP_FILE, StyleEncoderTrial
+
+__all__ = ["OpenSweep", "run_trials"]
+
+_RAY_FOLDER = ".ray"  # Ray requires a folder for its own state, which is removed at the end
+
+
+@dataclass(frozen=True)
+class OpenSweep:
+    """A sweep that is ready to run trials: its folder and study exist, its machines are prepared.
+
+    Attributes:
+        config: the settings, with what was measured on the machines.
+        prepare_late_node: called by a trial in its process, to prepare a node that joined after the others.
+    """
+
+    place: SweepPlace
+    config: SweepConfig
+    study: optuna.Study
+    ledger: TrialLedger
+    prepare_late_node: Callable[[], None]
+
+
+def run_trials(sweep: OpenSweep, services: SweepServices) -> bool:
+    """Run trials until the budget is met or the sweep is stopped; return whether it was stopped before.
+
+    Whatever happens, the study knows of every trial that ended, and holds every other one as in flight.
+    """
+    place, ledger = sweep.place, sweep.ledger
+    with services.machines.started(), closing(_EndedTrials(sweep)) as ended:
+        with place.disk_errors():
+            mark(sweep.study, "running")
+
+        def on_turn() -> None:
+            place.beat()
+            ledger.tick()
+            ended.process()
+
+        progress = Progress(ledger, sweep.config.sweep.trials, services.console, on_turn=on_turn)
+        stop = _StopRequest(place.storage, ledger)
+        try:
+            with stop_on_signal(stop.ask):
+                _run_ray(sweep, services, progress, stop)
+        except KeyboardInterrupt:
+            ledger.close("stopped at once")
+        except OSError as error:  # Ray cannot write its own state
+            if error.errno not in DISK_FULL:
+                raise
+            ledger.stop(DiskError(f"{place.folder}: cannot be written: {error.strerror}"))
+        finally:
+            unmet = ledger.interrupt_all() > 0 or (ledger.closed is not None and ledger.has_budget)
+            progress.close()
+            ledger.save_used_time()
+            with suppress(OSError, optuna.exceptions.StorageInternalError):
+                mark(sweep.study, "interrupted" if unmet else "finished")
+            ledger.sync()
+            place.storage.remove(STOP_FILE)
+            shutil.rmtree(place.folder / _RAY_FOLDER, ignore_errors=True)
+    return unmet
+
+
+class _EndedTrials:
+    """Handles the folder of each trial that has ended: removes checkpoints, copies the rest from shared storage."""
+
+    def __init__(self, sweep: OpenSweep) -> None:
+        place = sweep.place
+        self._ledger, self._processed = sweep.ledger, 0
+        self._copier = EndedTrialCopier(place.storage, place.folder) if place.is_shared else None
+        folders = [place.storage]
+        if place.is_shared:
+            folders.append(SharedFolder(str(place.folder), "sweep.outputs"))
+        self._keeper = CheckpointKeeper(sweep.config.sweep, folders, complete_trials(sweep.study))
+
+    def process(self) -> None:
+        """Handle the trials that have ended since the last call."""
+        while self._processed < len(self._ledger.ended):
+            number, ending = self._ledger.ended[self._processed]
+            self._processed += 1
+            self._keeper.note(number, ending)
+            if self._copier is not None and ending.state != "interrupted":
+                self._copier.fetch(number)
+
+    def close(self) -> None:
+        """Handle the last ones, and wait for the copies."""
+        self.process()
+        if self._copier is not None:
+            self._copier.close()
+
+
+@dataclass
+class _StopRequest:
+    """Asks the trials, which look for the stop file, to write a checkpoint and stop."""
+
+    storage: SharedFolder
+    ledger: TrialLedger
+    asked: bool = False
+
+    def ask(self) -> None:
+        self.asked = True
+        self.ledger.close("stopped")
+        with suppress(DiskError):
+            self.storage.write(STOP_FILE, "")
+
+
+class _StopWhenClosed(ray_tune.Stopper):  # type: ignore[misc]
+    """Passes on to the trials that the ledger was closed; Ray's loop ends by itself when they have stopped."""
+
+    def __init__(self, request: _StopRequest) -> None:
+        self._request = request
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._request.ledger.closed is not None and not self._request.asked:
+            self._request.ask()  # the disk is full, or all trials fail: running trials stop too
+        return False
+
+
+def _run_ray(sweep: OpenSweep, services: SweepServices, progress: Progress, stop: _StopRequest) -> None:
+    place, config, ledger = sweep.place, sweep.config, sweep.ledger
+    settings, machines = config.sweep, services.machines
+    trainable = ray_tune.with_resources(
+        ray_tune.with_parameters(
+            StyleEncoderTrial,
+            start_run=services.start_run,
+            run=config.run,
+            search=config.search,
+            threads=max(1, int(settings.cpus_per_trial)),
+            storage=place.storage,
+            is_shared=place.is_shared,
+            prepare_late_node=sweep.prepare_late_node,
+        ),
+        # A trial that ran out of GPU memory gets a larger share than the others.
+        lambda trial: ray_tune.PlacementGroupFactory([{"CPU": settings.cpus_per_trial, "GPU": trial["gpus"]}]),
+    )
+    ray_tune.Tuner(
+        trainable,
+        tune_config=ray_tune.TuneConfig(
+            search_alg=StudySearcher(ledger, lambda: concurrent_trials(settings, machines.resources())),
+            scheduler=StudyScheduler(ledger, place.storage),
+            num_samples=-1,  # the ledger enforces the budget
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=ray_tune.RunConfig(
+            name=_RAY_FOLDER,
+            storage_path=str(place.folder.absolute()),
+            stop=_StopWhenClosed(stop),
+            callbacks=[progress],
+            verbose=0,
+            failure_config=ray_tune.FailureConfig(max_failures=settings.max_failures),
+            # Runs write their own checkpoints; Ray's default for a class is one at the end.
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    ).fit()
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["number"])

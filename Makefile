@@ -1,5 +1,5 @@
-# Everything that a fresh machine needs, in order: a virtual environment, pinned dependencies, model files, the job.
-# A step that is done is not repeated: .venv/ready is newer than what it was made from, and files stay in the cache.
+# Sets up a fresh machine (virtual environment, pinned dependencies, model files), then runs the target.
+# Finished steps are not repeated: .venv/ready is newer than its prerequisites, and model files stay in the cache.
 CONFIG ?= configs/quickstart.yaml
 NAME ?= $(basename $(notdir $(CONFIG)))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do command -v $$p >/dev/null && \
@@ -11,20 +11,20 @@ BIN := .venv/bin
 help:
 	@echo "make sweep [CONFIG=configs/quickstart.yaml] [NAME=name]   run a sweep"
 	@echo "make test                                                 run the tests"
-	@echo "make check                                                format, lint, types"
-	@echo "make bench                                                what a training step costs, beside the original's"
-	@echo "make setup                                                environment and model files alone"
-	@echo "make clean                                                remove the environment, not outputs or models"
+	@echo "make check                                                check formatting, lint and types"
+	@echo "make bench                                                compare a training step with the original's"
+	@echo "make setup                                                only create the environment and fetch the model files"
+	@echo "make clean                                                remove the environment; keep outputs and models"
 
 setup: .venv/ready
 	@$(BIN)/nuanced weights --quiet
 
 .venv/ready: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found: install one, or name it with PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found: install one, or set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[eval]' \
-		2>.venv/eval.log || echo "left out: the extra 'eval' (speaker identity), which needs a C compiler; see .venv/eval.log"
+		2>.venv/eval.log || echo "skipped the extra 'eval' (speaker identity): it needs a C compiler; see .venv/eval.log"
 	@touch $@
 
 sweep: setup

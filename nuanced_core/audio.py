@@ -1,4 +1,4 @@
-"""Sound as arrays: rates and hops with their units; reading, checking, resampling and writing files."""
+"""Sampling rates and frame sizes, and functions that read, check, resample and write audio."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from nuanced_core.errors import AudioError, DiskError
 __all__ = [
     "FRAMES_PER_SECOND",
     "KOKORO_RATE",
-    "QUIETEST",
+    "MIN_PEAK",
     "SAMPLES_PER_FEATURE_FRAME",
     "SAMPLES_PER_FRAME",
     "WHISPER_RATE",
@@ -23,20 +23,21 @@ __all__ = [
 ]
 
 KOKORO_RATE = 24_000  # Hz
-SAMPLES_PER_FRAME = 600  # of 24 kHz: one Kokoro frame is 25 ms
+SAMPLES_PER_FRAME = 600  # at 24 kHz: a Kokoro frame is 25 ms
 FRAMES_PER_SECOND = KOKORO_RATE // SAMPLES_PER_FRAME  # 40
 WHISPER_RATE = 16_000  # Hz
-SAMPLES_PER_FEATURE_FRAME = 320  # of 16 kHz: one feature frame of Whisper's encoder is 20 ms
+SAMPLES_PER_FEATURE_FRAME = 320  # at 16 kHz: a feature frame of Whisper's encoder is 20 ms
 
-SHORTEST = 0.1  # seconds of sound that can say anything
-QUIETEST = 1e-4  # largest absolute sample (-80 dBFS) below which a clip is called silent
+MIN_SECONDS = 0.1  # shorter clips are rejected: they are too short to contain speech
+MIN_PEAK = 1e-4  # a clip whose largest absolute sample is smaller (-80 dBFS) is silent
 
 
 def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
-    """A file's sound as float32 samples (T,) at ``rate`` Hz, its channels averaged.
+    """Read an audio file as float32 samples (T,) at ``rate`` Hz; channels are averaged.
 
     Raises:
-        AudioError: the file is missing, is no sound that libsndfile reads, is shorter than 0.1 s, or is silent.
+        AudioError: the file is missing, cannot be read by libsndfile, is shorter than 0.1 s, has samples that are not
+            finite, or is silent.
     """
     if not path.is_file():
         raise AudioError(f"{path}: no such file; give a WAV, FLAC, OGG or MP3 file")
@@ -45,17 +46,21 @@ def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: not a sound file ({error.error_string}); convert it to WAV") from None
     audio = torch.from_numpy(samples.mean(axis=1))
-    if len(audio) < SHORTEST * file_rate:
-        raise AudioError(f"{path}: {len(audio) / file_rate:.2f} s is too short; at least {SHORTEST} s are needed")
+    if len(audio) < MIN_SECONDS * file_rate:
+        raise AudioError(f"{path}: {len(audio) / file_rate:.2f} s is too short; at least {MIN_SECONDS} s are needed")
     if not torch.isfinite(audio).all():
-        raise AudioError(f"{path}: holds samples that are not numbers; export it again")
-    if audio.abs().max() < QUIETEST:
+        raise AudioError(f"{path}: has samples that are not numbers; export it again")
+    if audio.abs().max() < MIN_PEAK:
         raise AudioError(f"{path}: is silent; record it again")
     return resample(audio, file_rate, rate)
 
 
 def resample(audio: Tensor, source: int, target: int) -> Tensor:
-    """Audio (…, T) at ``source`` Hz as (…, T * target / source) at ``target`` Hz (windowed sinc, torchaudio)."""
+    """Resample audio (…, T) from ``source`` Hz to ``target`` Hz with torchaudio's windowed sinc.
+
+    Returns:
+        Audio (…, T * target / source).
+    """
     if source == target:
         return audio
     resampled: Tensor = torchaudio.functional.resample(audio, source, target)
@@ -63,7 +68,9 @@ def resample(audio: Tensor, source: int, target: int) -> Tensor:
 
 
 def write_audio(path: Path, audio: Tensor, rate: int = KOKORO_RATE) -> None:
-    """Write samples (T,) as 16-bit WAV, whole or not at all; louder than full scale is turned down, not clipped.
+    """Write samples (T,) atomically as a 16-bit WAV file.
+
+    Audio louder than full scale is scaled down to it, not clipped.
 
     Raises:
         DiskError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""The errors that a user can mend; each class knows the exit code of the command that raised it.
+"""Errors that a user can fix, with the exit code of the command that raises them.
 
 A message is one line that names the value, the place and the fix.
 """
@@ -17,17 +17,17 @@ __all__ = [
 
 
 class NuancedError(Exception):
-    """Base of every error that is told in one line instead of a traceback."""
+    """Base class of the errors that the command line shows as one line instead of a traceback."""
 
     exit_code = 2
 
 
 class ConfigError(NuancedError):
-    """A setting is unknown, of the wrong type, out of range, or contradicts another."""
+    """A setting is unknown, has the wrong type, is out of range, or contradicts another."""
 
 
 class WeightsError(NuancedError):
-    """A model file cannot be had, or is not the file that it should be."""
+    """A model file cannot be fetched, or is not the expected file."""
 
 
 class VoiceError(NuancedError):
@@ -35,7 +35,7 @@ class VoiceError(NuancedError):
 
 
 class TextError(NuancedError):
-    """A text holds nothing to say, or more than Kokoro can say at once."""
+    """A text has no words, or more phonemes than Kokoro speaks at once."""
 
 
 class AudioError(NuancedError):
@@ -47,12 +47,12 @@ class DiskError(NuancedError):
 
 
 class StoppedError(NuancedError):
-    """A run was asked to stop; it wrote a checkpoint and can go on from it."""
+    """A run stopped on request; it wrote a checkpoint and can be resumed from it."""
 
     exit_code = 130
 
 
 class TrainingError(NuancedError):
-    """A run went wrong after it had started: a non-finite loss, say."""
+    """A run failed after it had started, for example because of a non-finite loss."""
 
     exit_code = 1

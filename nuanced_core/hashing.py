@@ -1,4 +1,4 @@
-"""SHA-256 digests of files and settings, and the cache keys and random seeds that are derived from them."""
+"""SHA-256 digests of files and settings, and the cache keys and random seeds derived from them."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left in a terminal, a log line now and then elsewhere."""
+"""Progress of long work: a bar with the time left in a terminal, log lines at least 10 s apart elsewhere."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ __all__ = ["progress_bar", "stderr_console"]
 
 logger = logging.getLogger(__name__)
 
-LOG_INTERVAL = 10.0  # seconds between two lines
+LOG_INTERVAL = 10.0  # seconds between log lines
 
 
 @lru_cache(maxsize=1)
@@ -25,9 +25,9 @@ def stderr_console() -> Console:
 
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yield a function to be called after each of ``total`` items.
+    """Show the progress through ``total`` items; yield the function to call after each of them.
 
-    Nothing is shown where log level INFO is disabled.
+    Nothing is shown where log level INFO is disabled. Outside a terminal, the last item is not logged.
 
     Args:
         description: what is done to the items, such as "rendering clips".

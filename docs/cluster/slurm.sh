@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # A sweep on the nodes of one Slurm job. In the project's folder, on a disk that all nodes share, after `make setup`:
 #   sbatch docs/cluster/slurm.sh configs/cluster.yaml first
-# More nodes, GPUs or time: options of sbatch, as in `sbatch --nodes=8 --gpus-per-node=4 docs/cluster/slurm.sh …`.
-# The job checkpoints before its time is up and queues itself again, until the sweep's budget is met.
+# More nodes, GPUs or time are options of sbatch, as in `sbatch --nodes=8 --gpus-per-node=4 docs/cluster/slurm.sh …`.
+# The job writes checkpoints before its time limit and requeues itself, until the sweep's budget is met.
 #SBATCH --job-name=nuanced-speech
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
-# Whole nodes: nobody else's processes beside Ray's sockets and ports, and `ray stop` ends no other job's Ray.
+# Whole nodes: no other user's processes can reach Ray's sockets, and `ray stop` ends no other job's Ray.
 #SBATCH --exclusive
 #SBATCH --mem=0
 #SBATCH --gpus-per-node=1
 #SBATCH --time=04:00:00
-# A node that dies does not end the job: its trials go on on another one.
+# A node that dies does not end the job: its trials continue on another one.
 #SBATCH --no-kill
 #SBATCH --requeue
 #SBATCH --signal=B:INT@120
@@ -31,21 +31,21 @@ head=${nodes[0]}
 port=$((20000 + SLURM_JOB_ID % 10000))
 address=$head:$port
 
-# On all nodes: a folder for the token, that its owner alone can enter, and one on each for Ray's own files.
+# One folder for the token, which only its owner can enter, seen by all nodes; and one on each node for Ray's own files.
 run=$(mktemp -d "$PWD/.ray-$SLURM_JOB_ID-XXXXXX")
 (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$run/auth_token")
-unset RAY_AUTH_TOKEN # it would come before the file
+unset RAY_AUTH_TOKEN # it would take precedence over the file
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$run/auth_token SLURM_EXPORT_ENV=ALL
 scratch=/tmp/nuanced-$SLURM_JOB_ID
 
-# One step on one node, beside the others there: on NODE COMMAND…
+# Run one step on one node, concurrently with others there: on NODE COMMAND…
 on() {
     local node=$1
     shift
     srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" --cpu-bind=none --input=none "$@"
 }
 
-# Ray on one node, until it is stopped: ray_on NODE OPTION…
+# Run Ray on one node until it is stopped: ray_on NODE OPTION…
 ray_on() {
     local node=$1
     shift
@@ -72,7 +72,7 @@ fail() {
     exit 1
 }
 
-# Slurm's warning before the time is up (INT), or that the job is to end (TERM): the sweep checkpoints and stops.
+# Slurm sends INT before the time limit, and TERM to end the job: the sweep writes checkpoints and stops.
 signals=0
 again=false
 driver=
@@ -109,7 +109,7 @@ if [ -f "$outputs/$name/sweep.yaml" ]; then
 else
     sweep=("$config" --name "$name" --outputs "$outputs")
 fi
-set -m # without job control a command in the background would ignore SIGINT
+set -m # without job control a background command would ignore SIGINT
 "$bin/nuanced" sweep "${sweep[@]}" --address "$address" &
 driver=$!
 set +m
@@ -117,7 +117,7 @@ while
     seen=$signals
     code=0
     wait "$driver" || code=$?
-    [ "$seen" != "$signals" ] # a signal ended the wait, not the sweep
+    [ "$seen" != "$signals" ] # a signal ended the wait, but not the sweep
 do :; done
 
 trap - EXIT

@@ -1,1 +1,1 @@
-"""Settings of a training run: what there is to set, how YAML is read, how a mistake is reported."""
+"""Settings of a training run: their definition, their YAML files, and error messages for wrong settings."""

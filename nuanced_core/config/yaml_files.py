@@ -1,5 +1,6 @@
-"""TODO."""
+"""Reading and writing of YAML files with settings, and overrides from the command line."""
 
+import os.path
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,17 +14,20 @@ __all__ = ["apply_overrides", "read_yaml", "write_yaml"]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, on top of the file that its ``extends`` names (relative to it), if any.
+    """Read the mapping in a YAML file.
+
+    If the file has a key ``extends``, its mapping is merged over that of the file named there. This path is relative to
+    the folder of the extending file; a leading ``~`` is replaced by the home directory.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, repeats a key, or extends itself.
+        ConfigError: a file is missing, is not YAML, repeats a key, or extends itself.
     """
     return _read_yaml(path, ())
 
 
 def _read_yaml(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in extending:
-        raise ConfigError(f"{path}: extends itself; remove the circle of 'extends'")
+        raise ConfigError(f"{path}: extends itself; remove one of the 'extends' that form the cycle")
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except FileNotFoundError:
@@ -37,20 +41,22 @@ def _read_yaml(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: holds a {type(data).__name__}; settings are 'name: value' lines")
+        raise ConfigError(f"{path}: contains a {type(data).__name__}; write settings as 'name: value' lines")
     base = data.pop("extends", None)
     if base is None:
         return data
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends: {base!r} is not the name of a file")
-    return _merged(_read_yaml(path.parent / base, (*extending, path.resolve())), data)
+    # Unlike Path.expanduser, this keeps the ~ of an unknown user, so that the file is reported as missing.
+    base_path = path.parent / os.path.expanduser(base)  # noqa: PTH111
+    return _merged(_read_yaml(base_path, (*extending, path.resolve())), data)
 
 
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, four times as fast
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml writes the same text four times as fast
 
 
 def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
-    """Write ``data`` so that a reader sees the old file or the whole new one.
+    """Write ``data`` atomically: a reader sees the old file or the complete new one.
 
     Raises:
         DiskError: the file cannot be written.
@@ -65,16 +71,16 @@ def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """``data`` with ``section.name=value`` overrides applied; values are read as YAML.
+    """Return a copy of ``data`` with ``section.name=value`` overrides applied; values are parsed as YAML.
 
     Raises:
-        ConfigError: an override is not of that form.
+        ConfigError: an override does not have this form.
     """
     for override in overrides:
         name, equals, text = override.partition("=")
         keys = name.strip().split(".")
         if not equals or not all(keys):
-            raise ConfigError(f"--set {override}: not of the form section.name=value")
+            raise ConfigError(f"--set {override}: does not have the form section.name=value")
         try:
             value = yaml.load(text, Loader=_StrictLoader)
         except yaml.YAMLError as error:
@@ -86,14 +92,16 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without its traps: 1e-3 is a number, yes and no are words, a key stands once."""
+    """YAML loader without surprises: 1e-3 is a number, yes and no are strings, and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"the name {key!r} is not a word", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the name {key!r} is not a string", problem_mark=key_node.start_mark
+                )
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key} is set twice", problem_mark=key_node.start_mark)
             seen.add(key)

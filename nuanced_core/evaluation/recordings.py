@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nuanced_core.audio import KOKORO_RATE, QUIETEST, WHISPER_RATE, load_audio
+from nuanced_core.audio import KOKORO_RATE, MIN_PEAK, WHISPER_RATE, load_audio
 from nuanced_core.data.dataset import Dataset
 from nuanced_core.errors import AudioError
 from nuanced_core.evaluation import metrics
@@ -141,7 +141,7 @@ def _evaluate_recording(
         raise AudioError(f"{file}: {seconds:.1f} s is too short to identify a voice; record at least {MIN_SECONDS:g} s")
     features = dataset.models.whisper(audio)[None].float()
     mask = torch.ones(1, features.shape[2], dtype=torch.bool, device=features.device)
-    if min(float(half.abs().max()) for half in audio.tensor_split(2)) < QUIETEST:
+    if min(float(half.abs().max()) for half in audio.tensor_split(2)) < MIN_PEAK:
         raise AudioError(f"{file}: one half is silent, and the halves are compared; cut off the silence")
     halves = torch.stack([embed(half, WHISPER_RATE).double() for half in audio.tensor_split(2)])  # (2, E)
     return _Result(

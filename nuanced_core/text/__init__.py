@@ -1,1 +1,1 @@
-"""Text to sentences to phonemes: what Kokoro is given to say."""
+"""Conversion of text to sentences, and of sentences to the phonemes that Kokoro speaks."""

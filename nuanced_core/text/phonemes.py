@@ -1,9 +1,9 @@
-"""Text to sentences to phonemes: what Kokoro is given to say, in American English.
+"""Phonemizers, which convert American English to the phonemes that Kokoro speaks.
 
     phonemizer = make_phonemizer()
     phonemes = [phonemizer(sentence) for sentence in split_sentences("Hello there. How are you?")]
 
-One phoneme is one character of the string; Kokoro says at most `MAX_PHONEMES` of them at once.
+Each character of the result is one phoneme; Kokoro speaks at most ``MAX_PHONEMES`` of them at once.
 """
 
 import importlib.util
@@ -12,9 +12,9 @@ from typing import Literal
 
 from nuanced_core.errors import ConfigError, TextError, WeightsError
 
-__all__ = ["MAX_PHONEMES", "Phonemizer", "PhonemizerKind", "make_phonemizer"]
+__all__ = ["MAX_PHONEMES", "Phonemizer", "PhonemizerKind", "excerpt", "make_phonemizer"]
 
-MAX_PHONEMES = 510  # phonemes, punctuation and spaces included; Kokoro's context is 512 with both ends
+MAX_PHONEMES = 510  # phonemes, punctuation and spaces included; Kokoro's context is 512 with start and end token
 
 PhonemizerKind = Literal["auto", "misaki", "espeak"]
 
@@ -22,9 +22,10 @@ _SPACY_MODEL = "en_core_web_sm"
 
 
 class Phonemizer:
-    """Turns one sentence into Kokoro's phonemes, and remembers what it has turned.
+    """Converts sentences to Kokoro's phonemes, each sentence once.
 
-    `name` ("misaki" or "espeak") says whose phonemes they are: the two differ, so record it with results.
+    Attributes:
+        name: "misaki" or "espeak"; the phonemes of the two differ, so results should record the name.
     """
 
     def __init__(self, name: str, convert: Callable[[str], str]) -> None:
@@ -33,10 +34,12 @@ class Phonemizer:
         self._known: dict[str, str] = {}
 
     def __call__(self, text: str) -> str:
-        """Return the phonemes of `text`, 1 to `MAX_PHONEMES` characters.
+        """Return the phonemes of ``text``, 1 to ``MAX_PHONEMES`` characters.
 
-        Characters that Kokoro's vocabulary lacks are kept; Kokoro drops them itself. Raises TextError if
-        there is nothing to say or more than Kokoro can say at once.
+        Characters that are not in Kokoro's vocabulary are kept; Kokoro drops them itself.
+
+        Raises:
+            TextError: the text has no words, or more phonemes than Kokoro speaks at once.
         """
         sentence = " ".join(text.split())
         if sentence not in self._known:
@@ -47,11 +50,15 @@ class Phonemizer:
 
 
 def make_phonemizer(kind: PhonemizerKind = "auto") -> Phonemizer:
-    """Return a phonemizer for American English that never downloads anything.
+    """Create a phonemizer for American English; nothing is downloaded.
 
-    "auto" takes misaki's dictionary if its spaCy model is installed, and espeak otherwise. Raises
-    WeightsError if "misaki" is asked for and its spaCy model is not installed, ConfigError if `kind` is
-    unknown.
+    Args:
+        kind: "misaki", a dictionary that needs a spaCy model; "espeak"; or "auto", which selects misaki if its spaCy
+            model is installed, and espeak otherwise.
+
+    Raises:
+        WeightsError: ``kind`` is "misaki" and its spaCy model is not installed.
+        ConfigError: ``kind`` is unknown.
     """
     if kind not in ("auto", "misaki", "espeak"):
         raise ConfigError(f"phonemizer {kind!r} is unknown: choose auto, misaki or espeak")
@@ -69,11 +76,11 @@ def make_phonemizer(kind: PhonemizerKind = "auto") -> Phonemizer:
 
 def _check_phonemes(phonemes: str, sentence: str) -> None:
     if not any(character.isalpha() for character in phonemes):
-        raise TextError(f"text {excerpt(sentence)} holds nothing to say: give at least one word")
+        raise TextError(f"text {excerpt(sentence)} has nothing to speak: give at least one word")
     if len(phonemes) > MAX_PHONEMES:
         raise TextError(
-            f"sentence {excerpt(sentence)} has {len(phonemes)} phonemes, Kokoro says at most {MAX_PHONEMES} "
-            "at once: make it shorter or pass the text through split_sentences"
+            f"sentence {excerpt(sentence)} has {len(phonemes)} phonemes, Kokoro speaks at most {MAX_PHONEMES} "
+            "at once: shorten it, or split the text with split_sentences"
         )
 
 
@@ -82,7 +89,7 @@ def _spacy_model_installed() -> bool:
         return False
     import spacy.util
 
-    # misaki asks exactly this, and downloads the model at run time if the answer is no
+    # misaki makes the same check, and downloads the model at run time if it fails.
     return bool(spacy.util.is_package(_SPACY_MODEL))
 
 
@@ -90,7 +97,7 @@ def _misaki() -> Callable[[str], str]:
     from misaki.en import G2P
     from misaki.espeak import EspeakFallback
 
-    # as Kokoro's own pipeline does: a word outside the dictionary is asked of espeak
+    # As in Kokoro's own pipeline, espeak converts the words that the dictionary lacks.
     g2p = G2P(british=False, fallback=EspeakFallback(british=False), unk="")
     return lambda text: str(g2p(text)[0])
 
@@ -103,4 +110,5 @@ def _espeak() -> Callable[[str], str]:
 
 
 def excerpt(text: str, length: int = 60) -> str:
+    """Return the first ``length`` characters of a text in quotes, for error messages."""
     return repr(text if len(text) <= length else text[: length - 3] + "...")

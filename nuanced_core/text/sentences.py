@@ -1,4 +1,4 @@
-"""TODO."""
+"""Sentences from the built-in splits, from text files or from lists, and comparison of their words."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,15 +8,19 @@ from pathlib import Path
 from nuanced_core.errors import TextError
 
 __all__ = ["SENTENCE_SPLITS", "load_sentences", "spoken_words", "test_sentences_in"]
+
 SENTENCE_SPLITS = ("train", "validation", "test")
 
 
 def load_sentences(source: str | Path | Sequence[str]) -> tuple[str, ...]:
-    """Return the sentences of `source`, each once, in order.
+    """Load sentences in order, without repetitions.
 
-    `source` is a built-in split ("train", "validation", "test"), a UTF-8 text file with one sentence a line
-    (blank lines and lines starting with # are skipped), or the sentences themselves. Raises TextError if the
-    file cannot be read as UTF-8, or if there is no sentence.
+    Args:
+        source: a built-in split ("train", "validation" or "test"), a UTF-8 text file with one sentence per line (blank
+            lines and lines that start with # are skipped), or the sentences themselves.
+
+    Raises:
+        TextError: the file cannot be read as UTF-8, an item of the list is not a string, or there are no sentences.
     """
     if isinstance(source, str) and source in SENTENCE_SPLITS:
         place = f"the built-in split {source!r}"
@@ -30,17 +34,17 @@ def load_sentences(source: str | Path | Sequence[str]) -> tuple[str, ...]:
         lines = [_checked_item(item, index) for index, item in enumerate(source)]
     sentences = tuple(dict.fromkeys(line for line in lines if line))
     if not sentences:
-        raise TextError(f"sentences: {place} holds no sentence: give at least one, one a line")
+        raise TextError(f"sentences: {place} has no sentences: give at least one, one per line")
     return sentences
 
 
 def spoken_words(text: str) -> str:
-    """The words of a text alone: equal for texts that differ in nothing but case, punctuation and spaces."""
+    """Return the lower-case words of a text: equal for texts that differ only in case, punctuation and spaces."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def test_sentences_in(texts: Iterable[str]) -> list[str]:
-    """Those texts that say what a sentence of the built-in test split says."""
+    """Return the texts whose words are those of a sentence of the built-in test split."""
     test = {spoken_words(text) for text in load_sentences("test")}
     return [text for text in texts if spoken_words(text) in test]
 

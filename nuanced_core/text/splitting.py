@@ -1,4 +1,4 @@
-"""TODO."""
+"""Splitting of free text into sentences that are short enough for Kokoro."""
 
 import re
 from collections.abc import Iterator
@@ -7,8 +7,9 @@ from nuanced_core.errors import TextError
 from nuanced_core.text.phonemes import excerpt
 
 __all__ = ["split_sentences"]
-MAX_COST = 300  # letters; measured: at most 1.32 espeak phonemes a letter in our 240 sentences
-SPELLED_OUT_COST = 12  # letters; a digit or a symbol is read as a word or more ("7": "seven hundred")
+
+MAX_COST = 300  # letters; the 240 built-in sentences have at most 1.32 espeak phonemes per letter
+SPELLED_OUT_COST = 12  # letters; a digit or symbol is spoken as at least one word (the 7 of 700: "seven hundred")
 _PLAIN = frozenset(" .,;:!?'\"-()[]\u2014\u2013\u2026\u2018\u2019\u201c\u201d")
 _SENTENCE_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)\]]*\s+(?=[\"'\u201c\u2018(\[]*[^\W_a-z])")
 _CLAUSE_END = re.compile(r"[,;:.!?\u2026\u2014\u2013][\"'\u201d\u2019)\]]*\s+|\s(?=[\u2014\u2013-]\s)")
@@ -16,12 +17,15 @@ _ABBREVIATION = re.compile(r"(?:^|[\s(\"'])(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|No|M
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of free text, each short enough for Kokoro.
+    """Split free text into sentences that are short enough for Kokoro.
 
-    A sentence ends at its punctuation or at a blank line. A long one is cut after clause punctuation, else at
-    a space, else (no space for 300 letters) anywhere; no word is lost, pieces of punctuation alone are left
-    out. Lengths are estimated in letters: what espeak spells out letter by letter can still be too long,
-    which the phonemizer then says. Raises TextError if `text` holds no letter or digit.
+    A sentence ends at its punctuation or at a blank line. A long sentence is cut after clause punctuation, or else at a
+    space, or else (no space in 300 letters) anywhere. No word is lost; pieces with punctuation only are dropped.
+    Lengths are estimated in letters, so a piece that espeak spells out letter by letter can still be too long; the
+    phonemizer then raises TextError.
+
+    Raises:
+        TextError: ``text`` has no letters or digits.
     """
     pieces = [
         piece
@@ -31,7 +35,7 @@ def split_sentences(text: str) -> list[str]:
         if any(character.isalnum() for character in piece)
     ]
     if not pieces:
-        raise TextError(f"text {excerpt(text)} holds nothing to say: give at least one word")
+        raise TextError(f"text {excerpt(text)} has nothing to speak: give at least one word")
     return pieces
 
 
@@ -55,7 +59,7 @@ def _short_pieces(sentence: str) -> Iterator[str]:
 
 
 def _fitting_length(text: str) -> int:
-    """How many leading characters of `text` cost no more than `MAX_COST`."""
+    """Return the number of leading characters of ``text`` that cost at most ``MAX_COST`` in total."""
     cost = 0
     for index, character in enumerate(text):
         cost += 1 if character.isalpha() or character in _PLAIN else SPELLED_OUT_COST
@@ -65,7 +69,7 @@ def _fitting_length(text: str) -> int:
 
 
 def _cut_position(text: str, fits: int) -> int:
-    # a cut in the first third would leave a scrap that is spoken without its sentence's melody
+    # A cut in the first third would leave a short piece that is spoken without the melody of its sentence.
     clauses = [end.end() for end in _CLAUSE_END.finditer(text, 0, fits) if end.end() > fits // 3]
     if clauses:
         return clauses[-1]

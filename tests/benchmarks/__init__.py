@@ -1,1 +1,1 @@
-"""Measurements: run each with ``python -m tests.benchmarks.NAME``; none of them is a test."""
+"""Benchmarks: run each with ``python -m tests.benchmarks.NAME``; none of them is a test."""

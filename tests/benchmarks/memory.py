@@ -1,8 +1,9 @@
-"""How much memory a training step takes, over seconds of speech, clips a step and windows.
+"""Peak memory of a training step, for several numbers of clips per step and window lengths.
 
     python -m tests.benchmarks.memory
 
-Each row is a process of its own, as a trial is: the largest resident memory after three steps with the real models.
+Each row is measured in its own process, as a trial would be: the largest resident memory after three steps with the
+real models. With one row as JSON in the argument, such as ``"[2, 40, false]"``, only that row is measured.
 """
 
 import json
@@ -15,17 +16,15 @@ import torch
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
-from nuanced_core.data.dataset import Dataset
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.training.memory import peak_memory
-from nuanced_core.training.run import Run
-from nuanced_core.weights.store import cache_dir
+from nuanced_core.training.run import start_run
 
-LONG = (
+LONG_SENTENCE = (
     "The old lighthouse keeper climbed the winding stairs every evening, lit the great lamp with a steady hand, "
     "and watched the ships go by until the morning came, cold and grey and full of gulls."
 )
-# spoken, window frames, checkpointing
+# train.spoken, train.window_frames, train.checkpointing
 ROWS = (
     (1, 40, False),
     (2, 40, False),
@@ -38,12 +37,13 @@ ROWS = (
     (8, 80, True),
     (2, "full", True),
 )
+STEPS = 3
 
 
 def main() -> None:
-    """Measure each row in a process of its own, and print."""
+    """Measure each row in its own process and print the table."""
     if len(sys.argv) > 1:
-        print(_measure(*json.loads(sys.argv[1])))
+        print(*_measure(*json.loads(sys.argv[1])))
         return
     print("clips  window  checkpointing  seconds spoken  peak GB")
     for row in ROWS:
@@ -52,24 +52,25 @@ def main() -> None:
         print(f"{row[0]:5}  {row[1]:>6}  {row[2]!s:13}  {float(seconds):14.1f}  {float(peak):7.2f}", flush=True)
 
 
-def _measure(spoken: int, window: int | str, checkpointing: bool) -> str:
-    models = ModelSet.fetch(RunConfig().models, "cpu", lambda line: None)
-    voices = models.voices.training_voices("all", ("af_sky",))[: max(spoken, 2)]
-    data = {
+def _measure(spoken: int, window_frames: int | str, checkpointing: bool) -> tuple[float, float]:
+    """Return the most seconds of speech in a step, and the peak memory of this process in GB."""
+    models = ModelSet.fetch(RunConfig().models, "cpu")
+    settings = {
         "data": {
-            "voices": voices,
-            "sentences": [LONG],
+            "voices": models.voices.training_voices("all", ("af_sky",))[: max(spoken, 2)],
+            "sentences": [LONG_SENTENCE],
             "val_voices": ["af_sky"],
             "val_sentences": ["He ran.", "Where is it?"],
         },
-        "train": {"spoken": spoken, "window_frames": window, "checkpointing": checkpointing},
+        "augment": {"copies": 0},
+        "train": {"spoken": spoken, "window_frames": window_frames, "checkpointing": checkpointing},
         "objective": {"window_frames": 16},
     }
+    config = validate(RunConfig, settings, "memory")
     with tempfile.TemporaryDirectory() as folder:
-        dataset = Dataset(models, cache_dir())
-        run = Run(validate(RunConfig, data, "memory"), dataset, Path(folder), lambda step, scalars: None)
-        seconds = max(run.train_step()["train/speech_seconds"] for _ in range(3))
-    return f"{seconds} {peak_memory(torch.device('cpu')) / 1e9}"
+        run = start_run(config, Path(folder), lambda step, scalars: None, models)
+        seconds = max(run.train_step()["train/speech_seconds"] for _ in range(STEPS))
+    return seconds, peak_memory(torch.device("cpu")) / 1e9
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
-"""The original's training step, written as it was, to be measured beside ours.
+"""The original project's training step, written as it was, for comparison with this project's.
 
-Kokoro in train mode with gradients for all its weights, one sentence at a time; phonemes, text side and reference
-again at each step; one style expanded over the 510 rows of a pack; predicted durations, so prediction and
-reference are cut to the shorter one before they are compared.
+Kokoro is in train mode with gradients for all its weights, and takes one sentence at a time. Phonemes, text side and
+reference audio are computed again at each step. One style is expanded over the 510 rows of a pack. Durations are
+predicted, so prediction and reference are cut to the shorter one before they are compared.
 """
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from nuanced_core.audio import KOKORO_RATE
 from nuanced_core.data.dataset import Batch
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.encoder.style_encoder import StyleEncoder
+from nuanced_core.kokoro.model import PACK_ROWS
 from nuanced_core.text.phonemes import make_phonemizer
 from nuanced_core.training.losses import MelSTFTLoss, style_loss
 
@@ -23,7 +25,7 @@ __all__ = ["NaiveTraining"]
 
 
 class NaiveTraining:
-    """Steps over utterances in turn, with the encoder and the losses of ours."""
+    """The original's steps, with this project's encoder and losses."""
 
     def __init__(self, models: ModelSet, encoder: StyleEncoder, learning_rate: float) -> None:
         from kokoro.model import KModel
@@ -32,14 +34,21 @@ class NaiveTraining:
             warnings.simplefilter("ignore")
             config = json.loads(models.kokoro_files.config.read_text(encoding="utf-8"))
             self.kokoro = KModel("hexgrad/Kokoro-82M", config=config, model=str(models.kokoro_files.model)).train()
-        # The package forbids gradients in this function alone; under its decorator it is as it was written.
+        # The package disables gradients by a decorator on this method only; the undecorated one is the original's.
         self._forward: Callable[..., tuple[Tensor, Tensor]] = type(self.kokoro).forward_with_tokens.__wrapped__
         self.encoder = encoder
         self.optimizer = torch.optim.Adam(encoder.parameters(), lr=learning_rate)
         self.mel = MelSTFTLoss()
 
     def step(self, utterance: Utterance, batch: Batch) -> tuple[float, float]:
-        """One step on an utterance and its features (a batch of one): its loss, and the seconds it spoke."""
+        """Take one step on an utterance.
+
+        Args:
+            batch: the utterance's features, a batch of one.
+
+        Returns:
+            The loss, and the seconds of speech of the reference.
+        """
         phonemes = make_phonemizer()(utterance.text)
         ids = [self.kokoro.vocab[p] for p in phonemes if p in self.kokoro.vocab]
         tokens = torch.tensor([[0, *ids, 0]])
@@ -47,7 +56,7 @@ class NaiveTraining:
         with torch.no_grad():
             reference, _ = self._forward(self.kokoro, tokens, utterance.style.unsqueeze(0))
         style = self.encoder(batch.features, batch.mask, batch.phoneme_counts)
-        pack = style.unsqueeze(0).expand(510, 1, 256)
+        pack = style.unsqueeze(0).expand(PACK_ROWS, 1, 256)
         audio, _ = self._forward(self.kokoro, tokens, pack[row])
         shorter = min(len(audio), len(reference))
         spectra = (self.mel.spectra(a[None, :shorter]) for a in (audio, reference))
@@ -57,8 +66,4 @@ class NaiveTraining:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         self.optimizer.step()
-        return float(loss.detach()), len(reference) / 24_000
-
-    def epoch(self, utterances: Sequence[Utterance], batches: Sequence[Batch]) -> float:
-        """One step on each utterance; returns the seconds spoken."""
-        return sum(self.step(u, b)[1] for u, b in zip(utterances, batches, strict=True))
+        return float(loss.detach()), len(reference) / KOKORO_RATE

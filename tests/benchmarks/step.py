@@ -1,12 +1,15 @@
-"""How fast a training step is: the original's, ours whole and windowed, and the floor that this machine sets.
+"""Speed of a training step: the original's, this project's with whole sentences and with windows, and the floor.
 
     python -m tests.benchmarks.step [--json] [--rounds 3]
 
-All steps take turns in one process, on the same sentences and voices with the real models. ``speech_s_per_s`` is
-seconds of speech that the audio loss heard per second, ``ratio`` that over the original's; ``sentence_s_per_s`` and
-``sentence_ratio`` count the whole of each sentence of which a window was heard. ``floor_fraction`` is the time of the
-step's FLOPs at this machine's matrix-multiply rate over the step's time, ``peak_mb`` the largest resident memory of
-the process while the step ran (all models of all steps are loaded; ``memory.py`` measures a trial alone).
+All kinds of step take turns in one process, on the same sentences and voices, with the real models. Columns:
+
+- ``speech_s_per_s``: seconds of speech in the audio loss per second; ``ratio``: divided by the original's.
+- ``sentence_s_per_s``, ``sentence_ratio``: the same, but a sentence counts whole if a window of it is rendered.
+- ``floor_fraction``: the time that the step's FLOPs take at this machine's matrix-multiply rate, divided by the step's
+  time.
+- ``peak_mb``: the largest resident memory of the process during the step. All models of all kinds of step are loaded;
+  ``memory.py`` measures a trial alone.
 """
 
 import argparse
@@ -14,9 +17,11 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,130 +29,146 @@ from torch.utils.flop_counter import FlopCounterMode
 from nuanced_core.audio import FRAMES_PER_SECOND
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
-from nuanced_core.data.dataset import Dataset, windows
+from nuanced_core.data.dataset import windows
 from nuanced_core.data.model_set import ModelSet
-from nuanced_core.training.run import Run
-from nuanced_core.weights.store import cache_dir
+from nuanced_core.training.memory import peak_memory, reset_peak_memory
+from nuanced_core.training.run import Run, start_run
 from tests.benchmarks.naive import NaiveTraining
 
+CPU = torch.device("cpu")
 VOICES = ("af_heart", "am_michael", "af_bella", "am_fenrir")
 SENTENCES = (
     "The harbor lights went out one by one, and the last ferry turned slowly toward the open sea.",
     "Could you tell me whether the early train still stops at the old station on market days?",
 )
-BASE = {
+LEARNING_RATE = 1e-3
+BASE: dict[str, dict[str, Any]] = {
     "data": {"voices": VOICES, "sentences": SENTENCES, "sentences_per_voice": 1, "val_voices": ["af_sky"],
              "val_sentences": ["He walked home.", "Where is it?"]},
+    "augment": {"copies": 0},
     "features": {"layers": [1, 2]},
-    "train": {"batch_size": 4, "learning_rate": 1e-3},
+    "train": {"batch_size": 4, "learning_rate": LEARNING_RATE},
     "objective": {"window_frames": 40},
 }  # fmt: skip
-OURS = {
+# Settings of the section "train" by kind of step.
+OURS: dict[str, dict[str, Any]] = {
     "full": {"spoken": 1, "window_frames": "full"},
     "windowed": {"spoken": 4, "window_frames": 40},
     "full_bf16": {"spoken": 1, "window_frames": "full", "precision": "bf16"},
     "windowed_bf16": {"spoken": 4, "window_frames": 40, "precision": "bf16"},
 }
+STEPS_PER_ROUND = {"naive": 2, "full": 2, "full_bf16": 2, "windowed": 4, "windowed_bf16": 4}
 
 
 @dataclass
-class Measured:
-    """One kind of step: how to take one, and what it took."""
+class StepTimes:
+    """How to take one kind of step, and what was measured of it."""
 
-    step: Callable[[], float]  # returns the seconds of speech that the audio loss heard
-    sentence_seconds: float  # of the sentences of a step, on average
-    seconds: list[float] = field(default_factory=list)  # per step
-    speech: list[float] = field(default_factory=list)  # supervised per second
+    step: Callable[[], float]  # returns the seconds of speech in the audio loss
+    sentence_seconds: float  # mean length of a step's sentences, added up
+    seconds: list[float] = field(default_factory=list)  # per step, by round
+    speech: list[float] = field(default_factory=list)  # seconds of speech per second, by round
     peak_mb: float = 0.0
-    flops: float = 0.0
+    flops: float = 0.0  # of one step
 
-    def round(self, steps: int) -> None:
+    def run_round(self, steps: int) -> None:
         """Time some steps."""
-        _reset_peak()
+        reset_peak_memory(CPU)
         started = time.perf_counter()
-        spoken = sum(self.step() for _ in range(steps))
-        took = time.perf_counter() - started
-        self.seconds.append(took / steps)
-        self.speech.append(spoken / took)
-        self.peak_mb = max(self.peak_mb, _peak_mb())
+        speech_seconds = sum(self.step() for _ in range(steps))
+        elapsed = time.perf_counter() - started
+        self.seconds.append(elapsed / steps)
+        self.speech.append(speech_seconds / elapsed)
+        self.peak_mb = max(self.peak_mb, peak_memory(CPU) / 2**20)
+
+    def count_flops(self) -> None:
+        """Count the FLOPs of one step."""
+        counter = FlopCounterMode(display=False)
+        # The counter's own module tracker fails on Kokoro's source, which runs without gradients.
+        counter.mod_tracker = _NoModuleTracker()  # type: ignore[assignment]
+        with counter:
+            self.step()
+        self.flops = counter.get_total_flops()
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measured = _measured(ModelSet.fetch(RunConfig().models, "cpu", lambda line: None), Path(folder))
-        for one in measured.values():
-            one.step()
+        kinds = _kinds(ModelSet.fetch(RunConfig().models, "cpu"), Path(folder))
+        for times in kinds.values():
+            times.step()  # warm-up
         rates = []
         for _ in range(arguments.rounds):
             rates.append(_matmul_rate())
-            for name, one in measured.items():
-                one.round(steps=2 if name in ("naive", "full", "full_bf16") else 4)
-        for one in measured.values():
-            counter = FlopCounterMode(display=False)
-            # Its tracker of modules trips over Kokoro's source, which runs without gradients.
-            counter.mod_tracker = _NoTracker()
-            with counter:
-                one.step()
-            one.flops = counter.get_total_flops()
-    table = {name: _row(one, measured["naive"], statistics.median(rates)) for name, one in measured.items()}
+            for name, times in kinds.items():
+                times.run_round(STEPS_PER_ROUND[name])
+        for times in kinds.values():
+            times.count_flops()
+    rate = statistics.median(rates)
+    table = {name: _row(times, kinds["naive"], rate) for name, times in kinds.items()}
     if arguments.json:
         print(json.dumps(table, indent=2))
         return
-    print(f"matrix-multiply rate {statistics.median(rates) / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
-    for name, row in {"": {key: key for key in table["naive"]}, **table}.items():
-        print("  ".join([f"{name:14}", *(f"{v:>16.3g}" if isinstance(v, float) else f"{v:>16}" for v in row.values())]))
+    print(f"matrix-multiply rate {rate / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
+    _print_row("", {column: column for column in table["naive"]})
+    for name, row in table.items():
+        _print_row(name, {column: f"{value:.3g}" for column, value in row.items()})
 
 
-def _measured(models: ModelSet, folder: Path) -> dict[str, Measured]:
-    dataset = Dataset(models, cache_dir())
+def _print_row(name: str, cells: Mapping[str, str]) -> None:
+    print("  ".join([f"{name:14}", *(f"{cell:>16}" for cell in cells.values())]))
+
+
+def _kinds(models: ModelSet, folder: Path) -> dict[str, StepTimes]:
+    """Return the kinds of step, ready to run: runs are started, references are in the cache."""
     runs = {}
     for name, train in OURS.items():
-        data = {**BASE, "train": {**BASE["train"], **train}}
-        runs[name] = Run(validate(RunConfig, data, name), dataset, folder / name, lambda step, scalars: None)
-    first = runs["full"]
-    naive = NaiveTraining(models, first.encoder, 1e-3)
-    clips = first.clips
-    batches = [dataset.batch([clip], first.layers) for clip in clips]
-    turn = iter(range(10**9))
-
-    def naive_step() -> float:
-        i = next(turn) % len(clips)
-        return naive.step(clips[i].utterance, batches[i])[1]
-
-    def our_step(run: Run) -> Callable[[], float]:
-        return lambda: run.train_step()["train/speech_seconds"]
-
+        config = validate(RunConfig, {**BASE, "train": {**BASE["train"], **train}}, name)
+        runs[name] = start_run(config, folder / name, lambda step, scalars: None, models)
     for run in runs.values():
-        for clip in run.clips:
+        for clip in run.data.clips:
             for window in windows(clip.frames, run.config.train.window_frames):
-                dataset.reference(clip, window)  # once for all steps, and kept in the cache
+                run.data.dataset.reference(clip, window)  # rendered now, so that no step has to
+    clips = runs["full"].data.clips
     mean_seconds = sum(clip.frames for clip in clips) / len(clips) / FRAMES_PER_SECOND
-    found = {"naive": Measured(naive_step, mean_seconds)}
+    kinds = {"naive": StepTimes(_naive_step(runs["full"]), mean_seconds)}
     for name, run in runs.items():
-        found[name] = Measured(our_step(run), run.config.train.spoken * mean_seconds)
-    return found
+        kinds[name] = StepTimes(_our_step(run), run.config.train.spoken * mean_seconds)
+    return kinds
 
 
-def _row(one: Measured, naive: Measured, rate: float) -> dict[str, float]:
-    seconds = statistics.median(one.seconds)
+def _naive_step(run: Run) -> Callable[[], float]:
+    """Return a function that takes the original's step on the next clip of a run, with the run's encoder."""
+    data = run.data
+    training = NaiveTraining(data.dataset.models, run.encoder, LEARNING_RATE)
+    turns = cycle([(clip.utterance, data.dataset.batch([clip], data.layers)) for clip in data.clips])
+    return lambda: training.step(*next(turns))[1]
+
+
+def _our_step(run: Run) -> Callable[[], float]:
+    return lambda: run.train_step()["train/speech_seconds"]
+
+
+def _row(times: StepTimes, naive: StepTimes, rate: float) -> dict[str, float]:
+    """Return the table's row of a kind of step; ``rate`` in FLOP/s."""
+    seconds = statistics.median(times.seconds)
     return {
         "steps_per_s": 1 / seconds,
-        "speech_s_per_s": statistics.median(one.speech),
-        "ratio": statistics.median(a / b for a, b in zip(one.speech, naive.speech, strict=True)),
-        "sentence_s_per_s": one.sentence_seconds / seconds,
-        "sentence_ratio": one.sentence_seconds / seconds * statistics.median(naive.seconds) / naive.sentence_seconds,
-        "floor_fraction": one.flops / rate / seconds,
-        "peak_mb": one.peak_mb,
+        "speech_s_per_s": statistics.median(times.speech),
+        "ratio": statistics.median(a / b for a, b in zip(times.speech, naive.speech, strict=True)),
+        "sentence_s_per_s": times.sentence_seconds / seconds,
+        "sentence_ratio": times.sentence_seconds / seconds * statistics.median(naive.seconds) / naive.sentence_seconds,
+        "floor_fraction": times.flops / rate / seconds,
+        "peak_mb": times.peak_mb,
     }
 
 
 def _matmul_rate(size: int = 2048, repeats: int = 6) -> float:
-    """FLOP/s of this machine's matrix multiply, the best of some."""
+    """Return the FLOP/s of this machine's matrix multiply, the best of some repeats."""
     a, b = torch.randn(2, size, size)
     best = 0.0
     for _ in range(repeats):
@@ -157,23 +178,14 @@ def _matmul_rate(size: int = 2048, repeats: int = 6) -> float:
     return best
 
 
-class _NoTracker:
-    """Says that all happens at the top."""
+class _NoModuleTracker:
+    """Attributes all operations to the top level."""
 
     parents = frozenset({"Global"})
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
-
-
-def _reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_mb() -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 if __name__ == "__main__":

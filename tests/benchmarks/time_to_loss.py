@@ -1,12 +1,12 @@
-"""How much sooner our training reaches the validation loss of the original's.
+"""Time that this project's training and the original's take to reach the same validation loss.
 
     python -m tests.benchmarks.time_to_loss [--json] [--steps 24]
 
 Both start from the same encoder, with the same clips, features, losses and learning rate. The original's procedure
-(``naive.py``) gets a budget of steps and keeps its best validation; ours trains until its validation is as good.
-Validation is not timed. Ours is timed twice: with an empty cache, where rendering the training clips, hearing them with
-Whisper and rendering windows count too, and with a warm one, as every trial of a sweep after the first has it. (The
-original's reads its features from the cache: Whisper is not counted there.)
+(``naive.py``) takes a budget of steps and keeps its best validation loss; this project's run trains until its own is as
+low. Validation is not timed. The run is timed twice: with an empty cache, where rendering the training clips, computing
+their Whisper features and rendering windows count too, and with a warm one, as for every trial of a sweep after the
+first. The original's procedure reads its features from the cache, so Whisper does not count there.
 """
 
 import argparse
@@ -22,94 +22,106 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.data.dataset import Dataset
 from nuanced_core.data.model_set import ModelSet
-from nuanced_core.data.utterances import plan
-from nuanced_core.training.run import Run
+from nuanced_core.data.utterances import plan_utterances
+from nuanced_core.training.run import Run, start_run
 from nuanced_core.weights.store import cache_dir
 from tests.benchmarks.naive import NaiveTraining
 
 LEARNING_RATE = 1e-3
 SETTINGS = {
     "data": {"voices": "english", "sentences_per_voice": 1, "max_phonemes": 60},
+    "augment": {"copies": 0},
     "features": {"layers": [1, 2]},
     "encoder": {"pooling": "mean_std"},
     "train": {"batch_size": 22, "spoken": 2, "speak_every": 4, "window_frames": 40, "learning_rate": LEARNING_RATE},
     "objective": {"window_frames": 40},
 }
-NAIVE_EVERY, OURS_EVERY = 6, 4  # steps between validations
-GIVE_UP = 400  # steps of ours
+# Steps between two validations.
+NAIVE_VALIDATION_INTERVAL, RUN_VALIDATION_INTERVAL = 6, 4
+MAX_STEPS = 400  # of a run, before it gives up
 
 
 def main() -> None:
-    """Train both and print."""
+    """Train with both and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--steps", type=int, default=24, help="budget of the original's procedure")
     arguments = parser.parse_args()
-    dataset = Dataset(ModelSet.fetch(RunConfig().models, "cpu", lambda line: None), cache_dir())
-    config = validate(RunConfig, SETTINGS, "time to loss")
     with tempfile.TemporaryDirectory() as folder:
-        run = _run(config, dataset, Path(folder) / "naive")
-        initial = {name: tensor.clone() for name, tensor in run.encoder.state_dict().items()}
-        start = _val_loss(run)
-        naive_seconds, target = _naive(run, arguments.steps)
-        cold = Dataset(dataset.models, Path(folder) / "cache")
-        voices, phonemizer = dataset.models.voices, dataset.models.phonemizer
-        started = time.perf_counter()
-        cold.clips(plan(config.data, config.mixes, voices, phonemizer)[0])
-        rendering = time.perf_counter() - started
-        times = {}
-        for name in ("cold", "warm"):
-            run = _run(config, cold, Path(folder) / name)
-            run.encoder.load_state_dict(initial)
-            times[name], steps, reached = _ours(run, target)
-    result = {
-        "start_loss": start,
+        result = _measure(Path(folder), arguments.steps)
+    print(json.dumps(result, indent=2) if arguments.json else "\n".join(f"{k:14} {v:.4g}" for k, v in result.items()))
+    if result["reached_loss"] > result["target_loss"]:
+        raise SystemExit(f"ours did not reach {result['target_loss']:.4f} in {MAX_STEPS} steps")
+
+
+def _measure(folder: Path, naive_steps: int) -> dict[str, float]:
+    models = ModelSet.fetch(RunConfig().models, "cpu")
+    config = validate(RunConfig, SETTINGS, "time to loss")
+    run = _start(config, models, cache_dir(), folder / "naive")
+    initial = {name: tensor.clone() for name, tensor in run.encoder.state_dict().items()}
+    start_loss = _val_loss(run)
+    naive_seconds, target = _train_naive(run, naive_steps)
+    cache = folder / "cache"
+    started = time.perf_counter()
+    utterances = plan_utterances(config.data, config.mixes, models.voices, models.phonemizer)
+    Dataset(models, cache).clips(utterances.train)
+    rendering = time.perf_counter() - started
+    seconds = {}
+    for name in ("cold", "warm"):
+        run = _start(config, models, cache, folder / name)
+        run.encoder.load_state_dict(initial)
+        seconds[name], steps, reached = _train_until(run, target)
+    return {
+        "start_loss": start_loss,
         "target_loss": target,
         "reached_loss": reached,
         "naive_seconds": naive_seconds,
-        "cold_seconds": rendering + times["cold"],
-        "warm_seconds": times["warm"],
+        "cold_seconds": rendering + seconds["cold"],
+        "warm_seconds": seconds["warm"],
         "our_steps": steps,
-        "cold_ratio": naive_seconds / (rendering + times["cold"]),
-        "warm_ratio": naive_seconds / times["warm"],
+        "cold_ratio": naive_seconds / (rendering + seconds["cold"]),
+        "warm_ratio": naive_seconds / seconds["warm"],
     }
-    print(json.dumps(result, indent=2) if arguments.json else "\n".join(f"{k:14} {v:.4g}" for k, v in result.items()))
-    if reached > target:
-        raise SystemExit(f"ours did not reach {target:.4f} in {GIVE_UP} steps")
 
 
-def _run(config: RunConfig, dataset: Dataset, folder: Path) -> Run:
-    return Run(config, dataset, folder, lambda step, scalars: None)
+def _start(config: RunConfig, models: ModelSet, cache: Path, folder: Path) -> Run:
+    return start_run(config, folder, lambda step, scalars: None, models, cache)
 
 
-def _naive(run: Run, budget: int) -> tuple[float, float]:
-    """Seconds until its best validation loss within the budget, and that loss."""
-    training = NaiveTraining(run.dataset.models, run.encoder, LEARNING_RATE)
-    order = torch.randperm(len(run.clips), generator=torch.Generator().manual_seed(0)).tolist()
-    seconds, best = 0.0, (0.0, float("inf"))
+def _train_naive(run: Run, budget: int) -> tuple[float, float]:
+    """Train by the original's procedure; return the seconds until its best validation loss, and that loss.
+
+    Args:
+        run: gives the encoder, the clips and the validation.
+        budget: number of steps.
+    """
+    data = run.data
+    training = NaiveTraining(data.dataset.models, run.encoder, LEARNING_RATE)
+    order = torch.randperm(len(data.clips), generator=torch.Generator().manual_seed(0)).tolist()
+    seconds, best_seconds, best_loss = 0.0, 0.0, float("inf")
     for step, index in zip(range(1, budget + 1), cycle(order), strict=False):
-        clip = run.clips[index]
-        batch = run.dataset.batch([clip], run.layers)
+        clip = data.clips[index]
+        batch = data.dataset.batch([clip], data.layers)
         started = time.perf_counter()
         training.step(clip.utterance, batch)
         seconds += time.perf_counter() - started
-        if step % NAIVE_EVERY == 0 or step == budget:
+        if step % NAIVE_VALIDATION_INTERVAL == 0 or step == budget:
             loss = _val_loss(run)
-            if loss < best[1]:
-                best = seconds, loss
-    return best
+            if loss < best_loss:
+                best_seconds, best_loss = seconds, loss
+    return best_seconds, best_loss
 
 
-def _ours(run: Run, target: float) -> tuple[float, int, float]:
-    """Seconds and steps until the validation loss is at most ``target``, and what it is then."""
+def _train_until(run: Run, target: float) -> tuple[float, int, float]:
+    """Train until the validation loss is at most ``target``, or for ``MAX_STEPS``; return seconds, steps and loss."""
     seconds = 0.0
     for step in count(1):
         started = time.perf_counter()
         run.train_step()
         seconds += time.perf_counter() - started
-        if step % OURS_EVERY == 0:
+        if step % RUN_VALIDATION_INTERVAL == 0:
             loss = _val_loss(run)
-            if loss <= target or step >= GIVE_UP:
+            if loss <= target or step >= MAX_STEPS:
                 return seconds, step, loss
     raise AssertionError("unreachable")
 

@@ -1,13 +1,17 @@
-"""How well a window's gradient stands for the whole sentence's.
+"""How well the gradient of a window approximates the gradient of the whole sentence.
 
     python -m tests.benchmarks.window_gradient [--pairs 6]
 
-For pairs of a sentence in one voice and a predicted style (another voice's), the gradient of the audio loss to the
-style is computed on the whole sentence and on windows. Rows: window frames, context frames on either side (spoken,
-but outside of the loss), windows a step, and whose statistics the instance norms use: the window's ``own``, or those
-of the whole ``sentence`` as the reference spoke it, held still. ``cosine`` is the mean over windows of the cosine with
-the whole gradient, ``bias`` the cosine of the mean over all windows of a sentence, ``spread`` the standard deviation
-of a window's gradient around that mean over the mean's norm, ``frames`` what is spoken per step.
+For pairs of a sentence in one voice and a predicted style (another voice's), the gradient of the audio loss with
+respect to the style is computed on the whole sentence and on windows of it.
+
+Rows: frames of a window; frames of context on either side, which are rendered but excluded from the loss; windows per
+step; statistics of the instance norms, either those of the window (``own``) or those of the whole ``sentence`` in the
+reference style, held constant.
+
+Columns: ``frames`` rendered per step; ``cosine``, the mean cosine of a step's gradient with the whole sentence's;
+``bias``, the cosine of the mean over all windows of a sentence; ``spread``, the standard deviation of a step's gradient
+around that mean, divided by the norm of the mean.
 """
 
 import argparse
@@ -15,12 +19,14 @@ import random
 import statistics
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
+from nuanced_core.audio import SAMPLES_PER_FRAME
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.data.dataset import Clip, Dataset, windows
 from nuanced_core.data.model_set import ModelSet
@@ -31,48 +37,82 @@ from nuanced_core.training.losses import MelSTFTLoss
 from nuanced_core.weights.store import cache_dir
 
 VOICES = ("af_heart", "am_michael", "bf_emma", "am_puck", "ff_siwis", "jm_kumo", "af_bella", "bm_george")
+STEPS = 64  # random steps per sentence and row
+
+
+class Row(NamedTuple):
+    """A way to choose what a step renders."""
+
+    window: int  # frames
+    context: int  # frames on either side
+    windows: int  # per step
+    statistics: str  # of the instance norms: "own" or "sentence"
+
+
+class Comparison(NamedTuple):
+    """Gradients of a row's steps compared with the whole sentence's."""
+
+    frames: float
+    cosine: float
+    bias: float
+    spread: float
+
+
 ROWS = (
-    (20, 0, 1, "own"),
-    (40, 0, 1, "own"),
-    (40, 8, 1, "own"),
-    (40, 20, 1, "own"),
-    (40, 0, 2, "own"),
-    (40, 0, 4, "own"),
-    (80, 0, 1, "own"),
-    (80, 8, 1, "own"),
-    (40, 0, 1, "sentence"),
-    (40, 8, 1, "sentence"),
-    (80, 0, 1, "sentence"),
+    Row(20, 0, 1, "own"),
+    Row(40, 0, 1, "own"),
+    Row(40, 8, 1, "own"),
+    Row(40, 20, 1, "own"),
+    Row(40, 0, 2, "own"),
+    Row(40, 0, 4, "own"),
+    Row(80, 0, 1, "own"),
+    Row(80, 8, 1, "own"),
+    Row(40, 0, 1, "sentence"),
+    Row(40, 8, 1, "sentence"),
+    Row(80, 0, 1, "sentence"),
 )
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=6)
     arguments = parser.parse_args()
-    dataset = Dataset(ModelSet.fetch(RunConfig().models, "cpu", lambda line: None), cache_dir())
-    mel = MelSTFTLoss()
-    tiled: dict[tuple[int, int, str], Tensor] = {}
-    found: dict[tuple[int, int, int, str], list[tuple[float, float, float, float]]] = {row: [] for row in ROWS}
+    dataset = Dataset(ModelSet.fetch(RunConfig().models, "cpu"), cache_dir())
+    comparisons: dict[Row, list[Comparison]] = {row: [] for row in ROWS}
     for clip, style in _pairs(dataset, arguments.pairs):
-        whole = _gradient(dataset, mel, clip, style, (0, clip.frames), 0)
-        for size, context, count, whose in ROWS:
-            tiles = windows(clip.frames, size)
-            if count == 1:
-                with _Statistics(dataset, clip) if whose == "sentence" else nullcontext():
-                    gradients = [_gradient(dataset, mel, clip, style, tile, context) for tile in tiles]
-                tiled[size, context, whose] = torch.stack(gradients)
-            compared = _compare(tiled[size, context, whose], whole, count, size + 2 * context)
-            found[size, context, count, whose].append(compared)
+        for row, comparison in _compare_rows(dataset, clip, style).items():
+            comparisons[row].append(comparison)
     print("window  context  a step  statistics  frames  cosine   bias  spread")
-    for (size, context, count, whose), values in found.items():
-        cosine, bias, spread, frames = (statistics.mean(v) for v in zip(*values, strict=True))
-        print(f"{size:6}  {context:7}  {count:6}  {whose:10}  {frames:6.0f}  {cosine:6.2f}  {bias:5.2f}  {spread:6.2f}")
+    for row, of_pairs in comparisons.items():
+        mean = Comparison(*(statistics.mean(values) for values in zip(*of_pairs, strict=True)))
+        print(
+            f"{row.window:6}  {row.context:7}  {row.windows:6}  {row.statistics:10}  {mean.frames:6.0f}  "
+            f"{mean.cosine:6.2f}  {mean.bias:5.2f}  {mean.spread:6.2f}"
+        )
 
 
-class _Statistics:
-    """While it is entered, the decoder's norms use what they measured when the clip was spoken whole."""
+def _compare_rows(dataset: Dataset, clip: Clip, style: Tensor) -> dict[Row, Comparison]:
+    """Return the comparison of each row for a clip and a predicted style (256,)."""
+    mel = MelSTFTLoss()
+    whole = _gradient(dataset, mel, clip, style, (0, clip.frames), 0)
+    by_windows: dict[Row, Tensor] = {}  # gradients of all windows; rows with more windows per step use the same ones
+    comparisons = {}
+    for row in ROWS:
+        key = row._replace(windows=1)
+        if key not in by_windows:
+            with _SentenceStatistics(dataset, clip) if row.statistics == "sentence" else nullcontext():
+                gradients = [
+                    _gradient(dataset, mel, clip, style, window, row.context)
+                    for window in windows(clip.frames, row.window)
+                ]
+            by_windows[key] = torch.stack(gradients)
+        comparisons[row] = _compare(by_windows[key], whole, row)
+    return comparisons
+
+
+class _SentenceStatistics:
+    """Context in which the decoder's norms use the statistics that they had when the whole clip was rendered."""
 
     def __init__(self, dataset: Dataset, clip: Clip) -> None:
         self._measured: dict[int, tuple[Tensor, Tensor]] = {}
@@ -92,10 +132,12 @@ class _Statistics:
         self._measured[id(norm)] = var, mean
         return var, mean
 
-    def _patched(self, look_up: Callable[[Any, Tensor], tuple[Tensor, Tensor]]) -> ExitStack:
+    def _patched(self, get_statistics: Callable[[Any, Tensor], tuple[Tensor, Tensor]]) -> ExitStack:
+        """Replace the decoder's norms by norms with the variance and mean that ``get_statistics`` returns."""
+
         def adain(norm: Any, x: Tensor, style: Tensor, mask: Tensor | None) -> Tensor:
-            scale, shift = kokoro_decoder._affine(norm, style)
-            var, mean = look_up(norm, x)
+            scale, shift = kokoro_decoder._scale_and_shift(norm, style)
+            var, mean = get_statistics(norm, x)
             return (x - mean) * (scale * torch.rsqrt(var + kokoro_decoder.EPS)) + shift
 
         def adain_snake(
@@ -111,6 +153,7 @@ class _Statistics:
 
 
 def _pairs(dataset: Dataset, count: int) -> list[tuple[Clip, Tensor]]:
+    """Draw clips, each with the style (256,) of another voice."""
     models, draw = dataset.models, random.Random(0)
     texts = [t for t in load_sentences("train") if 60 <= len(models.phonemizer(t)) <= 90]
     pairs = []
@@ -125,28 +168,36 @@ def _pairs(dataset: Dataset, count: int) -> list[tuple[Clip, Tensor]]:
 def _gradient(
     dataset: Dataset, mel: MelSTFTLoss, clip: Clip, style: Tensor, window: tuple[int, int], context: int
 ) -> Tensor:
+    """Return the gradient (256,) of the audio loss on a window (first frame, frames) with respect to ``style``."""
     start, frames = window
     first, last = max(0, start - context), min(clip.frames, start + frames + context)
-    spoken = (first, last - first)
-    cut = slice((start - first) * 600, (start - first + frames) * 600)
+    rendered = (first, last - first)
+    samples = slice((start - first) * SAMPLES_PER_FRAME, (start - first + frames) * SAMPLES_PER_FRAME)
     predicted = style.unsqueeze(0).clone().requires_grad_()
-    audio = dataset.speak([clip], predicted, [spoken]).audio[:, cut]
-    with torch.no_grad():  # not the cached one: its norms may have used other statistics
-        reference = dataset.speak([clip], clip.utterance.style[None], [spoken]).audio[:, cut]
+    audio = dataset.speak([clip], predicted, [rendered]).audio[:, samples]
+    with torch.no_grad():  # not the cached reference: its norms may have used other statistics
+        reference = dataset.speak([clip], clip.utterance.style[None], [rendered]).audio[:, samples]
     (gradient,) = torch.autograd.grad(mel(mel.spectra(audio), mel.spectra(reference)), predicted)
     return gradient[0]
 
 
-def _compare(gradients: Tensor, whole: Tensor, count: int, frames: int) -> tuple[float, float, float, float]:
-    """Cosine, bias, spread and frames of steps that each take ``count`` of the windows' gradients."""
+def _compare(gradients: Tensor, whole: Tensor, row: Row) -> Comparison:
+    """Compare steps on random windows with the whole sentence.
+
+    Args:
+        gradients: (windows, 256), of all windows of the sentence.
+        whole: (256,), of the whole sentence.
+    """
     draw = random.Random(0)
-    count = min(count, len(gradients))
-    steps = torch.stack([gradients[draw.sample(range(len(gradients)), count)].mean(dim=0) for _ in range(64)])
+    count = min(row.windows, len(gradients))
+    steps = torch.stack([gradients[draw.sample(range(len(gradients)), count)].mean(dim=0) for _ in range(STEPS)])
     mean = gradients.mean(dim=0)
-    cosine = torch.nn.functional.cosine_similarity(steps, whole[None]).mean()
-    bias = torch.nn.functional.cosine_similarity(mean, whole, dim=0)
-    spread = (steps - mean).square().sum(dim=1).mean().sqrt() / mean.norm()
-    return float(cosine), float(bias), float(spread), float(frames * count)
+    return Comparison(
+        frames=float((row.window + 2 * row.context) * count),
+        cosine=float(cosine_similarity(steps, whole[None]).mean()),
+        bias=float(cosine_similarity(mean, whole, dim=0)),
+        spread=float((steps - mean).square().sum(dim=1).mean().sqrt() / mean.norm()),
+    )
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ class RecentTPESampler(TPESampler):
         super().__init__(**settings)
         self._has_inferred_space = False
         self._good: list[tuple[tuple[float, ...], int]] = []  # (rank, number) of the best trials
-        self._unfinished: list[int] = []  # numbers of trials that were not finished at the last look
-        self._known_trials = 0  # number of trials at the last look
+        self._unfinished: list[int] = []  # numbers of trials that were not finished at the last call
+        self._known_trials = 0  # number of trials at the last call
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Infer the search space from all trials at the first call, then from the visible ones.

@@ -67,7 +67,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         torch.set_num_threads(threads)
         self._start_run, self._prepare_late_node = start_run, prepare_late_node
         self._base, self._search = run, search
-        self._storage, self._is_shared = storage, is_shared
+        self._sweep_storage, self._is_shared = storage, is_shared
         self._trial = config
         self._copy: SharedFolder | None = None  # of the trial's folder, in shared storage
         self._run: Run | None = None
@@ -126,7 +126,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
     def _folder(self) -> Path:
         """The folder that the trial works in, on its node's disk."""
         if self._is_shared:
-            return scratch_folder(self._storage.location, self._trial["number"])
+            return scratch_folder(self._sweep_storage.location, self._trial["number"])
         return Path(self._trial["folder"])
 
     def _push(self) -> None:
@@ -161,7 +161,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         self._prepare_late_node()
         folder = self._folder
         if self._is_shared:
-            self._copy = self._storage.child("trials", str(self._trial["number"]))
+            self._copy = self._sweep_storage.child("trials", str(self._trial["number"]))
             self._copy.remove(ERROR_FILE)
             self._copy.pull(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         if now - self._stop_checked > (SHARED_STOP_CHECK_INTERVAL if self._is_shared else STOP_CHECK_INTERVAL):
             self._stop_checked = now
             with suppress(DiskError):  # storage that does not answer may answer at the next check
-                if self._storage.exists(STOP_FILE):
+                if self._sweep_storage.exists(STOP_FILE):
                     raise StoppedError(f"step {step}: stopped with its sweep")
 
     def _cap_gpu_memory(self) -> None:

@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 import subprocess
@@ -10,88 +11,91 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nuanced_core.config.settings import Augment, RunConfig
-from nuanced_core.config.validation import validate
-from nuanced_core.data import cache as cache_module
+from nuanced_core.config.settings import Augment
 from nuanced_core.data import rendering
 from nuanced_core.data.cache import Cache
-from nuanced_core.data.dataset import Dataset
-from nuanced_core.data.rendering import RenderRequest, render, worker_count
+from nuanced_core.data.dataset import AugmentedCopy, Dataset
+from nuanced_core.data.rendering import RenderJob, RenderRequest, merge_requests, render, render_jobs, worker_count
 from nuanced_core.data.utterances import Utterance
-from nuanced_core.errors import ConfigError, DiskError, TrainingError
-from nuanced_core.training import preparation
+from nuanced_core.errors import DiskError, TrainingError
 from tests.fakes import FakeKokoro, fake_models
 
 STYLES = torch.randn(6, 256, generator=torch.Generator().manual_seed(0))
 VERSIONS: list[tuple[int, ...]] = [(0,), (0, 1), (0,), (0, 1), (0,), (0,)]
-ORDERS = [
+REQUESTS = [
     RenderRequest(Utterance(f"af_{n}", f"Text {n}.", "a" * (5 + n), 5 + n, style, n), versions)
     for n, (style, versions) in enumerate(zip(STYLES, VERSIONS, strict=True))
 ]
-DEADLY = "a" * 7
+FAILING_PHONEMES = "a" * 7
 
 
-class Trouble(FakeKokoro):
-    """Kokoro that fails at one text in a way that a file names; it goes on once the file is gone."""
+class FailingKokoro(FakeKokoro):
+    """Kokoro that fails at one text in the ways that files in a folder name, until they are removed."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
 
     def encode_text(self, phonemes: list[str]):  # type: ignore[no-untyped-def]
-        for trouble in [path.name for path in self.folder.iterdir()] if phonemes == [DEADLY] else []:
-            if trouble == "once":
-                (self.folder / trouble).unlink()
-            if trouble in ("once", "always"):
+        for failure in [path.name for path in self.folder.iterdir()] if phonemes == [FAILING_PHONEMES] else []:
+            if failure == "once":
+                (self.folder / failure).unlink()
+            if failure in ("once", "always"):
                 os.kill(os.getpid(), signal.SIGKILL)
-            if trouble == "full":
+            if failure == "full":
                 raise DiskError("the disk is full")
-            if trouble == "bug":
+            if failure == "bug":
                 raise ValueError("not\na style")
         if (self.folder / "slow").exists():
             time.sleep(0.5)
         return super().encode_text(phonemes)
 
 
-def opened(folder: Path) -> Dataset:
-    (folder / "trouble").mkdir(parents=True, exist_ok=True)
+def open_dataset(folder: Path) -> Dataset:
+    (folder / "failures").mkdir(parents=True, exist_ok=True)
     models = fake_models(folder / "voices")
-    models.kokoro = Trouble(folder / "trouble")
+    models.kokoro = FailingKokoro(folder / "failures")
     return Dataset(models, folder / "cache", Augment(copies=1))  # type: ignore[arg-type]
 
 
-def interrupted(folder: str) -> None:
-    """Render slowly until somebody stops it; run by a process of its own."""
+def render_until_stopped(folder: str) -> None:
+    """Render slowly in a process of its own until a signal stops it."""
     try:
-        render(ORDERS * 20, partial(opened, Path(folder)), 2, print)
+        render(REQUESTS * 20, partial(open_dataset, Path(folder)), 2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    opened(tmp_path)
+    open_dataset(tmp_path)
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a worker starts so slowly that progress is told of."""
-    monkeypatch.setattr(rendering, "TELL_EVERY", 1e9)
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What rendering logs, without the lines of the progress bar, which depend on the machine's speed."""
+    caplog.set_level(logging.INFO, logger="nuanced_core.data.rendering")
+    messages: list[str] = []
+    for level in ("info", "warning"):
+        log = getattr(rendering.logger, level)
+        monkeypatch.setattr(
+            rendering.logger, level, lambda text, *args, log=log: (messages.append(text % args), log(text, *args))
+        )
+    return messages
 
 
 def _missing(folder: Path) -> list[str]:
-    dataset = opened(folder)
-    return [order.utterance.text for order in ORDERS if dataset.missing([order.utterance], order.versions)]
+    dataset = open_dataset(folder)
+    return [r.utterance.text for r in REQUESTS if dataset.missing([r.utterance], r.versions)]
 
 
-def test_processes_render_what_one_process_renders(folder: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    render(ORDERS, partial(opened, folder), 2, said.append)
-    assert said[0] == "rendering 6 clips, once, in 2 processes"
+def test_several_processes_render_the_same_as_one(folder: Path, tmp_path: Path, logged: list[str]) -> None:
+    render(REQUESTS, partial(open_dataset, folder), 2)
+    assert logged == ["rendering 6 clips in 2 processes"]
     assert _missing(folder) == []
-    render(ORDERS, partial(opened, tmp_path / "one"), 1, said.append)
-    assert said[1:] == ["rendering 6 clips, once"]
+    render(REQUESTS, partial(open_dataset, tmp_path / "one"), 1)
+    assert logged[1:] == ["rendering 6 clips in 1 processes"]
     several, one = (Cache(path / "cache") for path in (folder, tmp_path / "one"))
     assert len(several.entries()) == 14
     for entry in several.entries():
@@ -101,65 +105,66 @@ def test_processes_render_what_one_process_renders(folder: Path, tmp_path: Path)
             torch.testing.assert_close(tensor, expected[name])
 
 
-def test_when_a_process_is_killed_the_others_finish_its_work(folder: Path) -> None:
-    (folder / "trouble" / "once").touch()
-    said: list[str] = []
-    render(ORDERS, partial(opened, folder), 2, said.append)
-    assert said[1:] == ["a rendering process was killed by signal 9; 1 go on"]
+def test_work_of_a_killed_process_is_finished_by_the_others(folder: Path, logged: list[str]) -> None:
+    (folder / "failures" / "once").touch()
+    render(REQUESTS, partial(open_dataset, folder), 2)
+    assert logged[1:] == ["a rendering process was killed by signal 9; 1 continue"]
     assert _missing(folder) == []
 
 
-def test_when_none_is_left_one_line_says_so_and_what_is_rendered_is_kept(folder: Path) -> None:
-    (folder / "trouble" / "always").touch()
+def test_death_of_the_last_process_is_an_error_and_finished_clips_are_kept(folder: Path) -> None:
+    (folder / "failures" / "always").touch()
     with pytest.raises(
-        TrainingError, match=r"^rendering 'Text 2.' in af_2: the last rendering .* signal 9 .* is kept$"
+        TrainingError, match=r"^rendering 'Text 2.' in af_2: the last rendering .* signal 9 .* are kept$"
     ):
-        render(ORDERS, partial(opened, folder), 2, print)
+        render(REQUESTS, partial(open_dataset, folder), 2)
     left = _missing(folder)
-    assert "Text 2." in left and len(left) < len(ORDERS)
-    (folder / "trouble" / "always").unlink()
-    dataset = opened(folder)
-    render([o for o in ORDERS if o.utterance.text in left], lambda: dataset, 1, print)
+    assert "Text 2." in left and len(left) < len(REQUESTS)
+    (folder / "failures" / "always").unlink()
+    dataset = open_dataset(folder)
+    render([r for r in REQUESTS if r.utterance.text in left], lambda: dataset, 1)
     assert dataset.models.kokoro.spoken <= len(left) and _missing(folder) == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    ("trouble", "error", "told"),
+    ("failure", "error", "message"),
     [
         ("full", DiskError, "^the disk is full$"),
         ("bug", TrainingError, "^rendering 'Text 2.' in af_2: ValueError: not a style$"),
     ],
 )
-def test_an_error_of_a_process_is_one_line(folder: Path, trouble: str, error: type[Exception], told: str) -> None:
-    (folder / "trouble" / trouble).touch()
-    with pytest.raises(error, match=told):
-        render(ORDERS[1:4], partial(opened, folder), 2, print)
+def test_error_of_a_process_is_one_line(folder: Path, failure: str, error: type[Exception], message: str) -> None:
+    (folder / "failures" / failure).touch()
+    with pytest.raises(error, match=message):
+        render(REQUESTS[1:4], partial(open_dataset, folder), 2)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_processes_end_quietly_with_the_one_that_started_them(folder: Path, how: signal.Signals) -> None:
-    (folder / "trouble" / "slow").touch()
-    script = f"from tests.nuanced_core.data.test_rendering import interrupted; interrupted({str(folder)!r})"
+def test_processes_end_without_output_when_their_parent_ends(folder: Path, how: signal.Signals) -> None:
+    (folder / "failures" / "slow").touch()
+    script = "import sys; from tests.nuanced_core.data.test_rendering import render_until_stopped as render;"
+    script += "render(sys.argv[1])"
     with (folder / "stderr").open("wb") as stderr:
-        parent = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, stderr=stderr)
-        _until(lambda: len(_missing(folder)) < len(ORDERS))
+        command = [sys.executable, "-c", script, str(folder)]
+        parent = subprocess.Popen(command, start_new_session=True, stderr=stderr)
+        _wait_until(lambda: len(_missing(folder)) < len(REQUESTS))
         if how == signal.SIGINT:
             os.killpg(parent.pid, how)  # as a terminal does
         else:
             parent.kill()
         assert parent.wait(30) == (130 if how == signal.SIGINT else -9)
-        _until(lambda: not _group_lives(parent.pid))
+        _wait_until(lambda: not _group_exists(parent.pid))
     assert (folder / "stderr").read_text() == ""
 
 
-def _until(condition) -> None:  # type: ignore[no-untyped-def]
+def _wait_until(condition) -> None:  # type: ignore[no-untyped-def]
     end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
 
 
-def _group_lives(group: int) -> bool:
+def _group_exists(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -167,7 +172,7 @@ def _group_lives(group: int) -> bool:
     return True
 
 
-def test_as_many_processes_as_cores_memory_and_work_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_count_is_limited_by_cores_memory_and_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "whisper.pt"
     file.write_bytes(bytes(1000))
     models = SimpleNamespace(device=torch.device("cpu"), whisper_file=SimpleNamespace(path=file))
@@ -186,78 +191,53 @@ def test_as_many_processes_as_cores_memory_and_work_allow(tmp_path: Path, monkey
     assert count(10**6) == 1
 
 
-@pytest.fixture
-def prepared(tmp_path: Path, fakes: SimpleNamespace, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """Prepares a run of some voices with the fakes, as another process than before; returns what was said."""
-    monkeypatch.setenv("NUANCED_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("NUANCED_CACHE_LIMIT", raising=False)
-    monkeypatch.setattr(preparation, "loaded_models", lambda settings, device, say: fakes)
-
-    def prepare(*voices: str, again: bool = False) -> list[str]:
-        said: list[str] = []
-        if not again:
-            monkeypatch.setattr(cache_module, "_used", set())
-        data = {**tiny_run.data.model_dump(mode="json"), "voices": list(voices)}
-        run = validate(RunConfig, {**tiny_run.model_dump(mode="json"), "data": data, "augment": {"copies": 2}}, "x")
-        preparation.prepare([run], said.append)
-        return said
-
-    return prepare
+def test_requests_for_the_same_clip_are_merged(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    first, second = (request.utterance for request in REQUESTS[:2])
+    copy = AugmentedCopy(Augment(copies=0, noise=1.0), 1)
+    same_clip = Utterance("af_0", "Other spelling.", first.phonemes, first.phoneme_count, first.style, first.seed)
+    requests = [RenderRequest(first, (0, 1)), RenderRequest(second, (0,)), RenderRequest(same_clip, (0, "room", copy))]
+    merged = merge_requests(requests, dataset)
+    assert [(request.utterance.seed, request.versions) for request in merged] == [
+        (0, (0, 1, "room", copy)),
+        (1, (0,)),
+    ]
 
 
-def _entries(tmp_path: Path) -> set[Path]:
-    return {entry.path for entry in Cache(tmp_path / "cache").entries() if entry.kind != "baselines"}
-
-
-def test_prepare_renders_what_is_missing_with_its_versions(prepared, fakes: SimpleNamespace, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    assert prepared("af_heart") == ["rendering 6 clips, once"]
-    assert fakes.whisper.heard == 2 * 3 + 4 + 3  # clean and two copies in training; clean and degraded in validation
-    assert prepared("af_heart") == []
-    assert prepared("af_heart", "af_bella") == ["rendering 2 clips, once"]
-    entries = Cache(tmp_path / "cache").entries()
-    assert len([e for e in entries if e.kind == "features"]) == 4 * 3 + 4 + 3
-
-
-def test_beyond_the_limit_what_no_run_needs_is_removed(
-    prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # type: ignore[no-untyped-def]
-    prepared("af_heart")
-    first = _entries(tmp_path)
-    prepared("af_bella")
-    second = _entries(tmp_path) - first
-    assert len(second) == 2 * (1 + 3)  # the sound of two sentences and its versions' features
-    monkeypatch.setenv("NUANCED_CACHE_LIMIT", "1GB")
-    assert prepared("af_bella") == [] and _entries(tmp_path) == first | second
-    monkeypatch.setenv("NUANCED_CACHE_LIMIT", "0")
-    *_, needed = prepared("af_bella")
-    assert "are needed, more than NUANCED_CACHE_LIMIT, 0 B" in needed
-    kept = _entries(tmp_path)
-    assert second < kept and len(first - kept) == 2 * (1 + 3)  # validation stays
-    prepared("af_heart", again=True)
-    assert _entries(tmp_path) == first | second  # since this process needs both now
-
-
-def test_a_limit_that_is_no_size_is_told_before_the_work(
-    prepared, fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setenv("NUANCED_CACHE_LIMIT", "little")
-    with pytest.raises(ConfigError, match="NUANCED_CACHE_LIMIT: 'little'"):
-        prepared("af_heart")
-    assert fakes.kokoro.spoken == 0
-
-
-def test_there_is_a_line_from_time_to_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "TELL_EVERY", -1.0)
-    said: list[str] = []
-    render(ORDERS[:2], lambda: opened(folder), 1, said.append)
-    assert said == ["rendering 2 clips, once", "rendered 1 of 2 clips", "rendered 2 of 2 clips"]
-    render([], lambda: opened(folder), 1, said.append)
-    assert len(said) == 3
-
-
-def test_on_a_terminal_there_is_a_bar(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_share_one_progress_bar(
+    folder: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(rendering, "Console", partial(rendering.Console, force_terminal=True, width=80))
-    render(ORDERS[:2], lambda: opened(folder), 1, lambda line: None)
-    assert "2/2" in capsys.readouterr().out
+    bars: list[list[int]] = []
+    progress_bar = rendering.progress_bar
+
+    def counted(description: str, total: int):  # type: ignore[no-untyped-def]
+        bars.append([total])
+        return progress_bar(description, total)
+
+    monkeypatch.setattr(rendering, "progress_bar", counted)
+    opened = partial(open_dataset, folder)
+    render_jobs(
+        [RenderJob(REQUESTS[:2], opened, 1), RenderJob([], opened, 1), RenderJob(REQUESTS[2:], opened, workers)]
+    )
+    assert bars == [[6]] and _missing(folder) == []
+    assert logged == [f"rendering 6 clips in {workers} processes"]
+
+
+def test_progress_is_counted_per_clip(folder: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]) -> None:
+    advanced: list[int] = []
+
+    class Bar:
+        def __init__(self, description: str, total: int) -> None:
+            assert (description, total) == ("rendering clips", 2)
+
+        def __enter__(self):  # type: ignore[no-untyped-def]
+            return lambda: advanced.append(len(_missing(folder)))
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(rendering, "progress_bar", Bar)
+    render(REQUESTS[:2], lambda: open_dataset(folder), 1)
+    assert advanced == [5, 4]
+    render([], lambda: open_dataset(folder), 1)
+    assert len(logged) == 1

@@ -12,10 +12,9 @@ from nuanced_core import StyleEncoder
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.config.yaml_files import apply_overrides
-from nuanced_core.data.dataset import Dataset
 from nuanced_core.encoder.export import export_encoder
 from nuanced_core.errors import ConfigError, WeightsError
-from nuanced_core.training.run import BEST, Run
+from nuanced_core.training.run import BEST, Run, start_run
 from tests.nuanced_core.encoder.small_encoders import SPACE
 
 
@@ -25,7 +24,7 @@ def exported(
 ) -> tuple[Run, Path]:
     data = apply_overrides(tiny_run.model_dump(mode="json"), [f"encoder.output={request.param}"])
     config = validate(RunConfig, data, "tiny")
-    run = Run(config, Dataset(fakes, tmp_path / "cache"), tmp_path / "run", lambda step, scalars: None)
+    run = start_run(config, tmp_path / "run", lambda step, scalars: None, fakes, tmp_path / "cache")  # type: ignore[arg-type]
     run.run_epoch()
     return run, export_encoder(tmp_path / "run" / BEST, tmp_path / "models" / "mine", {"val/skill": 0.25})
 
@@ -36,7 +35,7 @@ def test_exported_encoder_gives_the_same_styles(exported: tuple[Run, Path]) -> N
     assert [p.name for p in folder.parent.iterdir()] == ["mine"]
     encoder = StyleEncoder.from_pretrained(folder)
     assert encoder.config.encoder == run.config.encoder and encoder.config.features == run.config.features
-    batch = run._val_batch
+    batch = run.data.validation_batch
     inputs = (batch.features, batch.mask, batch.phoneme_counts)
     torch.testing.assert_close(encoder(*inputs), run.encoder.eval()(*inputs))
     config = json.loads((folder / "config.json").read_text())

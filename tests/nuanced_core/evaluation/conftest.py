@@ -1,5 +1,7 @@
 """Evaluations with the fakes in place of Kokoro, Whisper, the speaker encoder and the pitch tracker."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,14 @@ from nuanced_core.config.validation import validate
 from nuanced_core.config.yaml_files import apply_overrides
 from nuanced_core.data.dataset import Clip, Dataset
 from nuanced_core.encoder.export import export_encoder
-from nuanced_core.evaluation import predictors
+from nuanced_core.evaluation import predictors, recordings, test_split
 from nuanced_core.evaluation.test_split import evaluate_encoder, held_out_utterances
-from nuanced_core.training.run import BEST, Run
+from nuanced_core.training.run import BEST, start_run
 from tests.fakes import fake_models, held_out_models, random_encoder
 
 
-class TestSplitSetup:
+class SplitSetup:
     """Evaluations of one random encoder on the test split, with various settings of the run that trained it."""
-
-    __test__ = False
 
     def __init__(self, folder: Path, run: RunConfig) -> None:
         self.folder, self.run = folder, run
@@ -44,16 +44,34 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def setup(tmp_path: Path, tiny_run: RunConfig, one_process: None) -> TestSplitSetup:
-    return TestSplitSetup(tmp_path, tiny_run)
+def setup(tmp_path: Path, tiny_run: RunConfig, one_process: None) -> SplitSetup:
+    return SplitSetup(tmp_path, tiny_run)
+
+
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """Total and finished items of each progress bar of an evaluation, by description."""
+    found: dict[str, tuple[int, int]] = {}
+
+    @contextmanager
+    def progress_bar(description: str, total: int) -> Iterator[Callable[[], None]]:
+        found[description] = total, 0
+
+        def advance() -> None:
+            found[description] = total, found[description][1] + 1
+
+        yield advance
+
+    for module in (test_split, recordings):
+        monkeypatch.setattr(module, "progress_bar", progress_bar)
+    return found
 
 
 @pytest.fixture
 def exported(tmp_path: Path, tiny_run: RunConfig) -> Path:
     """The export of an encoder that was trained for one step."""
     models = fake_models(tmp_path / "training_voices")
-    dataset = Dataset(models, tmp_path / "training_cache")  # type: ignore[arg-type]
-    run = Run(tiny_run, dataset, tmp_path / "run", lambda step, scalars: None)
+    run = start_run(tiny_run, tmp_path / "run", lambda step, scalars: None, models, tmp_path / "cache_of_run")
     run.train_step()
     run.best_loss = 1.0
     run.save(tmp_path / "run" / BEST)

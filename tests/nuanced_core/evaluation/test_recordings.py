@@ -1,4 +1,7 @@
+"""nuanced_core.evaluation.recordings against cosines computed one recording at a time."""
+
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,18 +11,18 @@ import torch
 from torch import Tensor
 
 from nuanced_core.audio import resample
-from nuanced_core.config.settings import RunConfig
+from nuanced_core.config.settings import Models, RunConfig
 from nuanced_core.data.dataset import Dataset
-from nuanced_core.errors import AudioError
-from nuanced_core.evaluation import predictors as style_rows
+from nuanced_core.errors import AudioError, ConfigError
+from nuanced_core.evaluation import predictors, recordings
 from nuanced_core.evaluation.predictors import StylePredictors
-from nuanced_core.evaluation.recordings import evaluate_recordings, recordings_in
+from nuanced_core.evaluation.recordings import evaluate_clips, evaluate_recordings, find_recordings
 from nuanced_core.evaluation.test_split import held_out_sentences, held_out_utterances
 from tests.fakes import FakeWhisper, LivelyKokoro, band_embedding, held_out_models, random_encoder
 
 
 def _write(path: Path, seed: int, seconds: float = 4.0, rate: int = 16_000, level: float = 0.3) -> Path:
-    """A tone with overtones, steady but for some noise."""
+    """Write a steady tone with overtones and some noise."""
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * rate)) / rate
     levels = rng.uniform(0.1, 1, 8)
@@ -28,117 +31,152 @@ def _write(path: Path, seed: int, seconds: float = 4.0, rate: int = 16_000, leve
     return path
 
 
-class Lab:
+class RecordingSetup:
+    """Evaluations of a random encoder on recordings."""
+
     def __init__(self, folder: Path, run: RunConfig) -> None:
         self.models = held_out_models(folder / "voices")
         self.dataset = Dataset(self.models, folder / "cache")  # type: ignore[arg-type]
-        self.rows = StylePredictors(random_encoder(self.models, run), run, self.dataset, lambda line: None)
-        self.said: list[str] = []
+        self.predictors = StylePredictors(random_encoder(self.models, run), run, self.dataset)
 
     def report(self, *files: Path) -> dict[str, Any]:
-        return evaluate_recordings(self.rows, self.dataset, files, band_embedding, self.said.append)
+        return evaluate_recordings(self.predictors, self.dataset, files, band_embedding)
 
 
 @pytest.fixture
-def lab(tmp_path: Path, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    monkeypatch.setattr(style_rows, "worker_count", lambda orders, models: 1)
-    return Lab(tmp_path, tiny_run)
+def setup(tmp_path: Path, tiny_run: RunConfig, one_process: None) -> RecordingSetup:
+    return RecordingSetup(tmp_path, tiny_run)
 
 
-def test_the_sound_files_of_a_folder_are_found_by_name(tmp_path: Path) -> None:
+def test_find_recordings_returns_the_sound_files_sorted_by_name(tmp_path: Path) -> None:
     for name in ("b.wav", "A.FLAC", "c.mp3", "a.ogg", "notes.txt", "wav", "d.wav.part"):
         (tmp_path / name).touch()
-    assert [path.name for path in recordings_in(tmp_path)] == ["A.FLAC", "a.ogg", "b.wav", "c.mp3"]
-    assert all(path.parent == tmp_path for path in recordings_in(tmp_path))
+    assert [path.name for path in find_recordings(tmp_path)] == ["A.FLAC", "a.ogg", "b.wav", "c.mp3"]
+    assert all(path.parent == tmp_path for path in find_recordings(tmp_path))
 
 
-def test_no_folder_and_a_folder_without_recordings_are_told(tmp_path: Path) -> None:
+def test_find_recordings_raises_for_a_missing_folder_or_one_without_recordings(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(AudioError, match=r"^/.*: holds no \.wav, \.flac, \.ogg, \.mp3 file; put recordings in it$"):
-        recordings_in(tmp_path)
+        find_recordings(tmp_path)
     for path in (tmp_path / "nowhere", tmp_path / "notes.txt"):
         with pytest.raises(AudioError, match=f"^{path}: no such folder; name one that holds recordings$"):
-            recordings_in(path)
+            find_recordings(path)
 
 
-def _cosines(lab: Lab, sound: Tensor, phonemes: str, style: Tensor) -> float:
-    """Of what a style says, with its own durations, to the halves of a recording at 16 kHz."""
+def _mean_cosine(recording: Tensor, phonemes: str, style: Tensor) -> float:
+    """Mean cosine of a style's speech, with its own durations, and each half of a recording at 16 kHz."""
     kokoro = LivelyKokoro()
     text = kokoro.encode_text([phonemes])
-    said = band_embedding(kokoro.speak(text, kokoro.prosody(text, style[None]), style[None], [0]).item(0), 24_000)
-    return float(np.mean([float(band_embedding(half, 16_000) @ said) for half in _halves(sound)]))
+    spoken = band_embedding(kokoro.speak(text, kokoro.prosody(text, style[None]), style[None], [0]).item(0), 24_000)
+    return float(np.mean([float(band_embedding(half, 16_000) @ spoken) for half in _halves(recording)]))
 
 
-def _halves(sound: Tensor) -> tuple[Tensor, Tensor]:
-    return sound[: len(sound) // 2], sound[len(sound) // 2 :]
+def _halves(recording: Tensor) -> tuple[Tensor, Tensor]:
+    return recording[: len(recording) // 2], recording[len(recording) // 2 :]
 
 
-def test_identity_is_0_for_the_test_voices_saying_the_same_and_1_for_the_other_half(lab: Lab, tmp_path: Path) -> None:
+def test_identity_is_0_for_the_test_voices_and_1_for_the_other_half_of_the_recording(
+    setup: RecordingSetup, tmp_path: Path, bars: dict[str, tuple[int, int]]
+) -> None:
     files = [_write(tmp_path / f"{seed}.wav", seed) for seed in (1, 2, 3)]
-    report = lab.report(*files)
+    report = setup.report(*files)
     assert list(report["rows"]) == ["mean", "nearest", "ridge", "encoder"]
-    text, phonemes = next(iter(held_out_sentences(lab.models.phonemizer, 2).items()))
+    assert bars == {"evaluating recordings": (3, 3)}
+    text, phonemes = next(iter(held_out_sentences(setup.models.phonemizer, 2).items()))
     assert report["text"] == text
-    apart = Dataset(lab.models, tmp_path / "apart")  # type: ignore[arg-type]
-    strangers = [clip.audio for clip in apart.clips(held_out_utterances(lab.models.voices, {text: phonemes}))]
-    assert len(strangers) == 9
-    sums = {name: np.zeros(3) for name in report["rows"]}  # cosine, stranger, same
+    separate = Dataset(setup.models, tmp_path / "separate")  # type: ignore[arg-type]
+    test_voices = [clip.audio for clip in separate.clips(held_out_utterances(setup.models.voices, {text: phonemes}))]
+    assert len(test_voices) == 9
+    sums = {name: np.zeros(3) for name in report["rows"]}  # cosine, other speaker, same speaker
     for file, clip in zip(files, report["clips"], strict=True):
         sound = torch.from_numpy(soundfile.read(file, dtype="float32")[0])
         first, second = (band_embedding(half, 16_000) for half in _halves(sound))
         same = float(first @ second)
-        stranger = np.mean([float(h @ band_embedding(s, 24_000)) for h in (first, second) for s in strangers])
+        other = np.mean([float(half @ band_embedding(v, 24_000)) for half in (first, second) for v in test_voices])
         features = FakeWhisper()(sound)[None]
-        styles = lab.rows(features, torch.ones(1, features.shape[2], dtype=torch.bool), [len(phonemes)])
+        styles = setup.predictors(features, torch.ones(1, features.shape[2], dtype=torch.bool), [len(phonemes)])
         for name, style in styles.items():
-            cosine = _cosines(lab, sound, phonemes, style[0])
-            sums[name] += cosine, stranger, same
-            expected = (cosine - stranger) / (same - stranger)
+            cosine = _mean_cosine(sound, phonemes, style[0])
+            sums[name] += cosine, other, same
+            expected = (cosine - other) / (same - other)
             assert clip["identity"][name] == pytest.approx(expected, rel=1e-3, abs=1e-4)
         assert clip["file"] == file.name
-    for name, (cosine, stranger, same) in sums.items():
+    for name, (cosine, other, same) in sums.items():
         found = report["rows"][name]
-        assert found["identity"] == pytest.approx((cosine - stranger) / (same - stranger), rel=1e-3, abs=1e-4)
+        assert found["identity"] == pytest.approx((cosine - other) / (same - other), rel=1e-3, abs=1e-4)
         assert found["identity_ci"][0] <= found["identity"] <= found["identity_ci"][1]
-    assert lab.said[-3:] == ["1.wav", "2.wav", "3.wav"]
 
 
-def test_distance_is_that_of_the_rows_and_grows_with_what_is_foreign(lab: Lab, tmp_path: Path) -> None:
+def test_distance_is_that_of_the_predictors_and_grows_with_the_level(setup: RecordingSetup, tmp_path: Path) -> None:
     files = [_write(tmp_path / f"{i}.wav", 2, level=level) for i, level in enumerate((0.3, 3, 30))]
-    found = [clip["distance"] for clip in lab.report(*files)["clips"]]
+    found = [clip["distance"] for clip in setup.report(*files)["clips"]]
     features = FakeWhisper()(torch.from_numpy(soundfile.read(files[2], dtype="float32")[0]))[None]
     mask = torch.ones(1, features.shape[2], dtype=torch.bool)
-    assert found[2] == pytest.approx(float(lab.rows.distance(features, mask)), rel=1e-5)
+    assert found[2] == pytest.approx(float(setup.predictors.distance(features, mask)), rel=1e-5)
     assert found[0] < found[1] < found[2]
 
 
-def test_of_one_recording_there_is_no_interval(lab: Lab, tmp_path: Path) -> None:
-    for row in lab.report(_write(tmp_path / "a.wav", 1))["rows"].values():
-        assert row["identity_ci"] == [None, None]
-        assert row["identity"] is not None
+def test_single_recording_has_no_interval(setup: RecordingSetup, tmp_path: Path) -> None:
+    for measures in setup.report(_write(tmp_path / "a.wav", 1))["rows"].values():
+        assert measures["identity_ci"] == [None, None]
+        assert measures["identity"] is not None
 
 
-def test_rate_channels_and_format_do_not_matter(lab: Lab, tmp_path: Path) -> None:
+def test_report_does_not_depend_on_sample_rate_channels_or_format(setup: RecordingSetup, tmp_path: Path) -> None:
     plain = _write(tmp_path / "a.wav", 1)
     sound = torch.from_numpy(soundfile.read(plain, dtype="float32")[0])
-    faster = resample(sound, 16_000, 32_000).numpy()
-    soundfile.write(tmp_path / "b.flac", np.stack([1.5 * faster, 0.5 * faster], axis=1), 32_000)
-    expected, found = lab.report(plain)["clips"][0], lab.report(tmp_path / "b.flac")["clips"][0]
+    upsampled = resample(sound, 16_000, 32_000).numpy()
+    soundfile.write(tmp_path / "b.flac", np.stack([1.5 * upsampled, 0.5 * upsampled], axis=1), 32_000)
+    expected, found = setup.report(plain)["clips"][0], setup.report(tmp_path / "b.flac")["clips"][0]
     for name, value in expected["identity"].items():
         assert found["identity"][name] == pytest.approx(value, abs=0.05), name
     assert found["distance"] == pytest.approx(expected["distance"], rel=0.05)
 
 
-def test_a_recording_that_cannot_be_used_is_told(lab: Lab, tmp_path: Path) -> None:
+def test_unusable_recording_raises(setup: RecordingSetup, tmp_path: Path) -> None:
     silent, text = tmp_path / "silent.wav", tmp_path / "text.wav"
     soundfile.write(silent, np.zeros(64_000), 16_000)
     text.write_text("no sound")
-    for file, told in (
-        (_write(tmp_path / "short.wav", 1, seconds=2.9), "2.9 s is too short to tell a voice; at least 3 s are needed"),
+    for file, message in (
+        (_write(tmp_path / "short.wav", 1, seconds=2.9), "2.9 s is too short to identify a voice; record at least 3 s"),
         (silent, "is silent; record it again"),
         (text, "not a sound file"),
     ):
         with pytest.raises(AudioError) as caught:
-            lab.report(file)
-        assert str(caught.value).startswith(f"{file}: {told}")
-    assert len(lab.report(_write(tmp_path / "enough.wav", 1, seconds=3))["clips"]) == 1
+            setup.report(file)
+        assert str(caught.value).startswith(f"{file}: {message}")
+    assert len(setup.report(_write(tmp_path / "enough.wav", 1, seconds=3))["clips"]) == 1
+
+
+def test_one_call_evaluates_an_exported_encoder(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: None
+) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for seed in (2, 1):
+        _write(folder / f"{seed}.wav", seed)
+    models = held_out_models(tmp_path / "voices")
+    fetched = []
+
+    def fetch(wanted: Models, device: torch.device) -> SimpleNamespace:
+        fetched.append((wanted.whisper, wanted.source))
+        return models
+
+    monkeypatch.setattr(predictors.ModelSet, "fetch", fetch)
+    monkeypatch.setattr(predictors, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(recordings, "SpeakerEncoder", lambda: band_embedding)
+    report = evaluate_clips(str(exported), str(folder), source="packages")
+    assert report["model"] == str(exported)
+    assert [clip["file"] for clip in report["clips"]] == ["1.wav", "2.wav"]
+    assert list(report["rows"]) == ["mean", "nearest", "ridge", "encoder"]  # no oracle: the true style is unknown
+    assert all(set(measures) == {"identity", "identity_ci"} for measures in report["rows"].values())
+    assert fetched == [(report["whisper"], "packages")]
+
+    def missing() -> None:
+        raise ConfigError("speaker identity needs Resemblyzer")
+
+    monkeypatch.setattr(recordings, "SpeakerEncoder", missing)
+    with pytest.raises(ConfigError, match="Resemblyzer"):
+        evaluate_clips(exported, folder)
+    assert len(fetched) == 1  # the second call raised before it fetched anything

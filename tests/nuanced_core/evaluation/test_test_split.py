@@ -1,6 +1,7 @@
 """nuanced_core.evaluation.test_split: its sentences and utterances, what the report includes, and what is refused."""
 
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from nuanced_core.kokoro.voices import TEST_VOICES, VoiceBank
 from nuanced_core.text.phonemes import Phonemizer
 from nuanced_core.text.sentences import load_sentences
 from tests.fakes import band_embedding, fake_models, held_out_models, loudness_pitch
-from tests.nuanced_core.evaluation.conftest import TestSplitSetup
+from tests.nuanced_core.evaluation.conftest import SplitSetup
 
 PREDICTORS = ("mean", "nearest", "ridge", "encoder", "oracle")
 LETTERS = Phonemizer("letters", lambda text: text)
@@ -70,34 +71,41 @@ def test_each_test_voice_speaks_each_sentence_in_the_style_for_its_length(tmp_pa
 
 
 def test_missing_test_voice_raises(tmp_path: Path) -> None:
-    with pytest.raises(VoiceError, match=r"^test voices: 'af_river' is (no voice|not a voice|.*); .*'nuanced weights'"):
+    with pytest.raises(VoiceError, match=r"^test voices: 'af_river' is not a voice; .*run 'nuanced weights'"):
         held_out_utterances(fake_models(tmp_path).voices, {"One.": "abc"})
 
 
-def test_measures_that_were_not_requested_are_not_in_the_report(setup: TestSplitSetup) -> None:
+def test_measures_that_were_not_requested_are_not_in_the_report(
+    setup: SplitSetup, bars: dict[str, tuple[int, int]]
+) -> None:
     report = setup.report(robustness=False)
     assert "robustness" not in report
     for measures in report["rows"].values():
         assert not {"identity", "f0_crepe_semitones"} & set(measures)
+    assert bars == {"evaluating": (5, 5)}  # predictors
 
 
 def test_second_evaluation_returns_the_same_report_and_renders_nothing(
-    setup: TestSplitSetup, caplog: pytest.LogCaptureFixture
+    setup: SplitSetup, caplog: pytest.LogCaptureFixture, bars: dict[str, tuple[int, int]]
 ) -> None:
     caplog.set_level(logging.INFO)
     first = setup.report()
-    assert [line for line in caplog.messages if line.startswith("rendering")] == [
-        "rendering 24 clips in 1 processes",  # six training voices, four sentences
-        "rendering 18 clips in 1 processes",
-    ]
+    assert _rendered(caplog) == [24, 18]  # six training voices with four sentences; nine test voices with two
     caplog.clear()
     before = setup.models.kokoro.spoken, setup.models.whisper.heard
     assert setup.report() == first
     assert (setup.models.kokoro.spoken, setup.models.whisper.heard) == before
-    assert not [line for line in caplog.messages if line.startswith("rendering")]
+    assert not _rendered(caplog)
+    assert bars == {"evaluating": (9, 9)}  # predictors and conditions
 
 
-def test_report_does_not_depend_on_the_data_that_the_run_used(setup: TestSplitSetup) -> None:
+def _rendered(caplog: pytest.LogCaptureFixture) -> list[int]:
+    """The numbers of clips that were logged as being rendered."""
+    found = (re.search(r"(\d+) clips", message) for message in caplog.messages)
+    return [int(match[1]) for match in found if match]
+
+
+def test_report_does_not_depend_on_the_data_that_the_run_used(setup: SplitSetup) -> None:
     expected = setup.report(robustness=False)
     for overrides in (
         ["data.voices=[af_bella, am_michael, am_fenrir, af_heart]", "data.sentences=['A blue window.', 'Red door.']"],
@@ -107,7 +115,7 @@ def test_report_does_not_depend_on_the_data_that_the_run_used(setup: TestSplitSe
         assert setup.report(*overrides, robustness=False) == expected
 
 
-def test_baselines_do_not_learn_from_test_voices(setup: TestSplitSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_do_not_learn_from_test_voices(setup: SplitSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     learned = []
 
     class Recorded(predictors.StylePredictors):
@@ -139,7 +147,7 @@ def test_baselines_do_not_learn_from_test_voices(setup: TestSplitSetup, monkeypa
     ],
 )
 def test_encoder_trained_on_the_test_split_raises_before_anything_is_rendered(
-    override: str, message: str, setup: TestSplitSetup
+    override: str, message: str, setup: SplitSetup
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         setup.report(override)
@@ -148,7 +156,7 @@ def test_encoder_trained_on_the_test_split_raises_before_anything_is_rendered(
 
 
 def test_sentences_file_is_checked_for_test_sentences_if_it_exists(
-    setup: TestSplitSetup, caplog: pytest.LogCaptureFixture
+    setup: SplitSetup, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = setup.folder / "mine.txt"
     file.write_text(f"# mine\nRed door.\n  {TEST_SENTENCE}\n")

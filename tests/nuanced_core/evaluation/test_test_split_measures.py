@@ -20,7 +20,7 @@ from nuanced_core.hearing.augmentation import DEGRADATIONS, degraded
 from nuanced_core.kokoro.voices import TEST_VOICES
 from nuanced_core.training.losses import MelSTFTLoss
 from tests.fakes import VOICES, FakeWhisper, LivelyKokoro, band_embedding, loudness_pitch
-from tests.nuanced_core.evaluation.conftest import TestSplitSetup
+from tests.nuanced_core.evaluation.conftest import SplitSetup
 
 PREDICTORS = ("mean", "nearest", "ridge", "encoder", "oracle")
 TRAINING_VOICES = sorted({*VOICES} - {"af_sky", "bm_lewis"})
@@ -28,27 +28,27 @@ TRAINING_VOICES = sorted({*VOICES} - {"af_sky", "bm_lewis"})
 
 # The report with all measures is made once for all tests that read it.
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestSplitSetup, dict[str, Any]]]:
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SplitSetup, dict[str, Any]]]:
     data = {
         "data": {"voices": ["af_heart", "am_fenrir"], "val_voices": ["af_sky", "bm_lewis"]},
         "encoder": {"width": 8, "depth": 1},
         "objective": {"stft": 0.5, "style": 2.0},
     }
-    setup = TestSplitSetup(tmp_path_factory.mktemp("full"), validate(RunConfig, data, "full"))
+    setup = SplitSetup(tmp_path_factory.mktemp("full"), validate(RunConfig, data, "full"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predictors, "worker_count", lambda requests, models: 1)
         yield setup, setup.report(embed=band_embedding, track_pitch=loudness_pitch)
 
 
 @pytest.fixture(scope="module")
-def expected(full: tuple[TestSplitSetup, dict[str, Any]]) -> "ExpectedMeasures":
+def expected(full: tuple[SplitSetup, dict[str, Any]]) -> "ExpectedMeasures":
     return ExpectedMeasures(*full)
 
 
 class ExpectedMeasures:
     """The report's measures recomputed one utterance at a time, with NumPy and the fakes."""
 
-    def __init__(self, setup: TestSplitSetup, report: dict[str, Any]) -> None:
+    def __init__(self, setup: SplitSetup, report: dict[str, Any]) -> None:
         self.clips = setup.clips(report["texts"])
         self.input_index = [i + 1 if i % 2 == 0 else i - 1 for i in range(18)]  # the voice's other sentence
         self.encoder, self.report = setup.encoder, report
@@ -112,7 +112,7 @@ def _cosine(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def test_report_has_each_measure_of_each_predictor_with_its_interval(
-    full: tuple[TestSplitSetup, dict[str, Any]],
+    full: tuple[SplitSetup, dict[str, Any]],
 ) -> None:
     _, report = full
     json.dumps(report, allow_nan=False)
@@ -145,7 +145,7 @@ def test_measures_are_means_over_utterances_in_styles_predicted_from_the_voice_s
         assert found["f0_spread_correlation"] == pytest.approx(correlation, abs=1e-3)
 
 
-def test_oracle_differs_from_the_target_clips_only_by_its_noise(full: tuple[TestSplitSetup, dict[str, Any]]) -> None:
+def test_oracle_differs_from_the_target_clips_only_by_its_noise(full: tuple[SplitSetup, dict[str, Any]]) -> None:
     oracle = full[1]["rows"]["oracle"]
     for name in ("style_cosine", "timbre_cosine", "prosody_cosine", "energy_correlation", "f0_spread_correlation"):
         assert oracle[name] == pytest.approx(1, abs=1e-5)
@@ -192,7 +192,7 @@ def test_intervals_are_over_voices_not_over_utterances(expected: ExpectedMeasure
 
 
 def test_gains_are_the_encoder_s_measures_minus_a_baseline_s_paired_by_voice(
-    full: tuple[TestSplitSetup, dict[str, Any]],
+    full: tuple[SplitSetup, dict[str, Any]],
 ) -> None:
     _, report = full
     encoder = report["rows"]["encoder"]
@@ -211,7 +211,7 @@ def test_gains_are_the_encoder_s_measures_minus_a_baseline_s_paired_by_voice(
 
 
 def test_nearest_predicts_a_training_voice_and_ridge_is_below_the_oracle(
-    full: tuple[TestSplitSetup, dict[str, Any]],
+    full: tuple[SplitSetup, dict[str, Any]],
 ) -> None:
     setup, report = full
     clips = setup.clips(report["texts"])
@@ -248,7 +248,7 @@ def test_robustness_has_the_cosine_of_degraded_clips_and_its_loss_against_clean_
     assert abs(report["robustness"]["telephone"]["encoder"]["loss"]) > 1e-4
 
 
-def test_noise_is_20_and_10_db_below_the_input_clip(setup: TestSplitSetup) -> None:
+def test_noise_is_20_and_10_db_below_the_input_clip(setup: SplitSetup) -> None:
     first = setup.report(robustness=False)
     clean = [resample(clip.audio, 24_000, 16_000) for clip in setup.clips(first["texts"])]
     whisper_inputs: list[Tensor] = []

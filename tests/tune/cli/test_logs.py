@@ -13,6 +13,7 @@ from nuanced_core.errors import DiskError
 from nuanced_core.progress import progress_bar, stderr_console
 from tune.cli.app import main
 from tune.cli.common.logs import LOGGERS, LogOptions, log_output
+from tune.show.doctor import Finding
 
 core, tune = logging.getLogger("nuanced_core.data.rendering"), logging.getLogger("tune.sweep.driver")
 LONG_LINE = "go on with: nuanced sweep --resume '/some/where/my [bold]sweep[/bold]' --address auto"
@@ -105,6 +106,13 @@ def test_a_log_file_has_the_error_that_ends_the_command(
     with pytest.raises(ZeroDivisionError):
         main(options)
     assert "ERROR nuanced: a bug\nTraceback" in file.read_text()
+
+
+def test_an_exit_code_is_no_error_in_the_log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune.show.doctor.examine", lambda config: [Finding("python", "3.9", "is too old")])
+    file = tmp_path / "log"
+    assert main(["doctor", "--log-file", str(file)]) == 1
+    assert file.read_text() == ""
 
 
 @pytest.mark.parametrize(

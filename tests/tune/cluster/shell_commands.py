@@ -125,7 +125,7 @@ def calls(line: str, tool: str) -> Iterator[list[str]]:
 
 def trials_per_node(sweep: SweepSettings, cpus: float, gpus: float) -> int:
     """How many trials fit on a node at the same time."""
-    return int(min(cpus // sweep.cpus_per_trial, gpus // sweep.gpus_per_trial))
+    return int(min(cpus // sweep.cpus_per_trial, gpus // sweep.gpus))
 
 
 def write_script(file: Path, body: str) -> None:

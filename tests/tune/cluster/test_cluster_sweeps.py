@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -144,7 +145,7 @@ def test_trials_of_a_lost_node_continue_elsewhere_and_an_added_node_is_prepared_
     finally:
         driver.kill()
     assert driver.process.returncode == 130, output
-    assert f"trial {moved}: its process died; it goes on from its last checkpoint" in output
+    assert re.search(rf"trial {moved}: its process died; .* last checkpoint", output), output
     assert after != first[0].node_id
     trials = open_study(tmp_path / "toy", SweepSettings()).trials
     complete = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
@@ -201,7 +202,7 @@ def test_the_measured_share_of_a_gpu_is_logged_used_and_saved(cluster: Cluster, 
     auto = ["sweep.gpus_per_trial=auto", "sweep.trials=3", "train.epochs=1"]
     output = Driver(cluster, tmp_path, together, *auto).end()
     # 4.8 of 24 GB with headroom is 0.26 of the card: a third.
-    assert "a step of the largest trial takes 4.2 of 24.0 GB: 0.333 of a GPU for each trial" in output
+    assert re.search(r"a step of the largest trial takes 4\.2 of 24\.0 GB: .*\b0\.333 of a GPU", output), output
     assert "3 trials, 3 at a time" in output and "best trial" in output
     assert "gpus_per_trial: 0.333" in (tmp_path / "toy" / "sweep.yaml").read_text()
 

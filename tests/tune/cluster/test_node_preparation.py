@@ -83,7 +83,7 @@ def test_the_results_of_all_nodes_are_merged(
     """Nodes that are lost meanwhile are left out; an error, or another model file, of one node stops the sweep."""
     monkeypatch.setattr(node_preparation, "check_nodes", lambda machines, probe: {})
     monkeypatch.setattr(node_preparation, "on_nodes", lambda machines, *_, **__: dict(zip(NODES, answers, strict=True)))
-    config = parse_sweep({"sweep": {"trials": 1}}, "a.yaml")
+    config = parse_sweep({"search": {"encoder.width": [64]}, "sweep": {"trials": 1}}, "a.yaml")
     if isinstance(outcome, dict):
         prepared = prepare_machines(NODES, config, toy.prepare, SharedFolder(str(tmp_path)))
         assert prepared.models == outcome

@@ -1,5 +1,6 @@
-"""tune.config.sweep_config: one file is a run, a search and a sweep; what is wrong is told in one line."""
+"""tune.config.sweep_config: one file holds a run, a search and a sweep; errors are one line."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.yaml_files import read_yaml, write_yaml
 from nuanced_core.errors import ConfigError
 from tune.config.dimension import Choices, Range
-from tune.config.sweep_config import as_override, load, load_run, load_sweep
+from tune.config.sweep_config import as_override, load, load_run, load_sweep, parse_sweep
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 GOOD = """
@@ -37,14 +38,88 @@ def test_a_file_is_split_into_run_search_and_sweep(tmp_path: Path) -> None:
     assert (config.sweep.trials, config.sweep.gpus_per_trial) == (8, 0.25)
 
 
-def test_the_resolved_settings_load_again_with_a_record_beside_them(tmp_path: Path) -> None:
+def test_saved_settings_load_again_and_their_record_is_ignored(tmp_path: Path) -> None:
     config = load_sweep(written(tmp_path, GOOD))
     again = tmp_path / "again.yaml"
     write_yaml(again, {**config.as_dict(), "record": {"git_commit": "0"}})
     assert load_sweep(again) == config
 
 
-def test_a_run_is_read_from_a_sweep_s_file(tmp_path: Path) -> None:
+def test_parsed_data_give_the_sweep_that_its_file_gives(tmp_path: Path) -> None:
+    file = written(tmp_path, GOOD + "record: {git_commit: '0'}\n")
+    data = read_yaml(file)
+    unchanged = copy.deepcopy(data)
+    assert parse_sweep(data, str(file)) == load_sweep(file)
+    overrides = ["train.epochs=3", "sweep.trials=9", "search.encoder.depth=[1, 2]"]
+    assert parse_sweep(data, str(file), overrides) == load_sweep(file, overrides) != load_sweep(file)
+    assert data == unchanged
+
+
+def test_errors_of_parsed_data_name_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"^there\.yaml: sweep\.trails: unknown setting; did you mean sweep\.trials"):
+        parse_sweep({"search": {"encoder.width": [64, 128]}, "sweep": {"trails": 3}}, "there.yaml")
+    with pytest.raises(ConfigError, match=r"^there\.yaml: serach: unknown setting; did you mean search"):
+        parse_sweep({"serach": {}}, "there.yaml")
+
+
+@pytest.mark.parametrize("name", ["outputs", "warm_start", "shared"])
+def test_a_path_that_begins_with_a_tilde_is_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    file = written(tmp_path, GOOD.replace("trials: 8", f"trials: 8, {name}: ~/sweeps"))
+    assert getattr(load_sweep(file).sweep, name) == "/home/me/sweeps"
+    assert getattr(load_sweep(file, [f"sweep.{name}=~/other"]).sweep, name) == "/home/me/other"
+    # Without quotes, ~ alone is null in YAML.
+    assert getattr(load_sweep(file, [as_override(f"sweep.{name}", "~")]).sweep, name) == "/home/me"
+    for kept in ("sweeps/~", "s3://bucket/~/sweeps", "/data/~me"):
+        assert getattr(load_sweep(file, [as_override(f"sweep.{name}", kept)]).sweep, name) == kept
+
+
+@pytest.mark.parametrize("name", ["outputs", "shared"])
+def test_an_empty_path_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"sweep\.{name}: \"\": string should have at least 1 character"):
+        load_sweep(written(tmp_path, GOOD), [f"sweep.{name}=''"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.seed=1", "data.seed: was 0, would be 1: trials could not be compared; start a new sweep"),
+        ("data.max_phonemes=40", "data.max_phonemes: was 510, would be 40: trials could not be compared"),
+        ("objective.stft=2", "objective: was "),
+        ("sweep.storage='sqlite:///x.db'", "sweep.storage: was None, would be sqlite:///x.db: trials could not be"),
+        ("sweep.shared=there", "sweep.shared: was None, would be there: unfinished trials would not find their"),
+        (
+            "search.encoder.pooling=[mean, max]",
+            'search.encoder.pooling: was ["mean", "mean_std"], would be ["mean", "max"]: the sampler cannot learn from '
+            "the trials so far; keep it, drop it with --set search.encoder.pooling=null, or start a new sweep",
+        ),
+        ("search.encoder.width=[64, 128]", 'search.encoder.width: was {"low": 64, "high": 512, "log": true}, would be'),
+        ("search.encoder.width.log=false", "search.encoder.width: was "),
+    ],
+)
+def test_a_sweep_cannot_continue_one_with_other_trials(tmp_path: Path, override: str, message: str) -> None:
+    file = written(tmp_path, GOOD)
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(file, [override]).check_can_continue(load_sweep(file))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sweep_continues_one_with_another_budget_or_range(tmp_path: Path) -> None:
+    file = written(tmp_path, GOOD)
+    for override in (
+        "sweep.trials=99",
+        "train.epochs=9",
+        "search.encoder.width.high=1024",
+        "search.encoder.pooling=null",
+        "search.encoder.depth=[1, 2]",
+    ):
+        load_sweep(file, [override]).check_can_continue(load_sweep(file))
+
+
+def test_a_run_is_loaded_from_a_sweep_s_file(tmp_path: Path) -> None:
     assert load_run(written(tmp_path, GOOD), ["train.epochs=2"]).train.epochs == 2
 
 
@@ -60,7 +135,7 @@ def test_a_search_is_overridden_extended_and_dropped_by_name(tmp_path: Path) -> 
     }
 
 
-def test_a_condition_is_overridden_in_part(tmp_path: Path) -> None:
+def test_a_condition_can_be_overridden_on_its_own(tmp_path: Path) -> None:
     condition = "  encoder.heads: {choices: [1, 2], when: {encoder.pooling: [mean_std]}}\n"
     file = written(tmp_path, GOOD.replace("sweep:", condition + "sweep:"))
     config = load_sweep(file, ["search.encoder.heads.when.encoder.pooling=[mean]"])
@@ -82,7 +157,7 @@ def test_runs_to_prepare_are_the_combinations_of_models_and_data(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("serach.encoder.width=[1]", "serach: unknown setting; did you mean search?"),
         ("learning_rate=0.1", "learning_rate: unknown setting; did you mean train.learning_rate?"),
@@ -99,7 +174,7 @@ def test_runs_to_prepare_are_the_combinations_of_models_and_data(tmp_path: Path)
             "sweep.objectives=[val/stft, val/style]",
             "several objectives cannot be pruned by one of them; set pruner none",
         ),
-        ("sweep.gpus_per_trial=1.5", "gpus_per_trial 1.5 is neither a share of one GPU nor whole"),
+        ("sweep.gpus_per_trial=1.5", "gpus_per_trial 1.5 is neither a share of one GPU nor a whole number"),
         ("sweep=fast", 'sweep: "fast"'),
         ("search=fast", "search: 'fast': not 'setting: range or choices' lines"),
         (
@@ -109,17 +184,17 @@ def test_runs_to_prepare_are_the_combinations_of_models_and_data(tmp_path: Path)
         ),
     ],
 )
-def test_errors_name_the_place_and_the_fix_in_one_line(tmp_path: Path, override: str, told: str) -> None:
+def test_errors_name_the_place_and_the_fix_in_one_line(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_sweep(written(tmp_path, GOOD), [override])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_overrides_keep_any_text(tmp_path: Path) -> None:
-    strange = "out: {put}, # 1"
-    config = load_sweep(written(tmp_path, GOOD), [as_override("sweep.outputs", strange)])
-    assert config.sweep.outputs == strange
+def test_an_override_may_hold_any_characters(tmp_path: Path) -> None:
+    text = "out: {put}, # 1"
+    config = load_sweep(written(tmp_path, GOOD), [as_override("sweep.outputs", text)])
+    assert config.sweep.outputs == text
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
@@ -132,13 +207,13 @@ def test_every_file_in_configs_loads(file: Path) -> None:
         assert loaded == run
 
 
-def test_there_are_configs_to_sweep_and_one_to_train() -> None:
+def test_configs_holds_sweeps_and_a_run() -> None:
     searched = {file.stem: "search" in read_yaml(file) for file in CONFIGS.glob("*.yaml")}
     assert sum(searched.values()) >= 3
     assert searched["default"] is False
 
 
-def test_runs_are_rendered_for_what_their_trials_are_given(tmp_path: Path) -> None:
+def test_a_run_has_the_device_of_its_trials(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text("search: {encoder.width: [8, 16]}\n")
     assert load_sweep(file).run.train.device == "cpu"
@@ -148,7 +223,7 @@ def test_runs_are_rendered_for_what_their_trials_are_given(tmp_path: Path) -> No
             load_sweep(file, overrides)
 
 
-def test_what_chooses_validation_sentences_cannot_be_searched(tmp_path: Path) -> None:
+def test_a_setting_that_decides_validation_sentences_cannot_be_searched(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text("search: {data.max_phonemes: [20, 40]}\n")
     with pytest.raises(ConfigError, match="every trial is compared by the same objective"):

@@ -51,16 +51,16 @@ def test_it_shows_the_study_of_a_sweep_on_loopback_alone(pruned: Swept) -> None:
         process.communicate()
 
 
-def test_what_cannot_be_shown_is_told_in_a_line(pruned: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_shown_is_a_config_error(pruned: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="not the folder of a sweep"):
-        serve(tmp_path, 8080, print)
+        serve(tmp_path, 8080)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ConfigError, match=r"--port \d+: cannot be used"):
-            serve(pruned[0].folder, taken.getsockname()[1], print)
+            serve(pruned[0].folder, taken.getsockname()[1])
     with pytest.raises(ConfigError, match="--port 99999: cannot be used"):
-        serve(pruned[0].folder, 99999, print)
+        serve(pruned[0].folder, 99999)
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     with pytest.raises(ConfigError, match=r"is an extra: install it with pip install 'nuanced-speech\[dashboard\]'"):
-        serve(pruned[0].folder, 8080, print)
+        serve(pruned[0].folder, 8080)

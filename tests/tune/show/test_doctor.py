@@ -1,4 +1,4 @@
-"""tune.show.doctor: what is found on a machine where something is wrong, and where nothing is fetched yet."""
+"""tune.show.doctor: a machine where something is wrong, and one where nothing is fetched yet."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_a_sound_machine_has_no_problem_even_before_models_are_fetched() -> None
     found = examined()
     assert [finding for finding in found.values() if finding.problem] == []
     assert {"python", "torch", "ray", "optuna", "machine", "phonemizer", "disk of outputs"} <= set(found)
-    # Every model that the sweep would try is looked for.
+    # Every model that the sweep would try is checked.
     assert found["whisper-tiny.en files"].value == "not fetched yet"
     assert found["whisper-base files"].value == "not fetched yet"
 
@@ -39,12 +39,12 @@ def test_a_machine_that_is_too_small_is_a_problem() -> None:
 
 
 def test_a_package_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tune.show.doctor._IMPORTED", ("nothing_of_this_name",))
+    monkeypatch.setattr("tune.show.doctor._IMPORTED_MODULES", ("nothing_of_this_name",))
     problem = examined()["nothing_of_this_name"].problem
     assert problem is not None and "ModuleNotFoundError" in problem
 
 
-def test_the_cache_that_is_wanted_grows_with_what_is_rendered_and_counts_the_same_clips_once() -> None:
+def test_the_estimated_cache_grows_with_what_is_rendered_and_counts_shared_clips_once() -> None:
     def wanted(search: dict[str, object], **sections: object) -> float:
         run = validate(RunConfig, sections, "a.yaml")
         config = SweepConfig(run, Space.parse(search, run, "a.yaml"), SweepSettings(trials=1))

@@ -1,35 +1,44 @@
-"""tune.show.progress: the table in a terminal (the plain lines are tested with the driver)."""
+"""tune.show.progress: the table in a terminal and the log lines elsewhere (the driver's tests have a whole sweep's)."""
 
 import io
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
-from tests.tune.search.ledgers import ledger, result
+from tests.tune.search.test_ledger import ledger, result
+from tune.search.ledger import TrialLedger
 from tune.show.progress import Progress
 
 
-def test_the_terminal_s_table_follows_trials_and_keeps_to_its_height(tmp_path: Path) -> None:
+def run_trial(progress: Progress, book: TrialLedger, number: int, loss: float, error: str | None = None) -> None:
+    """One trial from its start to its end, as Ray and the ledger report it."""
+    trial = SimpleNamespace(config={**(book.ask() or {}), "epochs": 10})
+    progress.on_trial_start(0, [], trial)
+    book.report(number, result(1, loss))
+    progress.on_trial_result(0, [], trial, result(1, loss))
+    if error is not None:
+        book.fail(number, error)
+    book.end(number)
+    progress.on_step_end(0, [])
+
+
+def test_the_terminal_s_table_follows_trials_and_keeps_to_its_height(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, height=12)
     book = ledger(tmp_path, budget=40)
-    said: list[str] = []
-    progress = Progress(book, 40, said.append, console)
-    progress.setup()
-    for number in range(40):
-        trial = SimpleNamespace(config={**(book.ask() or {}), "epochs": 10})
-        progress.on_trial_start(0, [], trial)
-        loss = 1.0 if number else 0.5
-        book.report(number, result(1, loss))
-        progress.on_trial_result(0, [], trial, result(1, loss))
-        if number == 39:
-            book.fail(number, "out of memory")
-        book.end(number)
-        progress.on_step_end(0, [])
-    screen.truncate(0)
-    screen.seek(0)
-    progress.close()
+    progress = Progress(book, 40, console)
+    with caplog.at_level(logging.INFO):
+        progress.setup()
+        for number in range(40):
+            run_trial(progress, book, number, 1.0 if number else 0.5, "out of memory" if number == 39 else None)
+        screen.truncate(0)
+        screen.seek(0)
+        progress.close()
     # The table is drawn over its former self, a line erased at a time.
     lines = screen.getvalue().rpartition("\x1b[2K")[2].splitlines()
     assert len(lines) <= 12
@@ -37,4 +46,29 @@ def test_the_terminal_s_table_follows_trials_and_keeps_to_its_height(tmp_path: P
     assert any("39" in line and "failed" in line and "out of memory" in line for line in lines)
     assert not any(line.strip().startswith("20 ") for line in lines)
     assert "40 of 40 trials ended" in screen.getvalue()
-    assert said == []
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "console",
+    [None, Console(file=io.StringIO()), Console(file=io.StringIO(), force_terminal=True, quiet=True)],
+    ids=["none", "no terminal", "quiet"],
+)
+def test_without_a_terminal_each_event_is_logged_and_a_failure_is_a_warning(
+    console: Console | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = ledger(tmp_path, budget=2)
+    progress = Progress(book, 2, console)
+    with caplog.at_level(logging.INFO):
+        progress.setup()
+        run_trial(progress, book, 0, 0.5)
+        run_trial(progress, book, 1, 0.75, "out of memory")
+        progress.close()
+    events = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [event for event in events if "starts" not in event[1]] == [
+        ("INFO", "trial 0 epoch 1/10: val/loss 0.5000  val/skill -0.500"),
+        ("INFO", "trial 0 complete: val/loss 0.5000  (best so far)"),
+        ("INFO", "trial 1 epoch 1/10: val/loss 0.7500  val/skill -0.750"),
+        ("WARNING", "trial 1 failed: out of memory"),
+    ]
+    assert console is None or console.file.getvalue() == ""  # type: ignore[attr-defined]

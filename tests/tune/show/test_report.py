@@ -1,6 +1,7 @@
-"""tune.show.report: the shape that scripts rely on, and the lines that people read."""
+"""tune.show.status and tune.show.report: the shape that scripts rely on, and the lines that people read."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.tune.search.ledgers import ledger, result
 from tune.config.sweep_settings import SweepSettings
 from tune.search.study import open_study
 from tune.show.report import final_lines, short_params, status_lines
-from tune.show.status import mark, status
+from tune.show.status import mark, status, study_status
 
 
 def swept(folder: Path) -> optuna.Study:
@@ -54,7 +55,7 @@ def test_best_is_null_until_a_trial_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["finished", "interrupted"])
-def test_the_state_is_what_the_driver_noted(tmp_path: Path, state: str) -> None:
+def test_the_state_is_what_the_driver_recorded(tmp_path: Path, state: str) -> None:
     mark(swept(tmp_path), state)
     assert status(tmp_path)["state"] == state
 
@@ -73,7 +74,7 @@ def test_a_sweep_whose_driver_died_is_interrupted(tmp_path: Path, monkeypatch: p
 def test_the_report_compares_the_best_trial_with_the_baselines(tmp_path: Path) -> None:
     study = swept(tmp_path)
     rate = study.trials[3].user_attrs["params"]["train.learning_rate"]
-    lines = final_lines(tmp_path)
+    lines = final_lines(tmp_path, study, study_status(study))
     assert lines[0] == "best trial: 3 (2 complete, 1 failed, 1 interrupted)"
     assert f"  train.learning_rate = {rate:.4g}" in lines
     rows = [line.split() for line in lines]
@@ -87,13 +88,25 @@ def test_the_report_compares_the_best_trial_with_the_baselines(tmp_path: Path) -
     ]
 
 
+def test_the_commands_of_the_report_are_quoted_for_the_shell(tmp_path: Path) -> None:
+    folder = tmp_path / "it's mine"
+    folder.mkdir()
+    study = swept(folder)
+    curves, export = final_lines(folder, study, study_status(study))[-2:]
+    assert shlex.split(curves) == ["curves:", "tensorboard", "--logdir", str(folder / "trials")]
+    assert shlex.split(export) == ["export:", "nuanced", "export", str(folder), "-o", "models/it's mine"]
+
+
 def test_the_report_without_a_complete_trial_shows_the_first_error(tmp_path: Path) -> None:
     book = ledger(tmp_path)
     for number, reason in enumerate(("first", "second")):
         book.ask()
         book.fail(number, reason)
         book.end(number)
-    assert final_lines(tmp_path) == ["no trial is complete (2 failed); the first error: first"]
+    study = open_study(tmp_path, SweepSettings())
+    assert final_lines(tmp_path, study, study_status(study)) == [
+        "no trial is complete (2 failed); the first error: first"
+    ]
 
 
 def test_the_table_has_a_line_for_each_trial_and_marks_the_best(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from nuanced_core.config.settings import RunConfig
-from nuanced_core.data.dataset import Dataset
-from nuanced_core.training.run import BEST, LAST, Report, Run
+from nuanced_core.training.run import BEST, LAST, Report, Run, start_run
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.space import Space
 from tune.trial.reports import unpack_scalars
@@ -28,14 +27,16 @@ class Trial:
     def __init__(self, fakes: SimpleNamespace, run: RunConfig, folder: Path, **settings: Any) -> None:
         self.folder = folder / "trials" / "0"
 
-        def start_run(config: RunConfig, where: Path, report: Report) -> Run:
-            return Run(config, Dataset(fakes, folder / "cache", config.augment), where, report)
+        def start_with_fakes(config: RunConfig, where: Path, report: Report) -> Run:
+            return start_run(config, where, report, models=fakes, cache=folder / "cache")  # type: ignore[arg-type]
 
         self.actor = StyleEncoderTrial.__new__(StyleEncoderTrial)
         asked = {"number": 0, "folder": str(self.folder), "params": {"train.learning_rate": 1e-3}, "gpus": 0.0}
         search = Space.parse(SPACE, run, "a.yaml")
         storage = SharedFolder(str(folder))
-        self.actor.setup(asked, start_run=start_run, run=run, search=search, threads=1, storage=storage, **settings)
+        self.actor.setup(
+            asked, start_run=start_with_fakes, run=run, search=search, threads=1, storage=storage, **settings
+        )
 
     def step(self) -> dict[str, Any]:
         return unpack_scalars(self.actor.step())

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -55,7 +56,7 @@ def log_output(options: LogOptions) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if file is not None:
+        if file is not None and not isinstance(error, (typer.Exit, BrokenPipeError)):  # exit codes, not errors
             _write_error(file, error)
         raise
     finally:

@@ -1,8 +1,9 @@
 """``nuanced evaluate``: measure an exported encoder on voices that no sweep used."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,36 +12,39 @@ from tune.cli.common.options import Json, Source, expand_home
 
 __all__ = ["evaluate"]
 
+Model = Annotated[Path, typer.Argument(metavar="MODEL", callback=expand_home, help="Folder of the encoder.")]
+Clips = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", callback=expand_home, help="Recordings of people instead of the test split."),
+]
+Sentences = Annotated[int | None, typer.Option(metavar="N", help="Sentences of each test voice (default: 3).")]
+Identity = Annotated[
+    bool | None,
+    typer.Option(
+        "--identity/--no-identity",
+        help="Take the measures that need the extra 'eval' (default: if it is installed).",
+    ),
+]
+Degraded = Annotated[
+    bool | None,
+    typer.Option(
+        "--degraded/--no-degraded",
+        help="Also encode the clips with noise, over the telephone and in a room (default: yes).",
+    ),
+]
+Card = Annotated[
+    bool, typer.Option("--card", help="Also write the results into the model's folder: card and evaluation.json.")
+]
+
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", callback=expand_home, help="Folder of the encoder.")] = Path(
-        "models/default"
-    ),
+    model: Model = Path("models/default"),
     as_json: Json = False,
-    clips: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", callback=expand_home, help="Recordings of people instead of the test split."),
-    ] = None,
-    sentences: Annotated[
-        int | None, typer.Option(metavar="N", help="Sentences of each test voice (default: 3).")
-    ] = None,
-    identity: Annotated[
-        bool | None,
-        typer.Option(
-            "--identity/--no-identity",
-            help="Take the measures that need the extra 'eval' (default: if it is installed).",
-        ),
-    ] = None,
-    degraded: Annotated[
-        bool | None,
-        typer.Option(
-            "--degraded/--no-degraded",
-            help="Also encode the clips with noise, over the telephone and in a room (default: yes).",
-        ),
-    ] = None,
-    card: Annotated[
-        bool, typer.Option("--card", help="Also write the results into the model's folder: card and evaluation.json.")
-    ] = False,
+    clips: Clips = None,
+    sentences: Sentences = None,
+    identity: Identity = None,
+    degraded: Degraded = None,
+    card: Card = False,
     source: Source = "auto",
 ) -> None:
     """Evaluate an exported encoder on voices that no sweep used, or on recordings.
@@ -68,18 +72,22 @@ def evaluate(
             identity=identity,
             robustness=degraded is not False,
         )
-
-    from tune.show.evaluation_tables import tables, write_card
-
     if card:
+        from tune.show.evaluation_tables import write_card
+
         write_card(model, report)
     if as_json:
         print(json.dumps(report, indent=2))
-        return
+    else:
+        _print_tables(report)
 
+
+def _print_tables(report: Mapping[str, Any]) -> None:
     from rich.console import Console
 
+    from tune.show.evaluation_tables import tables
+
     console = Console()
-    with console.capture() as text:  # printed by print, which reports a closed pipe
+    with console.capture() as text:  # print() raises BrokenPipeError, which Rich would turn into exit code 1
         console.print(*tables(report), sep="\n")
     print(text.get(), end="")

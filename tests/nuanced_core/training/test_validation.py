@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from nuanced_core.config.settings import Objective
+from nuanced_core.training.losses import MelSTFTLoss
+from nuanced_core.training.validation import Baselines, Scores, Validation, skill, validation_inputs
+from tests.nuanced_core.training.conftest import RunFactory
+
+
+def test_input_is_the_next_utterance_of_the_same_voice() -> None:
+    assert validation_inputs(["a", "b", "a", "a"], ("clean", "room")) == [
+        (2, "clean"),
+        (1, "room"),
+        (3, "clean"),
+        (0, "room"),
+    ]
+
+
+def test_objective_does_not_depend_on_what_a_trial_may_change(new_run: RunFactory) -> None:
+    base = new_run("a").data
+    other = new_run("b", "loss.style=9", "train.window_frames=32", "data.voices=[af_nicole]", "encoder.width=16").data
+    assert other.baselines == base.baselines
+    styles = torch.randn(len(base.validation.clips), 256, generator=torch.Generator().manual_seed(0))
+    assert other.validation.scores(styles) == base.validation.scores(styles)
+
+
+def test_skill_is_0_for_the_mean_voice_and_1_for_the_oracle(new_run: RunFactory) -> None:
+    baselines = new_run("a").data.baselines
+    assert skill(baselines.mean.loss, baselines) == 0
+    assert skill(baselines.oracle.loss, baselines) == 1
+    assert baselines.oracle.style == pytest.approx(0, abs=1e-6)
+    assert 0 < baselines.oracle.stft < baselines.mean.stft
+    assert skill(2.0, Baselines(Scores(3.0, 0, 0), Scores(1.0, 0, 0))) == 0.5
+
+
+def test_baselines_are_computed_once(new_run: RunFactory, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="nuanced_core.training.validation"):
+        data = new_run("a").data
+        assert caplog.messages == ["computing baselines on 4 validation clips"]
+        before = new_run.fakes.kokoro.spoken
+        names = ("af_heart", "af_bella", "af_nicole", "am_fenrir", "am_michael", "bf_alice")
+        again = Validation(data.dataset, data.validation.clips, Objective(window_frames=16), MelSTFTLoss())
+        assert again.baselines(new_run.fakes.voices.mean_pack(names)) == data.baselines
+    assert new_run.fakes.kokoro.spoken == before
+    assert len(caplog.messages) == 1

@@ -31,7 +31,7 @@ class Phonemizer:
     def __init__(self, name: str, convert: Callable[[str], str]) -> None:
         self.name = name
         self._convert = convert
-        self._known: dict[str, str] = {}
+        self._cache: dict[str, str] = {}
 
     def __call__(self, text: str) -> str:
         """Return the phonemes of ``text``, 1 to ``MAX_PHONEMES`` characters.
@@ -42,11 +42,11 @@ class Phonemizer:
             TextError: the text has no words, or more phonemes than Kokoro speaks at once.
         """
         sentence = " ".join(text.split())
-        if sentence not in self._known:
+        if sentence not in self._cache:
             phonemes = self._convert(sentence).strip() if sentence else ""
             _check_phonemes(phonemes, sentence)
-            self._known[sentence] = phonemes
-        return self._known[sentence]
+            self._cache[sentence] = phonemes
+        return self._cache[sentence]
 
 
 def make_phonemizer(kind: PhonemizerKind = "auto") -> Phonemizer:

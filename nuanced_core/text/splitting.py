@@ -10,7 +10,7 @@ __all__ = ["split_sentences"]
 
 MAX_COST = 300  # letters; the 240 built-in sentences have at most 1.32 espeak phonemes per letter
 SPELLED_OUT_COST = 12  # letters; a digit or symbol is spoken as at least one word (the 7 of 700: "seven hundred")
-_PLAIN = frozenset(" .,;:!?'\"-()[]\u2014\u2013\u2026\u2018\u2019\u201c\u201d")
+_PUNCTUATION = frozenset(" .,;:!?'\"-()[]\u2014\u2013\u2026\u2018\u2019\u201c\u201d")
 _SENTENCE_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)\]]*\s+(?=[\"'\u201c\u2018(\[]*[^\W_a-z])")
 _CLAUSE_END = re.compile(r"[,;:.!?\u2026\u2014\u2013][\"'\u201d\u2019)\]]*\s+|\s(?=[\u2014\u2013-]\s)")
 _ABBREVIATION = re.compile(r"(?:^|[\s(\"'])(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|No|Mt|Gen|Capt|Lt|e\.g|i\.e|[A-Z])\.\s+$")
@@ -62,7 +62,7 @@ def _fitting_length(text: str) -> int:
     """Return the number of leading characters of ``text`` that cost at most ``MAX_COST`` in total."""
     cost = 0
     for index, character in enumerate(text):
-        cost += 1 if character.isalpha() or character in _PLAIN else SPELLED_OUT_COST
+        cost += 1 if character.isalpha() or character in _PUNCTUATION else SPELLED_OUT_COST
         if cost > MAX_COST:
             return index
     return len(text)

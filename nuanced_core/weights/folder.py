@@ -1,7 +1,7 @@
-"""A folder as source: config.json and kokoro-v1_0.pth, voices/NAME.pt, .npy or .bin, NAME.pt for Whisper.
+"""A folder as source: config.json and kokoro-v1_0.pth, voices/NAME.pt, .npy or .bin, and NAME.pt for Whisper.
 
-The two models are used where they lie; voices are converted into the cache's one format. A folder's files are
-the user's own, so they need not be the published ones.
+The two models are used in place; voices are converted to .npy files in the cache. The files of a folder belong to the
+user, so they may differ from the published ones.
 """
 
 from pathlib import Path
@@ -20,30 +20,46 @@ _SUFFIXES = (".npy", ".pt", ".bin")
 
 
 def kokoro(folder: Path) -> tuple[Path, Path]:
-    """Return the paths of the config and the model; raises WeightsError if one is missing."""
-    return _existing(folder / manifest.HUB_CONFIG[0]), _existing(folder / manifest.HUB_MODEL[0])
+    """Return the paths of the config and the model.
+
+    Raises:
+        WeightsError: one of them is missing.
+    """
+    return _existing_file(folder / manifest.HUB_CONFIG[0]), _existing_file(folder / manifest.HUB_MODEL[0])
 
 
 def whisper(folder: Path, name: str) -> Path:
-    """Return the path of NAME.pt; raises WeightsError if it is missing."""
-    return _existing(folder / f"{name}.pt")
+    """Return the path of NAME.pt.
+
+    Raises:
+        WeightsError: it is missing.
+    """
+    return _existing_file(folder / f"{name}.pt")
 
 
 def voices_key(folder: Path) -> str:
-    """Return a name for the cache entry of these voices that changes with any of them."""
+    """Return the source name of the cache entry for these voices; it changes if any of them changes.
+
+    Raises:
+        WeightsError: the folder has no voices.
+    """
     hashes = [f"{path.name} {hash_file(path)}" for path in _voice_paths(folder).values()]
     return f"folder-{hash_bytes(' '.join(hashes).encode())[:16]}"
 
 
 def fill_voices(folder: Path, into: Path) -> str:
-    """Write every voice as NAME.npy; raises WeightsError for one that is not a pack."""
+    """Write each voice as NAME.npy into the folder ``into``; return a note.
+
+    Raises:
+        WeightsError: the folder has no voices, or a file is not a voice pack.
+    """
     paths = _voice_paths(folder)
     for name, path in paths.items():
-        np.save(into / f"{name}.npy", check_pack(name, _pack(path)))
+        np.save(into / f"{name}.npy", check_pack(name, _load_pack(path)))
     return f"{len(paths)} voices"
 
 
-def _existing(path: Path) -> Path:
+def _existing_file(path: Path) -> Path:
     if not path.is_file():
         raise WeightsError(f"{path} is missing; put it there, or use the source auto, hub or packages")
     return path
@@ -52,16 +68,16 @@ def _existing(path: Path) -> Path:
 def _voice_paths(folder: Path) -> dict[str, Path]:
     place = folder / "voices"
     files = sorted(place.iterdir()) if place.is_dir() else []
-    # The same voice in two formats: the first suffix of _SUFFIXES counts.
+    # If a voice is present in several formats, the first suffix of _SUFFIXES takes precedence.
     paths = {path.stem: path for suffix in reversed(_SUFFIXES) for path in files if path.suffix == suffix}
     if not paths:
         raise WeightsError(
-            f"{place} holds no voice (NAME.pt, NAME.npy or NAME.bin); put them there, or use another source"
+            f"{place} has no voices (NAME.pt, NAME.npy or NAME.bin); put them there, or use another source"
         )
     return dict(sorted(paths.items()))
 
 
-def _pack(path: Path) -> npt.ArrayLike:
+def _load_pack(path: Path) -> npt.ArrayLike:
     import torch
 
     try:
@@ -73,7 +89,7 @@ def _pack(path: Path) -> npt.ArrayLike:
     except (ValueError, EOFError, RuntimeError, AttributeError) as error:
         raise WeightsError(f"{path} is not a voice pack ({error}); replace or remove it") from error
     except Exception as error:
-        # pickle.UnpicklingError: what weights_only refuses to load.
+        # weights_only raises pickle.UnpicklingError for objects other than tensors.
         if type(error).__name__ != "UnpicklingError":
             raise
         raise WeightsError(f"{path} is not a voice pack (not plain tensors); replace or remove it") from error

@@ -1,8 +1,8 @@
-"""Kokoro-82M's int8 ONNX export turned into the state dicts that KModel loads.
+"""Conversion of Kokoro-82M's int8 ONNX export to the state dicts that KModel loads.
 
-The weights are de-quantized once: value = scale * (quantized - zero point). The export de-duplicated its
-initializers, so scales and zero points are found through the graph (which node reads them), never by name.
-Dimensions: h = LSTM hidden size; k = kernel size.
+The weights are dequantized: value = scale * (quantized - zero point). The export shares equal initializers between
+nodes, so scales and zero points are found through the nodes that read them, never by name.
+Dimensions: h LSTM hidden size, k kernel size.
 """
 
 import re
@@ -21,13 +21,13 @@ __all__ = ["check_loads", "kokoro_config", "state_dicts"]
 Array = npt.NDArray[Any]
 
 _GROUPS = ("bert", "bert_encoder", "predictor", "text_encoder", "decoder")
-_PREDICTOR_PARTS = ("F0", "N", "F0_proj", "N_proj", "shared")  # the export calls them without `predictor`
-_PLAIN_CONVOLUTIONS = ("F0_proj", "N_proj", "noise_convs.0", "noise_convs.1")  # without weight norm
-_IOFC_TO_IFGO = (0, 2, 3, 1)  # ONNX gate order to PyTorch's
+_PREDICTOR_PARTS = ("F0", "N", "F0_proj", "N_proj", "shared")  # their names in the export lack ``predictor``
+_CONVOLUTIONS_WITHOUT_WEIGHT_NORM = ("F0_proj", "N_proj", "noise_convs.0", "noise_convs.1")
+_IOFC_TO_IFGO = (0, 2, 3, 1)  # from the gate order of ONNX to that of PyTorch
 
 
 def kokoro_config(vocab: dict[str, int]) -> dict[str, Any]:
-    """Return Kokoro-82M's config.json, with the phoneme vocabulary put in."""
+    """Return the contents of Kokoro-82M's config.json with the given phoneme vocabulary."""
     return {
         "istftnet": {
             "upsample_kernel_sizes": [20, 12],
@@ -62,18 +62,21 @@ def kokoro_config(vocab: dict[str, int]) -> dict[str, Any]:
 
 
 def state_dicts(onnx_bytes: bytes) -> dict[str, dict[str, Any]]:
-    """Return the five state dicts of float32 tensors that KModel loads, under KModel's own names.
+    """Convert the export to the five state dicts of float32 tensors that KModel loads, by KModel's names.
 
-    BERT's pooler, which Kokoro never calls and the export lacks, is zeros; the affine part of the instance
-    norms, which the export dropped as the identity, is ones and zeros.
+    Parameters that the export lacks are added: BERT's pooler, which Kokoro never calls, as zeros, and the affine part
+    of the instance norms, which is the identity, as ones and zeros.
+
+    Raises:
+        WeightsError: an LSTM has no constant weights or zero points.
     """
     import onnx
     import torch
 
     graph = _Graph(onnx.load_from_string(onnx_bytes).graph)
-    weights = dict(graph.named())
+    weights = dict(graph.named_constants())
     for node in graph.nodes:
-        weights.update(_weights_of(graph, node))
+        weights.update(_node_weights(graph, node))
     for name in [name for name in weights if re.search(r"\.(norm\d|adain\d\.\d)\.fc\.bias$", name)]:
         channels = len(weights[name]) // 2
         norm = name.removesuffix("fc.bias") + "norm."
@@ -91,75 +94,78 @@ def state_dicts(onnx_bytes: bytes) -> dict[str, dict[str, Any]]:
 
 
 def check_loads(config: Path, model: Path) -> None:
-    """Raise WeightsError unless KModel has exactly the parameters of the file, all finite and without NaN.
+    """Check that KModel loads exactly the parameters of the file, and that all are finite.
 
-    KModel itself does not say when names disagree: it loads what fits and keeps random numbers for the rest.
+    KModel itself does not report names that differ: it loads the matching parameters and leaves the others random.
+
+    Raises:
+        WeightsError: a parameter is missing, unknown, not loaded, or not finite, or its weight norm gives NaN.
     """
     import torch
     from kokoro import KModel
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's notes on weight_norm and dropout are not for our users
+        warnings.simplefilter("ignore")  # PyTorch's warnings about weight_norm and dropout do not concern users
         kmodel = KModel(repo_id="hexgrad/Kokoro-82M", config=str(config), model=str(model))
     for group, saved in torch.load(model, map_location="cpu", weights_only=True).items():
         loaded = getattr(kmodel, group).state_dict()
         if differing := sorted(saved.keys() ^ loaded.keys()):
-            raise WeightsError(f"{model.name}: {group} lacks or has too much: {', '.join(differing[:5])}")
+            raise WeightsError(f"{model.name}: {group} has missing or unknown parameters: {', '.join(differing[:5])}")
         for name, value in saved.items():
             if not torch.equal(value, loaded[name]) or not value.isfinite().all():
                 raise WeightsError(f"{model.name}: {group}.{name} was not loaded or is not finite")
-            # The direction of a weight norm is divided by its length.
+            # Weight norm divides the direction by its length.
             if name.endswith("weight_v") and (value.flatten(1).norm(dim=1) == 0).any():
                 raise WeightsError(f"{model.name}: {group}.{name} has a row of zeros, which becomes NaN")
 
 
 class _Graph:
-    """An ONNX graph with its constants as arrays and the way from a value to its maker and its readers."""
+    """An ONNX graph: its constants as arrays, and the producer and the consumers of each value."""
 
     def __init__(self, graph: Any) -> None:
         from onnx import numpy_helper
 
         self.nodes: list[Any] = list(graph.node)
         self.constants: dict[str, Array] = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-        self._maker = {output: node for node in self.nodes for output in node.output}
-        self._readers: dict[str, list[Any]] = {}
+        self._producers = {output: node for node in self.nodes for output in node.output}
+        self._consumers: dict[str, list[Any]] = {}
         for node in self.nodes:
             for name in node.input:
-                self._readers.setdefault(name, []).append(node)
+                self._consumers.setdefault(name, []).append(node)
 
-    def named(self) -> Iterable[tuple[str, Array]]:
-        """Yield the float constants that kept their parameter's name: biases, norms, Snake alphas."""
+    def named_constants(self) -> Iterable[tuple[str, Array]]:
+        """Yield the float constants that have the name of their parameter: biases, norms, Snake alphas."""
         for name, value in self.constants.items():
             match = re.fullmatch(r"(?:encoder|decoder)\.(.*\.(?:bias|weight|gamma|beta|alpha[12]\.\d))", name)
             if match and value.dtype == np.float32:
                 yield match[1], value
 
     def weight_scale(self, node: Any) -> Array:
-        """Return the constant factor that the integer result of `node` is multiplied by."""
+        """Return the constant factor by which the integer result of ``node`` is multiplied."""
         value = node.output[0]
         while True:
-            (reader,) = self._readers[value]
-            if reader.op_type == "Mul":
+            (consumer,) = self._consumers[value]
+            if consumer.op_type == "Mul":
                 break
-            value = reader.output[0]
-        factor = next(name for name in reader.input if name != value)
-        product = self._maker[factor]  # scale of the activations * scale of the weight
+            value = consumer.output[0]
+        factor = next(name for name in consumer.input if name != value)
+        product = self._producers[factor]  # scale of the activations * scale of the weight
         return next(self.constants[name] for name in product.input if name in self.constants)
 
     def embedding_scale(self, node: Any) -> tuple[Array, Array]:
         """Return the scale and zero point of a quantized Gather."""
-        (reader,) = self._readers[node.output[0]]
-        return self.constants[reader.input[1]], self.constants[reader.input[2]]
+        (consumer,) = self._consumers[node.output[0]]
+        return self.constants[consumer.input[1]], self.constants[consumer.input[2]]
 
 
-def _weights_of(graph: _Graph, node: Any) -> dict[str, Array]:
-    """Return the parameters that a node holds, by KModel's names; none for a node without weights."""
+def _node_weights(graph: _Graph, node: Any) -> dict[str, Array]:
+    """Return the parameters of a node by KModel's names; none for a node without weights."""
     if node.op_type == "DynamicQuantizeLSTM":
-        return _lstm(graph, node)
+        return _lstm_weights(graph, node)
     if len(node.input) < 2:
         return {}
     constant = graph.constants.get(node.input[0 if node.op_type == "Gather" else 1])
-    module = _module(node.name)
+    module = _module_name(node.name)
     if constant is None or constant.ndim < 2 or ".stft" in module:
         return {}
     if node.op_type == "MatMulInteger":  # (in, out), one scale per column
@@ -167,9 +173,9 @@ def _weights_of(graph: _Graph, node: Any) -> dict[str, Array]:
         return {f"{module}.weight": _dequantize(constant, graph.weight_scale(node), zero).T}
     if node.op_type == "ConvInteger":  # (out, in, k), one scale
         zero = graph.constants[node.input[3]]
-        return _convolution(module, _dequantize(constant, graph.weight_scale(node), zero))
+        return _convolution_weights(module, _dequantize(constant, graph.weight_scale(node), zero))
     if node.op_type in {"Conv", "ConvTranspose"}:
-        return _convolution(module, constant)
+        return _convolution_weights(module, constant)
     if node.op_type == "Gather" and constant.dtype == np.int8:  # (rows, width)
         return {f"{module}.weight": _dequantize(constant, *graph.embedding_scale(node))}
     if node.op_type == "MatMul":  # (in, out)
@@ -181,23 +187,23 @@ def _dequantize(quantized: Array, scale: Array, zero: Array) -> Array:
     return scale * (quantized.astype(np.float32) - zero.astype(np.float32))
 
 
-def _convolution(module: str, weight: Array) -> dict[str, Array]:
-    if module.endswith(_PLAIN_CONVOLUTIONS):
+def _convolution_weights(module: str, weight: Array) -> dict[str, Array]:
+    if module.endswith(_CONVOLUTIONS_WITHOUT_WEIGHT_NORM):
         return {f"{module}.weight": weight}
     # Weight norm, w = g v / |v| (Salimans and Kingma 2016), with v = w and g = |w| for each first index.
     length = np.sqrt(np.square(weight, dtype=np.float64).sum(axis=(1, 2), keepdims=True)).astype(np.float32)
-    # A row that quantized to zeros has no direction: any v with g = 0 says the same without 0 / 0.
+    # A row that quantized to zeros has no direction: with g = 0, any other v gives the same weights, without 0 / 0.
     return {f"{module}.weight_g": length, f"{module}.weight_v": np.where(length > 0, weight, np.float32(1))}
 
 
-def _lstm(graph: _Graph, node: Any) -> dict[str, Array]:
-    """Return the weights of a two-directional DynamicQuantizeLSTM, W (2, in, 4h), R (2, h, 4h), B (2, 8h)."""
+def _lstm_weights(graph: _Graph, node: Any) -> dict[str, Array]:
+    """Return the weights of a bidirectional DynamicQuantizeLSTM, W (2, in, 4h), R (2, h, 4h), B (2, 8h)."""
     _, w, r, b, _, _, _, _, w_scale, w_zero, r_scale, r_zero = [graph.constants.get(i) for i in node.input]
     if w is None or r is None or b is None or w_scale is None or r_scale is None:
-        raise WeightsError(f"{node.name}: an LSTM without constant weights; this ONNX export is not a known one")
+        raise WeightsError(f"{node.name}: the LSTM has no constant weights; this ONNX export is not supported")
     if w_zero is None or r_zero is None:
-        raise WeightsError(f"{node.name}: an LSTM without zero points; this ONNX export is not a known one")
-    module, weights = _module(node.name), {}
+        raise WeightsError(f"{node.name}: the LSTM has no zero points; this ONNX export is not supported")
+    module, weights = _module_name(node.name), {}
     for direction, suffix in enumerate(("", "_reverse")):
         w_bias, r_bias = np.split(b[direction], 2)
         w_float = _dequantize(w[direction], w_scale[direction], w_zero[direction]).T  # (4h, in)
@@ -213,11 +219,11 @@ def _lstm(graph: _Graph, node: Any) -> dict[str, Array]:
     return weights
 
 
-def _module(node_name: str) -> str:
-    """Return KModel's name of the module that a node belongs to.
+def _module_name(node_name: str) -> str:
+    """Return KModel's name of the module to which a node belongs.
 
-    The node's path is the module's, led by `encoder` or `decoder`, with each list's element after its list
-    (`cnn.0/cnn.0.0`) and a count on a module that is called again (`ffn_2`: ALBERT's shared layer).
+    The path of a node is that of its module after ``encoder`` or ``decoder``. An element of a list follows its list
+    (``cnn.0/cnn.0.0``), and a module that is called repeatedly has a counter (``ffn_2``: ALBERT's shared layer).
     """
     parts: list[str] = []
     for part in node_name.strip("/").split("/")[1:-1]:

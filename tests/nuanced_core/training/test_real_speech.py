@@ -1,4 +1,4 @@
-"""The real models together: Kokoro as imported speaks, Whisper as imported writes down what it said."""
+"""The real models together: speech of the imported Kokoro, transcribed by the imported Whisper."""
 
 import jiwer
 import numpy as np
@@ -23,7 +23,7 @@ KOKORO_HZ, WHISPER_HZ = 24_000, 16_000
 
 @pytest.fixture(scope="module")
 def recordings() -> dict[tuple[str, str], np.ndarray]:
-    """Every sentence in every voice at 16 kHz."""
+    """Every sentence in every voice, at 16 kHz."""
     from kokoro import KModel
 
     files, voices = fetch_kokoro(), fetch_voices()
@@ -42,7 +42,7 @@ def recordings() -> dict[tuple[str, str], np.ndarray]:
 
 
 @pytest.mark.parametrize(("name", "voices"), [("tiny.en", VOICES), ("base", VOICES[:1])])
-def test_whisper_writes_down_every_word(recordings, name, voices):
+def test_whisper_transcribes_every_word(recordings, name, voices):
     model = whisper.load_model(str(fetch_whisper(name).path), device="cpu")
     clean = EnglishTextNormalizer()
     for voice in voices:

@@ -39,7 +39,7 @@ def _losses(dataset: Dataset, weights: Loss = ALL) -> SpokenLosses:
 
 
 def _alone(clip: Clip, window: tuple[int, int], style: Tensor):  # type: ignore[no-untyped-def]
-    """A clip's window in a style: sound, and of the whole clip F0, energy and durations."""
+    """Render one clip's window in a style: audio, and F0, energy and durations of the whole clip."""
     kokoro = LivelyKokoro()
     text = kokoro.encode_text([clip.utterance.phonemes])
     prosody = kokoro.prosody(text, style[None], clip.token_frames[None])
@@ -48,7 +48,7 @@ def _alone(clip: Clip, window: tuple[int, int], style: Tensor):  # type: ignore[
 
 
 def _octaves(f0: np.ndarray) -> np.ndarray:
-    """Below 50 Hz the logarithm's tangent."""
+    """Base-2 logarithm, below 50 Hz its tangent."""
     return np.where(f0 >= 50, np.log2(np.maximum(f0, 50)), np.log2(50) + (f0 - 50) / (50 * np.log(2)))
 
 
@@ -66,7 +66,7 @@ def _expected(clip: Clip, window: tuple[int, int], style: Tensor) -> dict[str, f
     }
 
 
-def test_each_term_is_the_mean_over_clips_of_each_one_s_own(dataset: Dataset, clips: list[Clip]) -> None:
+def test_each_term_is_the_mean_over_clips(dataset: Dataset, clips: list[Clip]) -> None:
     found = _losses(dataset)(clips, WINDOWS, STYLES)
     alone = [_expected(*one) for one in zip(clips, WINDOWS, STYLES, strict=True)]
     assert found.keys() == alone[0].keys()
@@ -76,13 +76,13 @@ def test_each_term_is_the_mean_over_clips_of_each_one_s_own(dataset: Dataset, cl
         assert float(term) > 0.01
 
 
-def test_the_true_styles_cost_nothing(dataset: Dataset, clips: list[Clip]) -> None:
+def test_terms_are_0_for_the_true_styles(dataset: Dataset, clips: list[Clip]) -> None:
     true = torch.stack([clip.utterance.style for clip in clips])
     for name, term in _losses(dataset)(clips, WINDOWS, true).items():
         assert float(term) == pytest.approx(0, abs=1e-5), name
 
 
-def test_prosody_is_that_of_the_whole_clip_whatever_the_window(dataset: Dataset, clips: list[Clip]) -> None:
+def test_prosody_terms_do_not_depend_on_the_window(dataset: Dataset, clips: list[Clip]) -> None:
     losses = _losses(dataset)
     here, there = (losses(clips[1:2], [window], STYLES[:1]) for window in ((0, 8), (20, 16)))
     for name in ("f0", "energy", "duration"):
@@ -101,7 +101,7 @@ def test_prosody_is_that_of_the_whole_clip_whatever_the_window(dataset: Dataset,
         (Loss(stft=0, linear_stft=1, energy=1), {"linear_stft", "energy"}, True),
     ],
 )
-def test_only_terms_that_have_a_weight_are_computed_and_none_is_weighted(
+def test_only_terms_with_a_weight_are_computed_and_none_is_weighted(
     dataset: Dataset, clips: list[Clip], weights: Loss, terms: set[str], spectral: bool
 ) -> None:
     losses = _losses(dataset, weights)
@@ -115,7 +115,7 @@ def test_only_terms_that_have_a_weight_are_computed_and_none_is_weighted(
     )
 
 
-def test_the_gradient_to_a_style_is_that_of_finite_differences(dataset: Dataset, clips: list[Clip]) -> None:
+def test_gradient_to_a_style_equals_finite_differences(dataset: Dataset, clips: list[Clip]) -> None:
     losses = _losses(dataset)
     step = 1e-2
     for name in ("stft", "linear_stft", "f0", "energy", "duration"):
@@ -129,63 +129,61 @@ def test_the_gradient_to_a_style_is_that_of_finite_differences(dataset: Dataset,
             moved.append(float(losses(clips, WINDOWS, other)[name]))
         assert float(gradient[1, channel]) == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=0.05), name
         assert gradient[1, channel] != 0
-        assert not gradient[:, 200:].any()  # what this Kokoro does not look at
+        assert not gradient[:, 200:].any()  # channels that this Kokoro does not use
 
 
-class Counted(LivelyKokoro):
-    """Counts the styles whose prosody was asked for."""
+class CountingKokoro(LivelyKokoro):
+    """Counts the styles whose prosody was predicted."""
 
-    asked = 0
+    predicted = 0
 
     def prosody(self, text, style, token_frames=None):  # type: ignore[no-untyped-def]
-        self.asked += len(style)
+        self.predicted += len(style)
         return super().prosody(text, style, token_frames)
 
 
 def _work(dataset: Dataset, losses: SpokenLosses, clips: list[Clip]) -> tuple[dict[str, float], int, int]:
-    """The terms, what was spoken for them, and how often prosody was asked for."""
+    """Compute the terms; return them, the number of rendered windows, and the number of predicted prosodies."""
     kokoro = dataset.models.kokoro
-    spoken, asked = kokoro.spoken, kokoro.asked
+    spoken, predicted = kokoro.spoken, kokoro.predicted
     found = losses(clips, WINDOWS[: len(clips)], STYLES[: len(clips)])
-    return {n: float(t) for n, t in found.items()}, kokoro.spoken - spoken, kokoro.asked - asked
+    return {n: float(t) for n, t in found.items()}, kokoro.spoken - spoken, kokoro.predicted - predicted
 
 
-def test_references_are_computed_once_until_they_are_let_go(dataset: Dataset, clips: list[Clip]) -> None:
-    dataset.models.kokoro = Counted()
+def test_references_are_computed_once_until_they_are_cleared(dataset: Dataset, clips: list[Clip]) -> None:
+    dataset.models.kokoro = CountingKokoro()
     losses = _losses(dataset)
-    first, spoken, asked = _work(dataset, losses, clips)
-    assert (spoken, asked) == (3 + 2, 3 + 3 + 2)  # predictions; windows that are not the whole clip; their prosody
+    first, spoken, predicted = _work(dataset, losses, clips)
+    assert (spoken, predicted) == (3 + 2, 3 + 3 + 2)  # predictions; windows that are not the whole clip; their prosody
     assert _work(dataset, losses, clips) == (first, 3, 3)
     losses.clear()
-    assert _work(dataset, losses, clips) == (first, 3, 3 + 3)  # windows lie in the cache
+    assert _work(dataset, losses, clips) == (first, 3, 3 + 3)  # the windows are in the cache
 
 
-def test_without_room_references_are_computed_again_and_are_the_same(
+def test_references_without_room_are_computed_again_with_the_same_result(
     dataset: Dataset, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset.models.kokoro = Counted()
+    dataset.models.kokoro = CountingKokoro()
     expected, _, _ = _work(dataset, _losses(dataset), clips)
-    monkeypatch.setattr(spoken_losses, "KEPT_PROSODY", 1)
-    monkeypatch.setattr(spoken_losses, "KEPT_SPECTRA", 1)
+    monkeypatch.setattr(spoken_losses, "PROSODY_CACHE_CLIPS", 1)
+    monkeypatch.setattr(spoken_losses, "SPECTRA_CACHE_BYTES", 1)
     losses = _losses(dataset)
     for _ in range(2):
         assert _work(dataset, losses, clips) == (expected, 3, 3 + 3)
 
 
-def test_settings_of_speaking_reach_kokoro(
-    dataset: Dataset, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
+def test_rendering_settings_reach_kokoro(dataset: Dataset, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
     speak = LivelyKokoro.speak
 
     def spy(self, text, prosody, style, seeds, windows=None, **options):  # type: ignore[no-untyped-def]
-        asked.append(options)
+        calls.append(options)
         return speak(self, text, prosody, style, seeds, windows, **options)
 
     monkeypatch.setattr(LivelyKokoro, "speak", spy)
     SpokenLosses(dataset, Loss(), "bf16", checkpointing=True)(clips[1:2], [(2, 8)], STYLES[:1])
-    # The prediction as the run is set, the reference, which all runs share, always the same.
-    assert asked == [
+    # The prediction uses the run's settings; the reference, which all runs share, always uses the same.
+    assert calls == [
         {"precision": "bf16", "checkpointing": True},
         {"precision": "float32", "checkpointing": False},
     ]

@@ -1,8 +1,9 @@
-"""Stand-ins for the sources: tiny models, a fake pip and npm, an HTTP server on loopback for the hub."""
+"""Fakes of the sources: tiny models, fake pip and npm, and a hub on the loopback interface."""
 
 import hashlib
 import io
 import json
+import logging
 import subprocess
 import tarfile
 import threading
@@ -18,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 import whisper
-from ctranslate2_writer import as_ctranslate2
-from hub_stand_in import StandIn
+from tests.nuanced_core.weights.ctranslate2_writer import as_ctranslate2
+from tests.nuanced_core.weights.fake_hub import FakeHub
 from whisper.model import ModelDimensions, Whisper
 
 from nuanced_core.weights import hub, kokoro_onnx, manifest, packages, store
@@ -41,12 +42,12 @@ def saved(value: Any) -> bytes:
 
 @dataclass
 class Tiny:
-    """Small stand-ins of everything that can be fetched, the same for every source."""
+    """Tiny versions of all model files, the same for every source."""
 
     config: dict[str, Any]
     kokoro: dict[str, dict[str, torch.Tensor]]
     packs: dict[str, np.ndarray]
-    japanese: tuple[str, ...]  # those of the voices that need no npm
+    japanese: tuple[str, ...]  # the voices that do not need npm
     whisper: Whisper
     checkpoint: dict[str, Any]
 
@@ -78,7 +79,7 @@ def tiny() -> Tiny:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, as a process that has just started sees it."""
+    """An empty cache, in the state of a new process."""
     monkeypatch.setenv("NUANCED_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(store, "_verified", set())
     return tmp_path / "cache"
@@ -86,7 +87,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @dataclass
 class Registry:
-    """What pip and npm can download: wheels by requirement, npm's archive; both can be made to fail."""
+    """Fake pip and npm: wheels by requirement, and the files of npm's archive; both can be made to fail."""
 
     wheels: dict[str, dict[str, bytes]] = field(default_factory=dict)
     npm: dict[str, bytes] = field(default_factory=dict)
@@ -119,7 +120,7 @@ class Registry:
 
 @pytest.fixture
 def registry(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """A registry with the tiny files, and a manifest that pins them."""
+    """A registry with the tiny files, and a manifest with their hashes."""
     registry = Registry()
 
     def wheel(package: str, member: str, data: bytes) -> WheelFile:
@@ -145,7 +146,7 @@ def registry(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Registry:
     package = WhisperPackage((wheel("whisper-tiny", "model.bin", model),), sha256(model))
     monkeypatch.setattr(manifest, "WHISPER_PACKAGES", {"tiny.en": package, "base": package})
 
-    # The importer has its own tests on the real file; here the "ONNX" is the state dicts themselves.
+    # The conversion has its user tests on the real file; here the "ONNX" file contains the state dicts themselves.
     monkeypatch.setattr(kokoro_onnx, "state_dicts", lambda data: torch.load(io.BytesIO(data)))
     monkeypatch.setattr(kokoro_onnx, "check_loads", lambda config, model: None)
     monkeypatch.setattr(kokoro_onnx, "kokoro_config", lambda vocab: {"vocab": vocab})
@@ -155,9 +156,9 @@ def registry(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 
 @pytest.fixture
-def stand_in(tiny: Tiny, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """The hub's stand-in with the tiny files, and a manifest that pins them; HF_ENDPOINT names it."""
-    server = StandIn()
+def fake_hub(tiny: Tiny, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub with the tiny files, a manifest with their hashes, and its URL in HF_ENDPOINT."""
+    server = FakeHub()
     base = f"/{manifest.HUB_REPO}/resolve/{manifest.HUB_REVISION}"
     config, model = json.dumps(tiny.config).encode(), saved(tiny.kokoro)
     server.files |= {f"{base}/config.json": config, f"{base}/kokoro-v1_0.pth": model}
@@ -183,8 +184,8 @@ def stand_in(tiny: Tiny, registry: Registry, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An address where nobody listens."""
-    closed = StandIn()
+    """The URL of a closed port, set as the address of the hub."""
+    closed = FakeHub()
     url = closed.url
     closed.server_close()
     monkeypatch.setenv("HF_ENDPOINT", url)
@@ -195,7 +196,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @contextmanager
 def fresh_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget what huggingface_hub and the probe remember of earlier servers."""
+    """Clear the state that huggingface_hub and the probe keep of earlier servers."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for forget in (huggingface_hub.close_session, hub._probe.cache_clear):
         forget()
@@ -206,8 +207,8 @@ def fresh_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def folder(tiny: Tiny, tmp_path: Path) -> Path:
-    """A folder of the user's own with all three formats of voices."""
-    folder = tmp_path / "own"
+    """A user's folder with model files, and with voices in all three formats."""
+    folder = tmp_path / "user"
     (folder / "voices").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(tiny.config))
     (folder / "kokoro-v1_0.pth").write_bytes(saved(tiny.kokoro))
@@ -220,10 +221,12 @@ def folder(tiny: Tiny, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def said() -> list[str]:
-    return []
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """A function that returns what nuanced_core.weights has logged so far, as "LEVEL message"."""
+    caplog.set_level(logging.INFO, "nuanced_core.weights")
 
+    def messages() -> list[str]:
+        records = [record for record in caplog.records if record.name.startswith("nuanced_core.weights")]
+        return [f"{record.levelname} {record.getMessage()}" for record in records]
 
-@pytest.fixture
-def say(said: list[str]) -> Callable[[str], None]:
-    return said.append
+    return messages

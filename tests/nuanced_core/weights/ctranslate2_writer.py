@@ -1,4 +1,4 @@
-"""Writes CTranslate2's format from its description, for the parser to be tested against."""
+"""A writer of CTranslate2's format, independent of the parser under test."""
 
 import struct
 
@@ -7,7 +7,7 @@ from whisper.model import Whisper
 
 
 def ctranslate2_file(variables: dict[str, np.ndarray], aliases: dict[str, str]) -> bytes:
-    """Write CTranslate2's format from its description, independently of the parser under test."""
+    """Return a ``model.bin``, written from the description of the format."""
 
     def string(text: str) -> bytes:
         return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
@@ -22,7 +22,7 @@ def ctranslate2_file(variables: dict[str, np.ndarray], aliases: dict[str, str]) 
 
 
 def as_ctranslate2(model: Whisper) -> bytes:
-    """Lay a Whisper model out as CTranslate2's converter does."""
+    """Convert a Whisper model as CTranslate2's converter does."""
     state = {name: value.numpy() for name, value in model.state_dict().items()}
     out: dict[str, np.ndarray] = {}
 

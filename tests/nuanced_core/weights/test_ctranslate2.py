@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ctranslate2_writer import as_ctranslate2, ctranslate2_file
+from tests.nuanced_core.weights.ctranslate2_writer import as_ctranslate2, ctranslate2_file
 
 from nuanced_core.errors import WeightsError
 from nuanced_core.weights import ctranslate2

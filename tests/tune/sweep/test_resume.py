@@ -188,7 +188,7 @@ def test_enqueued_settings_and_the_best_of_another_sweep_come_first(ray_session:
     result, _ = sweep(MIXED, tmp_path / "b", *asked, "sweep.warm_start_trials=1", "sweep.enqueue=[{encoder.width: 32}]")
     assert result.status["trials"][0]["params"]["encoder.width"] == 32
     assert result.status["trials"][1]["params"] == best
-    with pytest.raises(ConfigError, match=r"sweep\.enqueue\[0\]: encoder\.width: 48: none of \[64, 32\]"):
+    with pytest.raises(ConfigError, match=r"sweep\.enqueue\[0\]: encoder\.width: 48: not one of \[64, 32\]"):
         resume(tmp_path / "b", "sweep.trials=3", "sweep.enqueue=[{encoder.width: 48}]")
     again, _ = resume(tmp_path / "b", "sweep.trials=3")  # what was refused was not written down
     assert len(again.status["trials"]) == 3

@@ -1,4 +1,4 @@
-"""The hub's stand-in: an HTTP server on loopback that can also misbehave."""
+"""A fake hub: an HTTP server on the loopback interface with configurable failures."""
 
 import json
 import threading
@@ -7,19 +7,19 @@ from typing import Any
 from urllib.parse import parse_qs
 
 
-class StandIn(ThreadingHTTPServer):
-    """A hub on loopback: files by path, the metadata's hashes, and ways to misbehave."""
+class FakeHub(ThreadingHTTPServer):
+    """A hub with files and metadata, and failures that tests switch on."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.files: dict[str, bytes] = {}
-        self.lfs: dict[str, str] = {}
-        self.cut_at: int | None = None  # bytes after which the first answer of each file breaks off
-        self.cut: set[str] = set()
-        self.silent = threading.Event()  # accepts and never answers
+        self.files: dict[str, bytes] = {}  # by URL path
+        self.lfs: dict[str, str] = {}  # SHA-256 in the metadata, by path in the repository
+        self.cut_at: int | None = None  # number of bytes after which the first answer for each file is cut off
+        self.cut: set[str] = set()  # URL paths whose first answer was cut off
+        self.silent = threading.Event()  # if set, HEAD requests get no answer until ``released`` is set
         self.released = threading.Event()
-        self.heads = 0
-        self.ranges: list[str] = []
+        self.heads = 0  # number of HEAD requests
+        self.ranges: list[str] = []  # Range headers received
 
     @property
     def url(self) -> str:
@@ -27,7 +27,7 @@ class StandIn(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: StandIn
+    server: FakeHub
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -50,9 +50,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.server.files.get(self.path)
         if body is None:
             return self._answer(404, b"")
-        if asked := self.headers.get("Range"):
-            self.server.ranges.append(asked)
-            return self._answer(206, body[int(asked.removeprefix("bytes=").removesuffix("-")) :])
+        if requested := self.headers.get("Range"):
+            self.server.ranges.append(requested)
+            return self._answer(206, body[int(requested.removeprefix("bytes=").removesuffix("-")) :])
         if self.server.cut_at is not None and self.path not in self.server.cut:
             self.server.cut.add(self.path)
             self._answer(200, body, self.server.cut_at)
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        told = [
+        metadata = [
             {
                 "type": "file",
                 "path": path,
@@ -72,4 +72,4 @@ class _Handler(BaseHTTPRequestHandler):
             for path in form["paths"]
             if path in self.server.lfs
         ]
-        self._answer(200, json.dumps(told).encode())
+        self._answer(200, json.dumps(metadata).encode())

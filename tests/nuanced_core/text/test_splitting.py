@@ -1,0 +1,51 @@
+"""nuanced_core.text.splitting: free text is split without losing words, and each piece fits."""
+
+import pytest
+
+from nuanced_core.errors import TextError
+from nuanced_core.text.phonemes import MAX_PHONEMES, Phonemizer
+from nuanced_core.text.sentences import load_sentences
+from nuanced_core.text.splitting import split_sentences
+from tests.nuanced_core.text.words import words
+
+
+def test_text_is_split_at_sentence_ends_only() -> None:
+    text = 'Dr. Fox paid 3.50 today. "Really?" she asked. "Yes!" Well... maybe not\ntoday.\n\nNew part\n\n* * *'
+    assert split_sentences(text) == [
+        "Dr. Fox paid 3.50 today.",
+        '"Really?" she asked.',
+        '"Yes!"',
+        "Well... maybe not today.",
+        "New part",
+    ]
+
+
+def test_a_long_sentence_is_cut_at_clauses_then_spaces() -> None:
+    clause = "the boat went slowly up the river past the mill"
+    by_clause = split_sentences(", ".join([clause] * 20) + ".")
+    assert len(by_clause) > 2
+    assert all(piece.endswith((",", ".")) for piece in by_clause)
+    by_space = split_sentences(" ".join([clause] * 20))
+    assert {word for piece in by_space for word in piece.split()} == set(clause.split())
+
+
+@pytest.mark.parametrize("joint", [" ", ", ", "; ", " — ", "\n", '," she said, "'])
+def test_splitting_a_long_text_loses_no_word_and_the_pieces_fit(joint: str, espeak: Phonemizer) -> None:
+    text = joint.join(sentence.rstrip(".!?") for sentence in load_sentences("train"))
+    pieces = split_sentences(text)
+    assert words(" ".join(pieces)) == words(text)
+    assert all(len(espeak(piece)) <= MAX_PHONEMES for piece in pieces)
+
+
+@pytest.mark.parametrize("text", ["7" * 200, "19 84 " * 80, "$ % & " * 60 + "a", "strengths" * 100])
+def test_text_that_is_spelled_out_fits(text: str, espeak: Phonemizer) -> None:
+    pieces = split_sentences(text)
+    assert "".join("".join(pieces).split()).endswith("".join(text.split())[-1])
+    assert sum(c.isalnum() for c in "".join(pieces)) == sum(c.isalnum() for c in text)
+    assert all(len(espeak(piece)) <= MAX_PHONEMES for piece in pieces)
+
+
+@pytest.mark.parametrize("text", ["", " \n ", "...!?", "* * *"])
+def test_text_without_words_is_an_error(text: str) -> None:
+    with pytest.raises(TextError, match="nothing to speak"):
+        split_sentences(text)

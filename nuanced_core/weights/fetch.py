@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os.path
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -176,7 +177,8 @@ def _find_or_build(asset: _Asset, source: str) -> store.Entry:
 
 
 def _existing_folder(source: str) -> Path:
-    folder = Path(source).expanduser()
+    # Unlike Path.expanduser, this keeps the ~ of an unknown user, so that the folder is reported as missing.
+    folder = Path(os.path.expanduser(source))  # noqa: PTH111
     if not folder.is_dir():
         raise WeightsError(f"source {source!r} is neither {', '.join(SOURCES)} nor a folder that exists")
     return folder

@@ -106,7 +106,7 @@ def test_baselines_do_not_depend_on_the_data_that_the_run_used(setup: PredictorS
             assert torch.equal(found[name], styles), (overrides, name)
 
 
-def test_held_out_voices_leak_into_nothing(setup: PredictorSetup, tmp_path: Path) -> None:
+def test_predictions_do_not_depend_on_held_out_voices(setup: PredictorSetup, tmp_path: Path) -> None:
     features, mask = _random_features()
     expected = setup.predictors()(features, mask, [7] * 5)
     paths = {name: tmp_path / "voices" / f"{name}.npy" for name in setup.models.voices.names}

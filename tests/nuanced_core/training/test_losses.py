@@ -76,7 +76,7 @@ def test_linear_stft_loss_equals_auraloss(resolutions: Sequence[Resolution]) -> 
         w_lin_mag=0.0,
     )
     ours = STFTLoss(resolutions)
-    # auraloss pads with the mirror image, which is silent for silent ends; one at a time, as its norms are over a batch.
+    # auraloss pads with the mirror image, which is silent for silent ends; its norms are over a batch, hence one item.
     x, y = (torch.nn.functional.pad(_audio(seed, 3), (2048, 2048)) for seed in (0, 1))
     y = y * torch.tensor([[1.0], [0.01], [3.0]])
     expected = [float(theirs(x[i : i + 1, None], y[i : i + 1, None])) for i in range(3)]

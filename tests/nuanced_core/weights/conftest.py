@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 import torch
 import whisper
-from tests.nuanced_core.weights.ctranslate2_writer import as_ctranslate2
-from tests.nuanced_core.weights.fake_hub import FakeHub
 from whisper.model import ModelDimensions, Whisper
 
 from nuanced_core.weights import hub, kokoro_onnx, manifest, packages, store
 from nuanced_core.weights.manifest import WheelFile, WhisperPackage
+from tests.nuanced_core.weights.ctranslate2_writer import as_ctranslate2
+from tests.nuanced_core.weights.fake_hub import FakeHub
 
 VOICES = ("af_heart", "jf_alpha", "jm_kumo")
 JAPANESE = ("jf_alpha", "jm_kumo")

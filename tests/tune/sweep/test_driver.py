@@ -22,8 +22,9 @@ from tests.tune.conftest import MIXED, sweep
 from tune.cluster import disk
 from tune.config.sweep_config import load_sweep
 from tune.config.sweep_settings import SweepSettings
+from tune.search.journal import StudyJournal
 from tune.search.study import open_study
-from tune.sweep.driver import SweepResult, run_sweep
+from tune.sweep.driver import SweepResult, resume_sweep, run_sweep
 
 Swept = tuple[SweepResult, list[str]]
 
@@ -275,3 +276,28 @@ def test_a_setting_under_a_condition_is_tried_where_the_condition_holds(ray_sess
         config = config_of(result, trial["number"])
         assert ("encoder.heads" in trial["params"]) == (config.encoder.pooling == "queries")
         assert config.encoder.heads == trial["params"].get("encoder.heads", RunConfig().encoder.heads)
+
+
+def test_a_resumed_sweep_reads_its_settings_once_and_opens_its_study_once(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = ["search.encoder.width=[64]", "sweep.trials=1", "train.epochs=1"]
+    first, _ = sweep(MIXED, tmp_path, *fixed)
+    read: list[str] = []
+    opened: list[str] = []
+    read_text, open_journal = Path.read_text, StudyJournal.__init__
+
+    def counted_read(self: Path, *arguments: str | None, **options: str | None) -> str:
+        read.append(self.name)
+        return read_text(self, *arguments, **options)
+
+    def counted_open(self: StudyJournal, file: str) -> None:
+        opened.append(file)
+        open_journal(self, file)
+
+    monkeypatch.setattr(Path, "read_text", counted_read)
+    monkeypatch.setattr(StudyJournal, "__init__", counted_open)
+    result = resume_sweep(first.folder, overrides=["sweep.trials=2"], services=toy.services())
+    assert len(result.status["trials"]) == 2
+    assert read.count("sweep.yaml") == 1
+    assert opened == [str(first.folder / "study.journal")]

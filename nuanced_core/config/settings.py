@@ -1,9 +1,8 @@
 """The settings of a training run, with their types, ranges, defaults and descriptions."""
 
-import os.path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "Augment",
@@ -17,11 +16,9 @@ __all__ = [
     "RunConfig",
     "Settings",
     "Train",
-    "UserPath",
 ]
 
 # A string that can be a path: a leading ``~`` is replaced by the home directory.
-UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -46,7 +43,7 @@ class Models(Settings):
     """The ``models`` section: the models, and the source of their files."""
 
     whisper: str = Field("tiny.en", description="Whisper model whose encoder gives the features of the clips")
-    source: UserPath = Field("auto", description="auto, hub, packages, or a folder of model files")
+    source: str = Field("auto", description="auto, hub, packages, or a folder of model files")
 
 
 class Data(Settings):
@@ -56,16 +53,16 @@ class Data(Settings):
     val_voices: tuple[str, ...] = Field(
         ("af_sky", "am_puck", "bf_alice", "bm_lewis"), min_length=1, description="validation voices"
     )
-    sentences: UserPath | tuple[str, ...] = Field(
+    sentences: str | tuple[str, ...] = Field(
         "train", description="training sentences: a built-in split, a text file, or a list"
     )
-    val_sentences: UserPath | tuple[str, ...] = Field(
+    val_sentences: str | tuple[str, ...] = Field(
         "validation", description="validation sentences: a built-in split, a text file, or a list"
     )
     sentences_per_voice: PositiveInt = Field(4, description="number of sentences that each training voice speaks")
     val_sentences_per_voice: Annotated[int, Field(ge=2)] = Field(
         2,
-        description="number of sentences that each validation voice speaks; the encoder hears another one of them",
+        description="number of sentences of each validation voice; the encoder gets another one than the scored",
     )
     max_phonemes: Annotated[int, Field(ge=4, le=510)] = Field(
         510, description="largest number of phonemes; longer sentences are left out"
@@ -218,7 +215,7 @@ class Encoder(Settings):
 def _without_repeats(items: tuple[T, ...]) -> tuple[T, ...]:
     repeated = [item for item in items if items.count(item) > 1]
     if repeated:
-        raise ValueError(f"{repeated[0]} stands twice; name each once")
+        raise ValueError(f"{repeated[0]} is listed twice; name each once")
     return items
 
 

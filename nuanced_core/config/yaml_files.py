@@ -1,6 +1,5 @@
 """Reading and writing of YAML files with settings, and overrides from the command line."""
 
-import os.path
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import yaml
 
 from nuanced_core.errors import ConfigError, DiskError
+from nuanced_core.paths import user_path
 
 __all__ = ["apply_overrides", "read_yaml", "write_yaml"]
 
@@ -47,8 +47,7 @@ def _read_yaml(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
         return data
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends: {base!r} is not the name of a file")
-    # Unlike Path.expanduser, this keeps the ~ of an unknown user, so that the file is reported as missing.
-    base_path = path.parent / os.path.expanduser(base)  # noqa: PTH111
+    base_path = path.parent / user_path(base)
     return _merged(_read_yaml(base_path, (*extending, path.resolve())), data)
 
 

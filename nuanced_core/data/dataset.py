@@ -29,7 +29,7 @@ from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.kokoro.decoder import Precision
 from nuanced_core.kokoro.model import Prosody, Speech
 
-__all__ = ["CLEAN", "AugmentedCopy", "Batch", "Clip", "Dataset", "Version", "windows"]
+__all__ = ["CLEAN", "AugmentedCopy", "Batch", "Clip", "Dataset", "Version", "resolve_layers", "windows"]
 
 FEATURES_FORMAT = "2"  # part of features' keys: raise it when augmentation or Whisper's states of a clip change
 CLEAN = (0,)  # the version without changes
@@ -133,14 +133,7 @@ class Dataset:
             ConfigError: Whisper has no such layer.
         """
         count = len(self.cache.names("features", self._features_key(clip.key, 0)) or self._compute_features(clip, 0))
-        if choice == "all":
-            return tuple(range(count))
-        layers = (count - 1,) if choice == "last" else tuple(int(layer) for layer in choice)
-        if not layers or max(layers) >= count:
-            raise ConfigError(
-                f"features.layers: {list(layers)}: Whisper {self.models.whisper_file.name} has layers 0 to {count - 1}"
-            )
-        return layers
+        return resolve_layers(choice, count, self.models.whisper_file.name)
 
     def batch(
         self,
@@ -306,3 +299,17 @@ def windows(frames: int, window: WindowFrames) -> list[tuple[int, int]]:
         return [(0, frames)]
     starts = [*range(0, frames - window, window), frames - window]
     return [(start, window) for start in starts]
+
+
+def resolve_layers(choice: str | Sequence[int], count: int, whisper: str) -> tuple[int, ...]:
+    """Resolve the setting ``features.layers`` for a Whisper model with ``count`` layers.
+
+    Raises:
+        ConfigError: Whisper has no such layer.
+    """
+    if choice == "all":
+        return tuple(range(count))
+    layers = (count - 1,) if choice == "last" else tuple(int(layer) for layer in choice)
+    if not layers or max(layers) >= count:
+        raise ConfigError(f"features.layers: {list(layers)}: Whisper {whisper} has layers 0 to {count - 1}")
+    return layers

@@ -11,6 +11,8 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -25,7 +27,7 @@ from nuanced_core.data.utterances import Utterance
 from nuanced_core.errors import NuancedError, TrainingError
 from nuanced_core.progress import progress_bar
 
-__all__ = ["RenderJob", "RenderRequest", "merge_requests", "render", "render_jobs", "worker_count"]
+__all__ = ["RenderJob", "RenderRequest", "make_job", "merge_requests", "render", "render_jobs", "worker_count"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,14 @@ def merge_requests(requests: Iterable[RenderRequest], dataset: Dataset) -> list[
     return list(merged.values())
 
 
+def make_job(requests: Sequence[RenderRequest], dataset: Dataset) -> RenderJob:
+    """Return a job for requests for the models of a dataset, with as many workers as are worth starting."""
+    workers = worker_count(len(requests), dataset.models) if requests else 1
+    # Workers load the models themselves: replace() drops those that this process has loaded.
+    open_dataset = partial(Dataset, replace(dataset.models), dataset.folder) if workers > 1 else lambda: dataset
+    return RenderJob(requests, open_dataset, workers)
+
+
 def worker_count(requests: int, models: ModelSet) -> int:
     """Return how many processes are worth starting and fit into memory; on a GPU always 1."""
     useful = requests // CLIPS_PER_WORKER
@@ -93,7 +103,8 @@ def render_jobs(jobs: Sequence[RenderJob]) -> None:
     total = sum(len(job.requests) for job in jobs)
     if not total:
         return
-    logger.info("rendering %d clips in %d processes", total, max(job.workers for job in jobs))
+    workers = max(job.workers for job in jobs)
+    logger.info("rendering %d clips%s", total, f" in {workers} processes" if workers > 1 else "")
     with progress_bar("rendering clips", total) as advance:
         for job in jobs:
             if job.workers > 1:

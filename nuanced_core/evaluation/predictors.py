@@ -5,8 +5,6 @@ Dimensions: B batch, L layers, T feature frames, D Whisper channels, S = 256 sty
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +14,7 @@ from nuanced_core.config.settings import Data, Mixes, Models, RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.data.dataset import CLEAN, Clip, Dataset
 from nuanced_core.data.model_set import ModelSet, resolve_device
-from nuanced_core.data.rendering import RenderRequest, render, worker_count
+from nuanced_core.data.rendering import RenderRequest, make_job, render_jobs
 from nuanced_core.data.utterances import Utterance, plan_utterances
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError
@@ -133,8 +131,5 @@ def render_clips(dataset: Dataset, utterances: Iterable[Utterance]) -> list[Clip
     """
     wanted = list(utterances)
     requests = [RenderRequest(utterance, CLEAN) for utterance in dataset.missing(wanted)]
-    workers = worker_count(len(requests), dataset.models) if requests else 1
-    # Workers load the models themselves; replace() drops those loaded in this process.
-    opened = partial(Dataset, replace(dataset.models), dataset.folder) if workers > 1 else lambda: dataset
-    render(requests, opened, workers)
+    render_jobs([make_job(requests, dataset)])
     return dataset.clips(wanted)

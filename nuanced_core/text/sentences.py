@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from nuanced_core.errors import TextError
+from nuanced_core.paths import user_path
 
 __all__ = ["SENTENCE_SPLITS", "load_sentences", "spoken_words", "test_sentences_in"]
 
@@ -28,7 +29,7 @@ def load_sentences(source: str | Path | Sequence[str]) -> tuple[str, ...]:
         lines = _sentence_lines(split.read_text(encoding="utf-8"))
     elif isinstance(source, str | Path):
         place = f"the file {str(source)!r}"
-        lines = _sentence_lines(_read_file(Path(source)))
+        lines = _sentence_lines(_read_file(user_path(source)))
     else:
         place = "the list given"
         lines = [_checked_item(item, index) for index, item in enumerate(source)]

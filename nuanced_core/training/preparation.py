@@ -2,15 +2,15 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.data.cache import Cache, cache_limit, format_size
-from nuanced_core.data.dataset import Dataset, Version
+from nuanced_core.data.dataset import Dataset, Version, resolve_layers
 from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
-from nuanced_core.data.rendering import RenderJob, RenderRequest, merge_requests, render_jobs, worker_count
+from nuanced_core.data.rendering import RenderJob, RenderRequest, make_job, merge_requests, render_jobs
 from nuanced_core.data.utterances import Split, plan_utterances
+from nuanced_core.hearing.whisper_features import feature_shape
 from nuanced_core.training.run_setup import load_validation
 from nuanced_core.training.validation import validation_inputs
 from nuanced_core.weights.store import cache_dir
@@ -51,6 +51,8 @@ class _PlannedRun:
 
 def _plan(config: RunConfig) -> _PlannedRun:
     models = loaded_models(config.models, resolve_device(config.train.device))
+    if models.whisper_file.name == config.models.whisper:  # refused before anything is rendered, where that is known
+        resolve_layers(config.features.layers, feature_shape(config.models.whisper)[0], config.models.whisper)
     utterances = plan_utterances(config.data, config.mixes, models.voices, models.phonemizer)
     return _PlannedRun(config, Dataset(models, cache_dir(), config.augment), utterances)
 
@@ -66,10 +68,7 @@ def _render_jobs(runs: Sequence[_PlannedRun]) -> list[RenderJob]:
     for group in by_models.values():
         dataset = group[0].dataset
         requests = merge_requests([request for run in group for request in _missing(run)], dataset)
-        workers = worker_count(len(requests), dataset.models) if requests else 1
-        # Workers load the models themselves: those that this process has loaded are not sent to them.
-        open_dataset = partial(Dataset, replace(dataset.models), dataset.folder) if workers > 1 else lambda d=dataset: d
-        jobs.append(RenderJob(requests, open_dataset, workers))
+        jobs.append(make_job(requests, dataset))
     return jobs
 
 

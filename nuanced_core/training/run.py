@@ -17,7 +17,6 @@ from torch import Tensor
 
 from nuanced_core.audio import FRAMES_PER_SECOND, write_audio
 from nuanced_core.config.settings import RunConfig, Train
-from nuanced_core.config.validation import validate
 from nuanced_core.data.dataset import windows
 from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
 from nuanced_core.encoder.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -277,8 +276,7 @@ class Run:
             ConfigError: it is of another version of this project.
         """
         checkpoint = read_checkpoint(file)
-        # Validated again, since validation may normalize values (expand a path, say) that an old file has as written.
-        if validate(RunConfig, checkpoint.run, f"{file}: run") != self.config:
+        if checkpoint.run != self.config.model_dump(mode="json"):
             raise WeightsError(f"{file}: belongs to a run with other settings; choose another folder")
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})

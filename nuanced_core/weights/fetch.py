@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import os.path
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from nuanced_core.errors import WeightsError
 from nuanced_core.hashing import hash_file
+from nuanced_core.paths import user_path
 from nuanced_core.weights import folder as folder_source
 from nuanced_core.weights import hub, manifest, packages, store
 
@@ -162,6 +162,7 @@ def _find_or_build(asset: _Asset, source: str) -> store.Entry:
             return entry
     hub_failure = ""
     for name in order:
+        logger.info("%s: fetching from %s", asset.title, name)
         try:
             entry = store.build(asset.name, name, asset.fill[name])
         except hub.HubUnreachableError as error:
@@ -177,8 +178,7 @@ def _find_or_build(asset: _Asset, source: str) -> store.Entry:
 
 
 def _existing_folder(source: str) -> Path:
-    # Unlike Path.expanduser, this keeps the ~ of an unknown user, so that the folder is reported as missing.
-    folder = Path(os.path.expanduser(source))  # noqa: PTH111
+    folder = user_path(source)
     if not folder.is_dir():
         raise WeightsError(f"source {source!r} is neither {', '.join(SOURCES)} nor a folder that exists")
     return folder

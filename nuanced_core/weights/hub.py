@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ __all__ = ["HubUnreachableError", "fill_kokoro", "fill_voices", "fill_whisper"]
 
 PROBE_TIMEOUT_S = 4.0
 READ_TIMEOUT_S = 10.0
+_MEGABYTE = 10**6
 _CONNECTIONS = 8
 
 
@@ -171,9 +173,16 @@ def _stream(url: str, path: Path, headers: dict[str, str]) -> None:
     with get_session().stream("GET", url, headers=headers, timeout=READ_TIMEOUT_S, follow_redirects=True) as response:
         response.raise_for_status()
         resumed = response.status_code == 206  # Partial Content; with 200 the server sends the whole file
-        with path.open("ab" if resumed else "wb") as file:
+        megabytes = int(response.headers.get("content-length", 0)) // _MEGABYTE
+        # The voices have one bar for all of them.
+        bar = progress_bar(f"fetching {path.name}, MB", megabytes) if megabytes else nullcontext(lambda: None)
+        with path.open("ab" if resumed else "wb") as file, bar as advance:
+            received = 0
             for block in response.iter_bytes():
                 file.write(block)
+                before, received = received, received + len(block)
+                for _ in range(received // _MEGABYTE - before // _MEGABYTE):
+                    advance()
 
 
 def _first_line(error: Exception) -> str:

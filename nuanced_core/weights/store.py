@@ -20,6 +20,7 @@ from typing import Any
 
 from nuanced_core.errors import DiskError, WeightsError
 from nuanced_core.hashing import hash_file
+from nuanced_core.paths import user_path
 
 __all__ = ["CachedFile", "Entry", "build", "cache_dir", "cached", "convert_disk_errors", "find"]
 
@@ -59,7 +60,7 @@ class CachedFile:
 def cache_dir() -> Path:
     """Return the folder for files that can be fetched or computed again: $NUANCED_CACHE, or ~/.cache/nuanced-speech."""
     named = os.environ.get("NUANCED_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "nuanced-speech"
+    return user_path(named) if named else Path.home() / ".cache" / "nuanced-speech"
 
 
 def find(asset: str, source: str) -> Entry | None:

@@ -30,10 +30,11 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Storage": (weights, cache),
 }
 _USAGE_ERROR = 2
+_INTERRUPTED = 130  # 128 + SIGINT
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; an error that the user can mend is one line on stderr."""
+    """Run a command and return its exit code; an error that the user can fix is one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command = typer.main.get_command(_application())
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         print(f"nuanced: error: {usage_message(error)}", file=sys.stderr)
         return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
     except SystemExit as stop:  # Typer's way to end after it printed a completion
         code = stop.code
     return code if isinstance(code, int) else 0

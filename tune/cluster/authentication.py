@@ -5,6 +5,7 @@ A cluster without authentication is remote code execution: whoever reaches its p
 
 import os
 import secrets
+import shlex
 import socket
 import stat
 import subprocess
@@ -112,7 +113,9 @@ def _is_private_file(file: Path) -> bool:
     if not stat.S_ISREG(mode):
         raise ConfigError(f"{file}: not a file with a token; remove it, or name another one with ${_FILE}")
     if mode & 0o077:
-        raise ConfigError(f"{file}: others can read the token (mode {mode & 0o777:o}); run: chmod 600 {file}")
+        raise ConfigError(
+            f"{file}: others can read the token (mode {mode & 0o777:o}); run: chmod 600 {shlex.quote(str(file))}"
+        )
     return True
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -129,7 +130,7 @@ class JoinedCluster:
     @property
     def options(self) -> str:
         """Options that select this cluster."""
-        return f" --address {self.address}{' --insecure' if self.insecure else ''}"
+        return f" --address {shlex.quote(self.address)}{' --insecure' if self.insecure else ''}"
 
     @contextmanager
     def joined(self) -> Iterator[None]:

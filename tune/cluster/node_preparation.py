@@ -47,7 +47,7 @@ Prepare = Callable[[Sequence[RunConfig]], Sequence[Prepared]]
 
 
 class UnfitNodeError(NuancedError):
-    """A node that joined later cannot run trials, because its code differs, say."""
+    """A node that joined later cannot run trials, for example because its code differs."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class SharedStorageProbe:
     text: str
 
     def problem(self) -> str | None:
-        """Describe why this node cannot read the file or write beside it; None if it can."""
+        """Describe why this node cannot read the file or write to its folder; None if it can."""
         if self.folder.read(self.name) != self.text:
             return (
                 f"does not see {self.folder.location}: put --outputs on a disk that all nodes share, or set "

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nuanced_core.errors import ConfigError, DiskError
+from nuanced_core.paths import user_path
 
 __all__ = ["EndedTrialCopier", "SharedFolder", "scratch_folder"]
 
@@ -38,6 +39,7 @@ class SharedFolder:
 
     def __init__(self, location: str, setting: str = "sweep.shared") -> None:
         self._setting = setting
+        location = str(user_path(location)) if location.startswith("~") else location
         self._files, self._root = _filesystem(location.rstrip("/"), setting)
         # An absolute path: other processes may have another working directory.
         self.location = self._root if "file" in self._files.protocol else location.rstrip("/")

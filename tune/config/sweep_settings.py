@@ -1,17 +1,16 @@
 """The settings of the search itself: its budget, sampler, pruner, storage, and the resources of each trial."""
 
-import os.path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from nuanced_core.config.settings import Settings, UserPath
+from nuanced_core.config.settings import Settings
 
 __all__ = ["SweepSettings"]
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Hours = Annotated[float, Field(gt=0)]
-NonEmptyPath = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+NonEmpty = Annotated[str, Field(min_length=1)]
 Objective = Literal["val/loss", "val/stft", "val/style", "train/seconds_per_step"]
 
 
@@ -45,7 +44,7 @@ class SweepSettings(Settings):
     enqueue: tuple[dict[str, Any], ...] = Field(
         default=(), description="settings to try first, by dotted name; settings left out are sampled"
     )
-    warm_start: UserPath | None = Field(
+    warm_start: str | None = Field(
         default=None, description="folder of another sweep, whose best settings are tried first"
     )
     warm_start_trials: PositiveInt = Field(default=3, description="number of trials taken from warm_start")
@@ -72,8 +71,8 @@ class SweepSettings(Settings):
     max_concurrent: PositiveInt | None = Field(
         default=None, description="most trials at one time; null: as many as fit"
     )
-    outputs: NonEmptyPath = Field(default="outputs", description="folder that holds the sweeps' folders")
-    shared: NonEmptyPath | None = Field(
+    outputs: NonEmpty = Field(default="outputs", description="folder that holds the sweeps' folders")
+    shared: NonEmpty | None = Field(
         default=None,
         description="path or fsspec URL that all nodes can reach, to which trials' folders are copied; null: all nodes "
         "can reach outputs",

@@ -1,12 +1,12 @@
 """The settings that a sweep tries first: those of ``sweep.enqueue``, and the best trials of ``sweep.warm_start``."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import optuna
 
 from nuanced_core.errors import ConfigError
+from nuanced_core.paths import user_path
 from tune.config.sweep_config import SweepConfig
 from tune.search.results import ranked
 from tune.search.study import read_study
@@ -36,7 +36,7 @@ def _first_params(config: SweepConfig) -> list[dict[str, Any]]:
     found = [space.as_stored(params, f"sweep.enqueue[{i}]") for i, params in enumerate(settings.enqueue)]
     if settings.warm_start is None:
         return found
-    folder = Path(settings.warm_start)
+    folder = user_path(settings.warm_start)
     trials = ranked(read_study(folder))[: settings.warm_start_trials]
     if not trials:
         raise ConfigError(f"sweep.warm_start: {folder}: holds no complete trial; name another sweep")

@@ -16,6 +16,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 
 from nuanced_core.errors import ConfigError
+from nuanced_core.paths import user_path
 from tune.config.sweep_config import SETTINGS_FILE, load_sweep
 from tune.config.sweep_settings import SweepSettings
 from tune.search.journal import STUDY_FILE, StudyJournal
@@ -105,6 +106,12 @@ def _settings(folder: Path) -> SweepSettings:
     return load_sweep(file).sweep if file.is_file() else SweepSettings()
 
 
+def _expanded(url: str) -> str:
+    """Replace a ``~`` at the beginning of an SQLite database's path by the home folder."""
+    dialect, slashes, path = url.partition(":///")
+    return f"{dialect}{slashes}{user_path(path)}" if dialect.startswith("sqlite") and path.startswith("~") else url
+
+
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
     """Open the journal file in the sweep's ``folder``, or the database at the SQLAlchemy ``url`` if it is not None.
 
@@ -114,6 +121,6 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
     if url is None:
         return JournalStorage(StudyJournal(str(folder / STUDY_FILE)))
     try:
-        return RDBStorage(url)
+        return RDBStorage(_expanded(url))
     except Exception as error:  # of SQLAlchemy, or of the database driver that the URL names
         raise ConfigError(f"sweep.storage: {url!r}: cannot be opened: {' '.join(str(error).split())[:200]}") from None

@@ -12,6 +12,7 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import NuancedError
 from nuanced_core.hearing.whisper_features import feature_shape
 from nuanced_core.kokoro.voices import STOCK_VOICES, VoiceBank
+from nuanced_core.paths import user_path
 from nuanced_core.text.phonemes import make_phonemizer
 from nuanced_core.training.memory import SECONDS_PER_PHONEME, estimated_memory, installed_memory
 from nuanced_core.weights.store import cache_dir, cached
@@ -54,7 +55,7 @@ def examine(config: SweepConfig | RunConfig | None = None) -> list[Finding]:
         *_model_files(runs),
         *_voices(run),
         _phonemizer(),
-        _disk("disk of outputs", Path(sweep.outputs), trials_disk_bytes(sweep)),
+        _disk("disk of outputs", user_path(sweep.outputs), trials_disk_bytes(sweep)),
         _disk("disk of cache", cache_dir(), _cache_bytes(runs), CACHE_FIX),
     ]
 
@@ -78,7 +79,7 @@ def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig
         findings.append(Finding(machine.name, value, problems.get(machine)))
         if not isinstance(found, NuancedError):  # else the node does not answer, which its problem above says
             findings += [replace(finding, name=f"{machine.name} {finding.name}") for finding in found]
-    return [*findings, _disk("disk of outputs", Path(sweep.outputs), trials_disk_bytes(sweep))]
+    return [*findings, _disk("disk of outputs", user_path(sweep.outputs), trials_disk_bytes(sweep))]
 
 
 def _examine_node(run: RunConfig, sweep: SweepSettings, runs: list[RunConfig]) -> list[Finding]:
@@ -182,7 +183,7 @@ def _phonemizer() -> Finding:
 
 
 def _disk(name: str, folder: Path, needed: int, fix: str = OUTPUTS_FIX) -> Finding:
-    value = f"{free_bytes(folder) / 2**30:.1f} GiB free, {needed / 2**30:.1f} GiB wanted ({folder})"
+    value = f"{free_bytes(folder) / 2**30:.1f} GiB free, {needed / 2**30:.1f} GiB needed ({folder})"
     return Finding(name, value, _problem(lambda: check_disk(folder, needed, fix)))
 
 

@@ -131,7 +131,7 @@ class Progress(Callback):  # type: ignore[misc]
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Warn that a trial's process died; another process continues the trial from its checkpoint."""
         number = trial.config["number"]
-        logger.warning("trial %d: its process died; it goes on from its last checkpoint", number)
+        logger.warning("trial %d: its process died; it continues from its last checkpoint", number)
 
     def on_experiment_end(self, trials: Any, **info: Any) -> None:
         """Show the last endings, when Ray has stopped all trials."""
@@ -164,7 +164,7 @@ class Progress(Callback):  # type: ignore[misc]
         since = self._waiting.setdefault(trial.trial_id, time.monotonic())
         if 0 <= since < time.monotonic() - _WAIT_BEFORE_LOG:
             self._waiting[trial.trial_id] = -1.0
-            logger.info("trial %d waits for %s", trial.config["number"], _wanted(trial))
+            logger.info("trial %d waits for %s", trial.config["number"], _requested_resources(trial))
 
     def _show_event(self, line: str, level: int = logging.INFO) -> None:
         """Log an event; below INFO while the table shows it."""
@@ -199,7 +199,7 @@ class Progress(Callback):  # type: ignore[misc]
         return Group(table, Text(f"{ended}{budget} trials ended; * is the best", style="dim"))
 
 
-def _wanted(trial: Any) -> str:
+def _requested_resources(trial: Any) -> str:
     """Return what a trial needs and what Ray has free: ``1 CPU (0 free of 2), 0.25 GPU (0 free of 1)``."""
     import ray
 

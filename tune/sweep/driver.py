@@ -1,6 +1,7 @@
 """One sweep, stage by stage: load and check, prepare the machines, open the study, run the trials, conclude.
 
-Each stage takes what the one before returned. A new sweep and a resumed one differ in the first stage alone.
+Each stage takes what the one before returned. A resumed sweep differs from a new one in the source of its
+settings, and in its place, which exists already.
 """
 
 import logging
@@ -117,12 +118,9 @@ def _prepare(place: SweepPlace, config: SweepConfig, services: SweepServices) ->
 
 
 def _open(place: SweepPlace, prepared: _PreparedSweep) -> OpenSweep:
-    """Create the folder of a new sweep, or check that of a resumed one; open the study and its ledger."""
+    """Open the sweep's folder, its study and its ledger."""
     config = prepared.config
-    if place.saved is None:
-        place.create(config, prepared.models)
-    else:
-        place.check_models(prepared.models)
+    place.open(config, prepared.models)
     place.storage.remove(STOP_FILE)
     with place.disk_errors():
         study = place.open_study(config)
@@ -152,13 +150,13 @@ def _conclude(sweep: OpenSweep, interrupted: bool, services: SweepServices) -> S
     status = study_status(sweep.study)
     lines = final_lines(place.folder, sweep.study, status)
     if interrupted:
-        lines.append(f"{ledger.closed or 'stopped'}; go on with: {resume}")
+        lines.append(f"{ledger.closed or 'stopped'}; resume with: {resume}")
     return SweepResult(place.folder, status, lines, interrupted)
 
 
 def _log_start(sweep: OpenSweep, services: SweepServices) -> None:
     settings, ledger, machines = sweep.config.sweep, sweep.ledger, services.machines.resources()
-    again = f", {ledger.reopened} of them go on" if ledger.reopened else ""
+    again = f", {ledger.reopened} of them resumed" if ledger.reopened else ""
     nodes = f" on {len(machines)} nodes" if len(machines) > 1 else ""
     fit = concurrent_trials(settings, machines)
     logger.info("sweep %s: %s%s, %d at a time%s", sweep.place.folder, _budget(settings), again, fit, nodes)

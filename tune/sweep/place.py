@@ -10,6 +10,7 @@ import optuna
 
 from nuanced_core.config.yaml_files import read_yaml, write_yaml
 from nuanced_core.errors import ConfigError, DiskError
+from nuanced_core.paths import user_path
 from tune.cluster.disk import check_disk, trials_disk_bytes
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.sweep_config import SETTINGS_FILE, SweepConfig, parse_sweep
@@ -25,13 +26,14 @@ __all__ = ["SweepPlace"]
 class SweepPlace:
     """The place of one sweep, from its first check to the end of its driver, which leaves the context.
 
-    Made by ``new`` or ``existing``. From ``existing`` or ``create`` on, this process holds the driver lock.
+    Made by ``new`` or ``existing``. From ``existing`` or ``open`` on, this process holds the driver lock.
 
     Attributes:
         folder: of the sweep.
         storage: holds the trials' folders and the stop file: the sweep's folder, or its counterpart in
             ``sweep.shared``.
-        saved: the settings in the folder's ``sweep.yaml``; None for a new sweep.
+        is_shared: whether ``storage`` is shared storage.
+        saved: the settings in the folder's ``sweep.yaml``; None while there is none.
     """
 
     def __init__(self, folder: Path, settings: SweepSettings, data: Mapping[str, Any] | None = None) -> None:
@@ -54,7 +56,7 @@ class SweepPlace:
             ConfigError: the folder, its counterpart in shared storage, or the study's name is taken.
             DiskError: the disk is too full, or the folder cannot be written.
         """
-        folder = new_folder(Path(settings.outputs), name)
+        folder = new_folder(user_path(settings.outputs), name)
         check_new_study(folder, settings)
         place = cls(folder, settings)
         if place.is_shared and place.storage.exists():
@@ -104,31 +106,34 @@ class SweepPlace:
         config.check_can_continue(self.saved)
         return config
 
-    def create(self, config: SweepConfig, models: Mapping[str, str]) -> None:
-        """Create the folder of a new sweep, with its settings and their provenance, and lock it.
+    def open(self, config: SweepConfig, models: Mapping[str, str]) -> None:
+        """Create and lock the folder of a new sweep, with its settings and their provenance.
 
-        Args:
-            models: SHA-256 by model file.
-
-        Raises:
-            DiskError: the folder cannot be written.
-        """
-        self._data = {**config.as_dict(), "record": provenance(models)}
-        create_folder(self.folder, SETTINGS_FILE, self._data)
-        self._lock = DriverLock(self.folder)
-        self.saved = config
-
-    def check_models(self, models: Mapping[str, str]) -> None:
-        """Refuse model files other than those that the sweep began with.
+        An existing sweep stays as it is, if the models are those that it began with.
 
         Args:
             models: SHA-256 by model file.
 
         Raises:
             ConfigError: a SHA-256 differs from the recorded one.
+            DiskError: the folder cannot be written.
         """
+        if self.saved is not None:
+            self._check_models(models)
+            return
+        self._data = {**config.as_dict(), "record": provenance(models)}
+        create_folder(self.folder, SETTINGS_FILE, self._data)
+        self._lock = DriverLock(self.folder)
+        self.saved = config
+
+    def _check_models(self, models: Mapping[str, str]) -> None:
         record = self._data.get("record") or {}
-        recorded = dict(record.get("models") or {})
+        recorded = record.get("models") or {} if isinstance(record, dict) else None
+        if not isinstance(recorded, dict):
+            raise ConfigError(
+                f"{self.folder / SETTINGS_FILE}: record: {record!r} is not what a sweep writes there; restore it, or "
+                "remove it to accept the model files as they are now"
+            )
         changed = sorted(name for name, digest in recorded.items() if models.get(name, digest) != digest)
         if changed:
             raise ConfigError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.yaml_files import write_yaml
 from nuanced_core.errors import ConfigError, StoppedError
+from nuanced_core.paths import user_path
 from nuanced_core.training.preparation import prepare
 from nuanced_core.training.run import train
 from tune.cluster.disk import BYTES_PER_TRIAL, check_disk
@@ -48,7 +49,7 @@ def train_single_run(
         DiskError: the disk is full, or the folder cannot be written.
         StoppedError: a signal stopped the run, which can be resumed.
     """
-    folder = new_folder(outputs, name)
+    folder = new_folder(user_path(outputs), name)
     check_disk(folder, BYTES_PER_TRIAL)
     record = provenance(model_hashes(prepare([config])))
     create_folder(folder, CONFIG_FILE, config.model_dump(mode="json"))
@@ -70,7 +71,7 @@ def resume_single_run(
     if not file.is_file():
         raise ConfigError(f"{folder}: not the folder of a run (it holds no {CONFIG_FILE})")
     if overrides:
-        raise ConfigError(f"--set {overrides[0]}: a run goes on with the settings that it began with; leave it out")
+        raise ConfigError(f"--set {overrides[0]}: a resumed run keeps its settings; leave it out")
     config = load_run(file)
     prepare([config])
     return _train_in(folder, config, train)
@@ -78,14 +79,14 @@ def resume_single_run(
 
 def _train_in(folder: Path, config: RunConfig, train: Train) -> SingleRunResult:
     stop = threading.Event()
-    place = shlex.quote(str(folder))
+    quoted_folder = shlex.quote(str(folder))
     with TensorBoardReport(folder) as board, stop_on_signal(stop.set):
 
         def report(step: int, scalars: Mapping[str, float]) -> None:
             board(step, scalars)
             if stop.is_set():
-                raise StoppedError(f"stopped after step {step}; go on with: nuanced train --resume {place}")
+                raise StoppedError(f"stopped after step {step}; resume with: nuanced train --resume {quoted_folder}")
 
         train(config, folder, report)
-    export = f"nuanced export {place} -o {shlex.quote(str(Path('models') / folder.name))}"
-    return SingleRunResult(folder, [f"curves: tensorboard --logdir {place}", f"export: {export}"])
+    export = f"nuanced export {quoted_folder} -o {shlex.quote(str(Path('models') / folder.name))}"
+    return SingleRunResult(folder, [f"curves: tensorboard --logdir {quoted_folder}", f"export: {export}"])

@@ -172,6 +172,6 @@ def out_of_memory(share: float, *, peak: float | None = None) -> dict[str, Any]:
     elif peak is None:
         held = torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(0).total_memory
         peak = max(held, min(share, 1.0))
-    wanted = next((part for part in SHARES if part >= HEADROOM * peak and part > share), 1.0)
-    fix = f"a share of {wanted:g} may do: sweep.gpus_per_trial={wanted:g}" if share < 1 else _REDUCE_MEMORY
-    return {"out_of_memory": f"out of GPU memory at {peak:.0%} of the card; {fix}", "share": wanted}
+    next_share = next((part for part in SHARES if part >= HEADROOM * peak and part > share), 1.0)
+    fix = f"a share of {next_share:g} may do: sweep.gpus_per_trial={next_share:g}" if share < 1 else _REDUCE_MEMORY
+    return {"out_of_memory": f"out of GPU memory at {peak:.0%} of the card; {fix}", "share": next_share}

@@ -108,7 +108,7 @@ def test_mixes_of_too_many_members_are_an_error(fakes: SimpleNamespace, tiny_run
         ({"val_sentences": ["No rain."]}, ConfigError, r"data.val_sentences: 'No rain.' is the only one"),
         ({"sentences": "test"}, ConfigError, r"data.sentences: '.*' is a test sentence"),
         ({"val_sentences": "test"}, ConfigError, r"data.val_sentences: '.*' is a test sentence"),
-        ({"val_voices": ["af_sky", "af_sky"]}, ConfigError, "val_voices: .*af_sky stands twice"),
+        ({"val_voices": ["af_sky", "af_sky"]}, ConfigError, "val_voices: .*af_sky is listed twice"),
         ({"sentences": []}, TextError, "data.sentences"),
         ({"val_voices": ["af_hart"]}, VoiceError, "af_hart"),
         (

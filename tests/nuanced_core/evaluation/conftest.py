@@ -10,9 +10,10 @@ import pytest
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.config.yaml_files import apply_overrides
+from nuanced_core.data import rendering
 from nuanced_core.data.dataset import Clip, Dataset
 from nuanced_core.encoder.export import export_encoder
-from nuanced_core.evaluation import predictors, recordings, test_split
+from nuanced_core.evaluation import recordings, test_split
 from nuanced_core.evaluation.test_split import evaluate_encoder, held_out_utterances
 from nuanced_core.training.run import BEST, start_run
 from tests.fakes import fake_models, held_out_models, random_encoder
@@ -40,7 +41,7 @@ class SplitSetup:
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Render in this process, as other processes would load the real models."""
-    monkeypatch.setattr(predictors, "worker_count", lambda requests, models: 1)
+    monkeypatch.setattr(rendering, "worker_count", lambda requests, models: 1)
 
 
 @pytest.fixture

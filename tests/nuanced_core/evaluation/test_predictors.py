@@ -18,8 +18,10 @@ from nuanced_core.audio import resample
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.config.yaml_files import apply_overrides
+from nuanced_core.data import rendering
 from nuanced_core.data.dataset import Clip, Dataset
 from nuanced_core.data.model_set import ModelSet
+from nuanced_core.data.rendering import RenderJob
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError, WeightsError
@@ -249,11 +251,11 @@ def test_worker_processes_open_the_same_dataset_without_the_loaded_models(
     vars(models).update(kokoro=fakes.kokoro, whisper=fakes.whisper, voices=fakes.voices, large=lambda: None)
     calls = []
 
-    def render(requests, open_dataset, workers):  # type: ignore[no-untyped-def]
-        calls.append((len(requests), pickle.loads(pickle.dumps(open_dataset))(), workers))
+    def render_jobs(jobs: list[RenderJob]) -> None:
+        calls.extend((len(job.requests), pickle.loads(pickle.dumps(job.open_dataset))(), job.workers) for job in jobs)
 
-    monkeypatch.setattr(predictors, "render", render)
-    monkeypatch.setattr(predictors, "worker_count", lambda requests, models: 2)
+    monkeypatch.setattr(predictors, "render_jobs", render_jobs)
+    monkeypatch.setattr(rendering, "worker_count", lambda requests, models: 2)
     render_clips(Dataset(models, tmp_path / "cache"), _utterances(fakes, 5))
     ((count, opened, workers),) = calls
     assert (count, workers, opened.folder) == (5, 2, tmp_path / "cache")

@@ -15,7 +15,7 @@ from torch import Tensor
 from nuanced_core.audio import resample
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
-from nuanced_core.evaluation import predictors
+from nuanced_core.data import rendering
 from nuanced_core.hearing.augmentation import DEGRADATIONS, degraded
 from nuanced_core.kokoro.voices import TEST_VOICES
 from nuanced_core.training.losses import MelSTFTLoss
@@ -36,7 +36,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SplitSetup,
     }
     setup = SplitSetup(tmp_path_factory.mktemp("full"), validate(RunConfig, data, "full"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictors, "worker_count", lambda requests, models: 1)
+        patch.setattr(rendering, "worker_count", lambda requests, models: 1)
         yield setup, setup.report(embed=band_embedding, track_pitch=loudness_pitch)
 
 

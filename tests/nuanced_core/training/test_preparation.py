@@ -82,11 +82,11 @@ def _entries(tmp_path: Path) -> set[Path]:
 def test_missing_clips_are_rendered_with_their_versions(
     prepare_voices: Prepare, fakes: SimpleNamespace, tmp_path: Path
 ) -> None:
-    assert prepare_voices("af_heart") == ["rendering 6 clips in 1 processes"]
+    assert prepare_voices("af_heart") == ["rendering 6 clips"]
     # Clean and two copies in training; clean and a condition in validation, where one condition is clean.
     assert fakes.whisper.heard == 2 * 3 + 4 + 3
     assert prepare_voices("af_heart") == []
-    assert prepare_voices("af_heart", "af_bella") == ["rendering 2 clips in 1 processes"]
+    assert prepare_voices("af_heart", "af_bella") == ["rendering 2 clips"]
     entries = Cache(tmp_path / "cache").entries()
     assert len([e for e in entries if e.kind == "features"]) == 4 * 3 + 4 + 3
 
@@ -103,7 +103,7 @@ def test_clips_of_all_runs_are_rendered_in_one_round_and_none_twice(
         {**voices, "augment": {"copies": 1, "noise": 1.0}},
         {**voices, "objective": {"conditions": ["room"]}},
     )
-    assert lines == ["rendering 10 clips in 1 processes"]  # three voices and two validation voices, two sentences each
+    assert lines == ["rendering 10 clips"]  # three voices and two validation voices, two sentences each
     assert len(fakes.kokoro.rendered) == 10 and set(fakes.kokoro.rendered.values()) == {1}
     features = [e for e in Cache(tmp_path / "cache").entries() if e.kind == "features"]
     training = 3 * 2 * 3 + 2 * 2 * 2  # clean and two copies; of two voices a third copy, and one of other settings
@@ -116,7 +116,7 @@ def test_workers_are_counted_from_the_requests_of_all_runs(
     prepare_runs: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = []
-    monkeypatch.setattr(preparation, "worker_count", lambda requests, models: counted.append(requests) or 1)
+    monkeypatch.setattr(rendering, "worker_count", lambda requests, models: counted.append(requests) or 1)
     prepare_runs({"data": {"voices": ["af_heart"]}}, {"data": {"voices": ["af_heart", "af_bella"]}})
     assert counted == [8]
 
@@ -135,7 +135,7 @@ def test_runs_with_other_models_share_clips_and_the_progress_bar(
     )
     voices = {"data": {"voices": ["af_heart"]}}
     lines = prepare_runs(voices, {**voices, "models": {"whisper": "base"}}, {**voices, "models": {"whisper": "base"}})
-    assert totals == [12] and lines == ["rendering 12 clips in 1 processes"]
+    assert totals == [12] and lines == ["rendering 12 clips"]
     assert len(fakes.kokoro.rendered) == 6 and set(fakes.kokoro.rendered.values()) == {1}
     assert fakes.whisper.heard == other.whisper.heard == 2 * 3 + 4 + 3
 

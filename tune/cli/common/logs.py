@@ -93,7 +93,7 @@ def _file_handler(path: Path) -> logging.Handler:
 
 
 def _write_error(file: logging.Handler, error: Exception) -> None:
-    """Write the error that ends the command, with its traceback unless it is one that the user can mend."""
+    """Write the error that ends the command, with its traceback unless it is one that the user can fix."""
     trace = None if isinstance(error, NuancedError) else (type(error), error, error.__traceback__)
     file.handle(logging.LogRecord("nuanced", logging.ERROR, __file__, 0, str(error), None, trace))
 

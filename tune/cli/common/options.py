@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from nuanced_core.errors import ConfigError
+from nuanced_core.paths import user_path
 
 if TYPE_CHECKING:
     from tune.cluster.machines import Machines
@@ -32,10 +33,7 @@ def expand_home(path: P | None) -> P | None:
     """Replace a leading ``~`` of an argument by the home folder, where the shell left it: ``--out=~/folder``."""
     if path is None or not str(path).startswith("~"):
         return path
-    try:
-        return type(path)(Path(path).expanduser())
-    except RuntimeError:  # no such user: the error about the missing file names the path as it was given
-        return path
+    return type(path)(user_path(path))
 
 
 ConfigFile = Annotated[
@@ -97,7 +95,7 @@ def check_new_or_resumed(config: Path | None, resume: Path | None, *, name: str 
         ConfigError: both or neither are given, or an option for a new folder comes with ``--resume``.
     """
     if (config is None) == (resume is None):
-        raise ConfigError("give either CONFIG, to begin, or --resume DIR, to go on")
+        raise ConfigError("give either CONFIG or --resume DIR")
     for option, value in (("name", name), ("outputs", outputs)):
         if resume is not None and value is not None:
             raise ConfigError(f"--{option}: a folder that is resumed keeps its name and place; leave it out")

@@ -28,9 +28,9 @@ def doctor(
     from tune.show.doctor import examine, examine_nodes
 
     settings = None if config is None else load(config)
-    place = machines(address, insecure)
-    with place.joined():
-        findings = examine(settings) if address is None else examine_nodes(place.resources(), settings)
+    sweep_machines = machines(address, insecure)
+    with sweep_machines.joined():
+        findings = examine(settings) if address is None else examine_nodes(sweep_machines.resources(), settings)
     for finding in findings:
         print(f"{finding.name:18} {finding.value}")
     problems = [finding for finding in findings if finding.problem]

@@ -18,7 +18,7 @@ PACKAGES = {"nuanced_core": nuanced_core, "tune": tune}
 
 @pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)
 def test_every_public_name_is_there_and_documented(package: ModuleType) -> None:
-    assert package.__all__
+    assert package.__all__ and set(package.__all__) == set(package._MODULES)
     for name in package.__all__:
         assert name in dir(package)
         assert len(getattr(package, name).__doc__ or "") > 20, name

@@ -122,7 +122,9 @@ def start_run(config: RunConfig, folder: Path, report: Report) -> ToyRun:
     global _starts
     _starts += 1
     facts = {"pid": os.getpid(), "nth": _starts, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "node": _node()}
-    (folder / "start.json").write_text(json.dumps(facts))
+    part = folder / "start.part"
+    part.write_text(json.dumps(facts))
+    part.replace(folder / "start.json")  # whole or not at all: tests read it meanwhile
     return ToyRun(config, folder, report)
 
 

@@ -112,6 +112,15 @@ def test_clips_of_all_runs_are_rendered_in_one_round_and_none_twice(
     assert prepare_runs(voices, {**voices, "augment": {"copies": 3}}) == []
 
 
+def test_a_layer_that_whisper_lacks_is_refused_before_anything_is_rendered(
+    prepare_runs: Prepare, fakes: SimpleNamespace
+) -> None:
+    fakes.whisper_file.name = "tiny.en"
+    with pytest.raises(ConfigError, match=r"features\.layers: \[5\]: Whisper tiny\.en has layers 0 to 4"):
+        prepare_runs({"data": {"voices": ["af_heart"]}, "features": {"layers": [5]}})
+    assert fakes.kokoro.spoken == 0
+
+
 def test_workers_are_counted_from_the_requests_of_all_runs(
     prepare_runs: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,9 +181,10 @@ def test_help_and_completion_import_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-2:] == ["--trials", "[]"]
 
 
-def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, EOFError])
+def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[BaseException]) -> None:
     def interrupted(folder: Path) -> None:
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr("tune.show.report.status_lines", interrupted)
     assert main(["status", str(tmp_path)]) == 130

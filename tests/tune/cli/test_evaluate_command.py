@@ -13,6 +13,7 @@ import soundfile
 
 from nuanced_core.config.settings import Models, RunConfig
 from nuanced_core.config.validation import validate
+from nuanced_core.data import rendering
 from nuanced_core.encoder.export import export_encoder
 from nuanced_core.errors import ConfigError
 from nuanced_core.evaluation import predictors, recordings, test_split
@@ -80,7 +81,7 @@ def fetched(shared: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("nuanced_core.data.model_set.ModelSet.fetch", fetch)
     monkeypatch.setattr(predictors, "cache_dir", lambda: shared.folder / "cache")
-    monkeypatch.setattr(predictors, "worker_count", lambda requests, models: 1)
+    monkeypatch.setattr(rendering, "worker_count", lambda requests, models: 1)
     for module in (test_split, recordings):
         monkeypatch.setattr(module, "SpeakerEncoder", lambda: band_embedding)
     monkeypatch.setattr(test_split, "CrepePitch", lambda: loudness_pitch)

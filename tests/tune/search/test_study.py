@@ -71,3 +71,10 @@ def test_a_study_minimises_each_objective(tmp_path: Path) -> None:
     study = open_study(tmp_path, settings, create=True)
     assert study.directions == [optuna.study.StudyDirection.MINIMIZE] * 2
     assert study.user_attrs["objectives"] == ["val/stft", "val/style"]
+
+
+def test_an_sqlite_database_in_the_home_folder_is_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = SweepSettings(storage="sqlite:///~/studies.db")
+    open_study(tmp_path / "a", settings, create=True)
+    assert (tmp_path / "studies.db").is_file()

@@ -27,7 +27,7 @@ from nuanced_core.data.utterances import Utterance
 from nuanced_core.errors import NuancedError, TrainingError
 from nuanced_core.progress import progress_bar
 
-__all__ = ["RenderJob", "RenderRequest", "make_job", "merge_requests", "render", "render_jobs", "worker_count"]
+__all__ = ["RenderJob", "RenderRequest", "make_job", "merge_requests", "render_jobs", "worker_count"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +83,6 @@ def worker_count(requests: int, models: ModelSet) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bytes_each = BYTES_PER_WORKER + WHISPER_IN_MEMORY * models.whisper_file.path.stat().st_size
     return max(1, min(MAX_WORKERS, cores, useful, int(_available_memory() / bytes_each)))
-
-
-def render(requests: Sequence[RenderRequest], open_dataset: Callable[[], Dataset], workers: int) -> None:
-    """Render the missing clips and compute their missing features; see ``render_jobs``."""
-    render_jobs([RenderJob(requests, open_dataset, workers)])
 
 
 def render_jobs(jobs: Sequence[RenderJob]) -> None:

@@ -17,12 +17,10 @@ from tune.cluster.node_preparation import Prepare, model_hashes
 from tune.config.sweep_config import load_run
 from tune.sweep.record import create_folder, new_folder, provenance
 from tune.sweep.signals import stop_on_signal
-from tune.trial.protocol import Report
+from tune.trial.protocol import CONFIG_FILE, Report
 from tune.trial.tensorboard import TensorBoardReport
 
 __all__ = ["SingleRunResult", "resume_single_run", "train_single_run"]
-
-CONFIG_FILE = "config.yaml"
 
 Train = Callable[[RunConfig, Path, Report], object]
 

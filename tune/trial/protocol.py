@@ -6,7 +6,9 @@ from typing import Protocol
 
 from nuanced_core.config.settings import RunConfig
 
-__all__ = ["Report", "Run", "StartRun"]
+__all__ = ["CONFIG_FILE", "Report", "Run", "StartRun"]
+
+CONFIG_FILE = "config.yaml"  # in the folder of a trial or a single run: its settings
 
 # Called with a step's number and its scalars by name; may raise StoppedError to stop the run.
 Report = Callable[[int, Mapping[str, float]], None]

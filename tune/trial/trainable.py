@@ -17,7 +17,7 @@ from tune.cluster.node_preparation import UnfitNodeError
 from tune.cluster.shared_storage import SharedFolder, scratch_folder
 from tune.config.space import Space
 from tune.trial.gpu_share import CONTEXT, out_of_memory
-from tune.trial.protocol import Run, StartRun
+from tune.trial.protocol import CONFIG_FILE, Run, StartRun
 from tune.trial.reports import ERROR_FILE, pack_scalars, write_error_file
 from tune.trial.tensorboard import TensorBoardReport
 
@@ -166,7 +166,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
             self._copy.pull(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR_FILE).unlink(missing_ok=True)  # written by an earlier process
-        write_yaml(folder / "config.yaml", config.model_dump(mode="json"))
+        write_yaml(folder / CONFIG_FILE, config.model_dump(mode="json"))
         self._board = TensorBoardReport(folder, hparams=self._trial["params"])
         self._cap_gpu_memory()
         self._run = self._start_run(config, folder, self._report)

@@ -15,7 +15,7 @@ from nuanced_core.config.settings import Augment
 from nuanced_core.data import rendering
 from nuanced_core.data.cache import Cache
 from nuanced_core.data.dataset import AugmentedCopy, Dataset
-from nuanced_core.data.rendering import RenderJob, RenderRequest, merge_requests, render, render_jobs, worker_count
+from nuanced_core.data.rendering import RenderJob, RenderRequest, merge_requests, render_jobs, worker_count
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.errors import DiskError, TrainingError
 from tests.fakes import FakeKokoro, fake_models
@@ -61,7 +61,7 @@ def open_dataset(folder: Path) -> Dataset:
 def render_until_stopped(folder: str) -> None:
     """Render slowly in a process of its own until a signal stops it."""
     try:
-        render(REQUESTS * 20, partial(open_dataset, Path(folder)), 2)
+        render_jobs([RenderJob(REQUESTS * 20, partial(open_dataset, Path(folder)), 2)])
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -91,10 +91,10 @@ def _missing(folder: Path) -> list[str]:
 
 
 def test_several_processes_render_the_same_as_one(folder: Path, tmp_path: Path, logged: list[str]) -> None:
-    render(REQUESTS, partial(open_dataset, folder), 2)
+    render_jobs([RenderJob(REQUESTS, partial(open_dataset, folder), 2)])
     assert logged == ["rendering 6 clips in 2 processes"]
     assert _missing(folder) == []
-    render(REQUESTS, partial(open_dataset, tmp_path / "one"), 1)
+    render_jobs([RenderJob(REQUESTS, partial(open_dataset, tmp_path / "one"), 1)])
     assert logged[1:] == ["rendering 6 clips"]
     several, one = (Cache(path / "cache") for path in (folder, tmp_path / "one"))
     assert len(several.entries()) == 14
@@ -107,7 +107,7 @@ def test_several_processes_render_the_same_as_one(folder: Path, tmp_path: Path, 
 
 def test_work_of_a_killed_process_is_finished_by_the_others(folder: Path, logged: list[str]) -> None:
     (folder / "failures" / "once").touch()
-    render(REQUESTS, partial(open_dataset, folder), 2)
+    render_jobs([RenderJob(REQUESTS, partial(open_dataset, folder), 2)])
     assert logged[1:] == ["a rendering process was killed by signal 9; 1 continue"]
     assert _missing(folder) == []
 
@@ -117,12 +117,12 @@ def test_death_of_the_last_process_is_an_error_and_finished_clips_are_kept(folde
     with pytest.raises(
         TrainingError, match=r"^rendering 'Text 2.' in af_2: the last rendering .* signal 9 .* are kept$"
     ):
-        render(REQUESTS, partial(open_dataset, folder), 2)
+        render_jobs([RenderJob(REQUESTS, partial(open_dataset, folder), 2)])
     left = _missing(folder)
     assert "Text 2." in left and len(left) < len(REQUESTS)
     (folder / "failures" / "always").unlink()
     dataset = open_dataset(folder)
-    render([r for r in REQUESTS if r.utterance.text in left], lambda: dataset, 1)
+    render_jobs([RenderJob([r for r in REQUESTS if r.utterance.text in left], lambda: dataset, 1)])
     assert dataset.models.kokoro.spoken <= len(left) and _missing(folder) == []  # type: ignore[attr-defined]
 
 
@@ -136,7 +136,7 @@ def test_death_of_the_last_process_is_an_error_and_finished_clips_are_kept(folde
 def test_error_of_a_process_is_one_line(folder: Path, failure: str, error: type[Exception], message: str) -> None:
     (folder / "failures" / failure).touch()
     with pytest.raises(error, match=message):
-        render(REQUESTS[1:4], partial(open_dataset, folder), 2)
+        render_jobs([RenderJob(REQUESTS[1:4], partial(open_dataset, folder), 2)])
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -237,7 +237,7 @@ def test_progress_is_counted_per_clip(folder: Path, monkeypatch: pytest.MonkeyPa
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(rendering, "progress_bar", Bar)
-    render(REQUESTS[:2], lambda: open_dataset(folder), 1)
+    render_jobs([RenderJob(REQUESTS[:2], lambda: open_dataset(folder), 1)])
     assert advanced == [5, 4]
-    render([], lambda: open_dataset(folder), 1)
+    render_jobs([RenderJob([], lambda: open_dataset(folder), 1)])
     assert len(logged) == 1

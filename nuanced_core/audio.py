@@ -1,26 +1,32 @@
-"""Sampling rates and frame sizes, and functions that read, check, resample and write audio."""
+"""Sampling rates and frame sizes, and functions that load, check, resample and write audio."""
 
+import logging
+import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 import torch
 import torchaudio.functional
 from torch import Tensor
 
 from nuanced_core.errors import AudioError, DiskError
+from nuanced_core.sound_files import read_sound
 
 __all__ = [
     "FRAMES_PER_SECOND",
     "KOKORO_RATE",
-    "MIN_PEAK",
     "SAMPLES_PER_FEATURE_FRAME",
     "SAMPLES_PER_FRAME",
     "WHISPER_RATE",
+    "is_silent",
     "load_audio",
     "resample",
     "write_audio",
 ]
+
+logger = logging.getLogger(__name__)
 
 KOKORO_RATE = 24_000  # Hz
 SAMPLES_PER_FRAME = 600  # at 24 kHz: a Kokoro frame is 25 ms
@@ -28,41 +34,69 @@ FRAMES_PER_SECOND = KOKORO_RATE // SAMPLES_PER_FRAME  # 40
 WHISPER_RATE = 16_000  # Hz
 SAMPLES_PER_FEATURE_FRAME = 320  # at 16 kHz: a feature frame of Whisper's encoder is 20 ms
 
+MIN_RATE = 4_000  # Hz; below it, most of speech is missing, and the header is more likely to be wrong
 MIN_SECONDS = 0.1  # shorter clips are rejected: they are too short to contain speech
-MIN_PEAK = 1e-4  # a clip whose largest absolute sample is smaller (-80 dBFS) is silent
+MIN_PEAK = 1e-4  # a clip whose samples differ less from their mean (-80 dBFS) is silent
+# The mean of channels is used unless its level is below this fraction of the loudest channel's: then that one is used.
+# The mean of one speaking and one silent channel has 0.5, of equally loud channels with nothing in common 0.71.
+MIN_MEAN_LEVEL = 0.6
+MAX_OFFSET = 0.1  # of the peak; a larger constant offset (DC) is removed
+MAX_CLIPPED = 0.001  # fraction of samples that repeat the one before at full scale; more is reported
+MAX_PEAK = 2.0  # relative to full scale; more is reported: floating-point samples were probably not scaled
+# torchaudio's kernel has this many values per sample of overlap: at odd ratios such as 24001:16000 it takes gigabytes.
+_MAX_KERNEL = 50_000_000
+
+Samples = npt.NDArray[np.float32]
 
 
 def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
-    """Read an audio file as float32 samples (T,) at ``rate`` Hz; channels are averaged.
+    """Load a sound file as float32 samples (T,) at ``rate`` Hz.
+
+    All formats of libsndfile are read (WAV, FLAC, OGG, Opus, MP3, AIFF, AU, CAF, …), others if the program ffmpeg is
+    installed. Channels are averaged; if they cancel each other out, or some are silent, the loudest one is used
+    instead. That, a file that is cut off, clipped samples and a constant offset, which is removed, are logged as
+    warnings.
 
     Raises:
-        AudioError: the file is missing, cannot be read by libsndfile, is shorter than 0.1 s, has samples that are not
-            finite, or is silent.
+        AudioError: the file is missing, cannot be read, is shorter than 0.1 s, has a rate below 4 kHz or samples that
+            are not finite, or is silent.
     """
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file; give a WAV, FLAC, OGG or MP3 file")
-    try:
-        samples, file_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: not a sound file ({error.error_string}); convert it to WAV") from None
-    audio = torch.from_numpy(samples.mean(axis=1))
-    if len(audio) < MIN_SECONDS * file_rate:
-        raise AudioError(f"{path}: {len(audio) / file_rate:.2f} s is too short; at least {MIN_SECONDS} s are needed")
-    if not torch.isfinite(audio).all():
-        raise AudioError(f"{path}: has samples that are not numbers; export it again")
-    if audio.abs().max() < MIN_PEAK:
+    samples, file_rate = read_sound(Path(path))
+    if file_rate < MIN_RATE:
+        raise AudioError(f"{path}: its rate is {file_rate} Hz, at which there is no speech; export it again, at 16 kHz")
+    if len(samples) < MIN_SECONDS * file_rate:
+        raise AudioError(f"{path}: {len(samples) / file_rate:.2f} s is too short; at least {MIN_SECONDS} s are needed")
+    if not np.isfinite(samples).all():
+        count = int((~np.isfinite(samples)).any(axis=1).sum())
+        raise AudioError(f"{path}: {count} of {len(samples)} samples are not numbers; export it again")
+    _warn_of_clipping(path, samples)
+    audio = torch.from_numpy(_mono(path, _without_offset(path, samples)))
+    if is_silent(audio):
         raise AudioError(f"{path}: is silent; record it again")
     return resample(audio, file_rate, rate)
 
 
+def is_silent(audio: Tensor) -> bool:
+    """Return whether audio (T,) has no sample that differs from the mean by more than -80 dBFS."""
+    return float((audio - audio.mean()).abs().max()) < MIN_PEAK
+
+
 def resample(audio: Tensor, source: int, target: int) -> Tensor:
-    """Resample audio (…, T) from ``source`` Hz to ``target`` Hz with torchaudio's windowed sinc.
+    """Resample audio (…, T) from ``source`` Hz to ``target`` Hz.
+
+    torchaudio's windowed sinc is used, or SciPy's polyphase filter for ratios that would take it gigabytes of memory.
 
     Returns:
         Audio (…, T * target / source).
     """
     if source == target:
         return audio
+    common = math.gcd(source, target)
+    if (source // common) * (target // common) > _MAX_KERNEL:
+        from scipy.signal import resample_poly  # type: ignore[import-untyped]
+
+        found = resample_poly(audio.detach().cpu().numpy(), target // common, source // common, axis=-1)
+        return torch.from_numpy(np.ascontiguousarray(found, dtype=np.float32)).to(audio)
     resampled: Tensor = torchaudio.functional.resample(audio, source, target)
     return resampled
 
@@ -83,3 +117,42 @@ def write_audio(path: Path, audio: Tensor, rate: int = KOKORO_RATE) -> None:
         part.replace(path)
     except (OSError, soundfile.LibsndfileError) as error:
         raise DiskError(f"{path}: cannot be written: {error}") from None
+
+
+def _warn_of_clipping(path: Path, samples: Samples) -> None:
+    peak = float(np.abs(samples).max())
+    if peak > MAX_PEAK:
+        logger.warning("%s: samples reach %.0f times full scale; scale them to [-1, 1] and export it again", path, peak)
+    elif peak >= 0.99:
+        extreme = (samples == samples.max()) | (samples == samples.min())
+        clipped = float((extreme[1:] & extreme[:-1]).mean())
+        if clipped > MAX_CLIPPED:
+            logger.warning("%s: %.1f %% of the samples are clipped; record it at a lower level", path, 100 * clipped)
+
+
+def _without_offset(path: Path, samples: Samples) -> Samples:
+    """Remove a large constant offset from each channel of samples (T, channels)."""
+    offset = samples.mean(axis=0, dtype=np.float64)
+    peak = np.abs(samples - offset).max(axis=0)
+    large = (np.abs(offset) > MAX_OFFSET * peak) & (peak >= MIN_PEAK)
+    if not large.any():
+        return samples
+    worst = float(np.abs(offset[large]).max())
+    logger.warning("%s: has a constant offset (DC) of %.3f, which was removed", path, worst)
+    return (samples - np.where(large, offset, 0.0)).astype(np.float32)
+
+
+def _mono(path: Path, samples: Samples) -> Samples:
+    """Return samples (T,) of samples (T, channels): the mean, or the loudest channel where the mean loses level."""
+    mean: Samples = samples.mean(axis=1)
+    levels = samples.std(axis=0, dtype=np.float64)
+    loudest, level = int(levels.argmax()), float(mean.std(dtype=np.float64))
+    if levels[loudest] == 0 or level >= MIN_MEAN_LEVEL * levels[loudest]:
+        return mean
+    if silent := [str(channel + 1) for channel, own in enumerate(levels) if own < 0.01 * levels[loudest]]:
+        reason = f"of its {len(levels)} channels, {', '.join(silent)} {'is' if len(silent) == 1 else 'are'} silent"
+    else:
+        quieter = 20 * math.log10(levels[loudest] / max(level, 1e-6 * levels[loudest]))
+        reason = f"its {len(levels)} channels cancel each other out: their mean is {quieter:.0f} dB quieter than one"
+    logger.warning("%s: %s; channel %d was used instead of the mean", path, reason, loudest + 1)
+    return np.ascontiguousarray(samples[:, loudest])

@@ -1,15 +1,18 @@
 """Progress of long work: a bar with the time left in a terminal, log lines at least 10 s apart elsewhere."""
 
+import errno
 import logging
+import os
+import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["progress_bar", "stderr_console"]
+__all__ = ["leave_closed_terminal", "progress_bar", "stderr_console"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,10 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[], None]]:
         columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=total)
-            yield lambda: bar.advance(task)
+            try:
+                yield lambda: bar.advance(task)
+            finally:
+                leave_closed_terminal()  # where the bar could not be removed
         return
     done, started = 0, time.monotonic()
     logged = started
@@ -52,3 +58,16 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[], None]]:
             logger.info("%s: %d of %d, about %.0f s left", description, done, total, left)
 
     yield advance
+
+
+def leave_closed_terminal() -> None:
+    """Discard what this process reads from and writes to a terminal that was closed: each write to it would fail."""
+    for descriptor in (0, 1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:  # not the ENOTTY of a file or a pipe
+                with suppress(OSError):
+                    null = os.open(os.devnull, os.O_RDWR)
+                    os.dup2(null, descriptor)
+                    os.close(null)

@@ -1,6 +1,6 @@
 """Small fakes of Kokoro, Whisper and the evaluation models: the same interfaces without weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,12 +74,15 @@ class FakeWhisper:
     def __init__(self) -> None:
         self.heard = 0
 
-    def __call__(self, audio: Tensor) -> Tensor:
+    def blocks(self, audio: Tensor, layers: Sequence[int] | None = None) -> Iterator[Tensor]:
+        yield from self(audio, layers).split(1600, dim=1)  # 32 s
+
+    def __call__(self, audio: Tensor, layers: Sequence[int] | None = None) -> Tensor:
         self.heard += 1
         frames = -(-len(audio) // SAMPLES_PER_FEATURE_FRAME)
         padded = torch.nn.functional.pad(audio, (0, frames * SAMPLES_PER_FEATURE_FRAME - len(audio)))
         bands = torch.fft.rfft(padded.view(frames, -1)).abs()[:, :160].view(frames, 4, 40).mean(dim=2)
-        return torch.stack([bands * layer for layer in (1.0, 2.0, 3.0)])
+        return torch.stack([bands * (layer + 1.0) for layer in layers or range(3)])
 
 
 def fake_models(folder: Path, names: Sequence[str] = VOICES) -> SimpleNamespace:

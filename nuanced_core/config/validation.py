@@ -24,6 +24,9 @@ def validate(settings: type[SettingsT], data: Mapping[str, Any], place: str) -> 
         ConfigError: a setting is unknown or wrong; the message is one line that names the first such setting, its value
             and the fix.
     """
+    undecodable = next(_undecodable(data), None)
+    if undecodable is not None:
+        raise ConfigError(f"{place}: {undecodable[0]}: {undecodable[1]!r}: holds bytes that are not UTF-8; rename it")
     try:
         # Validated as JSON: strict mode then accepts a YAML list for a tuple, but never "3" for 3.
         return settings.model_validate_json(json.dumps(data, allow_nan=True), strict=True)
@@ -50,6 +53,21 @@ def spelling_hint(name: str, names: Sequence[str]) -> str:
     last_part = name.rpartition(".")[2]
     close += [by_last_part[n] for n in difflib.get_close_matches(last_part, list(by_last_part), n=1, cutoff=0.6)]
     return f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
+
+
+def _undecodable(data: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the name and the value of each text that Python could not decode, such as a path of another encoding."""
+    if isinstance(data, str):
+        try:
+            data.encode()
+        except UnicodeEncodeError:
+            yield name, data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _undecodable(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(data, list | tuple):
+        for value in data:
+            yield from _undecodable(value, name)
 
 
 def _error_message(settings: type[BaseModel], errors: Sequence[Any]) -> str:

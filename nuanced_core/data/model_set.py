@@ -47,7 +47,7 @@ class ModelSet:
     @cached_property
     def voices(self) -> VoiceBank:
         """The available stock voices."""
-        return VoiceBank(self.voice_files.packs)
+        return VoiceBank(self.voice_files.packs, self.voice_files.source)
 
     @cached_property
     def whisper(self) -> WhisperFeatures:

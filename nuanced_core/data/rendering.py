@@ -6,7 +6,6 @@ to parallelize. A worker gets one request at a time through a pipe; the closed p
 
 import logging
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,6 @@ from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +23,7 @@ from nuanced_core.data.dataset import Dataset, Version
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.errors import NuancedError, TrainingError
+from nuanced_core.machine_limits import available_memory, usable_cpus
 from nuanced_core.progress import progress_bar
 
 __all__ = ["RenderJob", "RenderRequest", "make_job", "merge_requests", "render_jobs", "worker_count"]
@@ -80,9 +79,8 @@ def worker_count(requests: int, models: ModelSet) -> int:
     useful = requests // CLIPS_PER_WORKER
     if models.device.type != "cpu" or useful < 2:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bytes_each = BYTES_PER_WORKER + WHISPER_IN_MEMORY * models.whisper_file.path.stat().st_size
-    return max(1, min(MAX_WORKERS, cores, useful, int(_available_memory() / bytes_each)))
+    return max(1, min(MAX_WORKERS, usable_cpus(), useful, int(available_memory() / bytes_each)))
 
 
 def render_jobs(jobs: Sequence[RenderJob]) -> None:
@@ -207,10 +205,3 @@ def _to_message(request: RenderRequest) -> tuple[Any, ...]:
 def _from_message(message: tuple[Any, ...]) -> RenderRequest:
     voice, text, phonemes, count, style, seed, versions = message
     return RenderRequest(Utterance(voice, text, phonemes, count, torch.tensor(style), seed), versions)
-
-
-def _available_memory() -> int:
-    """Return the bytes that new processes can use."""
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/meminfo").read_text(encoding="ascii").partition("MemAvailable:")[2].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -7,12 +7,14 @@ Dimensions: B batch, T feature frames, C channels, H heads.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "EPSILON",
     "POOLINGS",
     "AttentivePooling",
     "AttentiveStatsPooling",
@@ -44,6 +46,15 @@ class Pooling(nn.Module):
         """Pool frames (B, T, C) under a mask (B, T) to (B, out_channels)."""
         raise NotImplementedError
 
+    def blocks(self, blocks: Iterable[Tensor]) -> Tensor:
+        """Pool the frames of one clip, given in blocks (1, t, C), to (1, out_channels).
+
+        The result is that of the whole clip, except for rounding. Queries and the GRU keep all frames in memory, the
+        others one block.
+        """
+        frames = torch.cat(list(blocks), dim=1)
+        return self(frames, _all_frames(frames))  # type: ignore[no-any-return]
+
 
 class MeanPooling(Pooling):
     """Mean over time."""
@@ -55,6 +66,10 @@ class MeanPooling(Pooling):
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
         return mean_over_time(frames, mask)
+
+    def blocks(self, blocks: Iterable[Tensor]) -> Tensor:
+        """See ``Pooling``."""
+        return _weighted_moments(blocks, None)[0]
 
 
 class MeanStdPooling(Pooling):
@@ -69,6 +84,10 @@ class MeanStdPooling(Pooling):
         mean = mean_over_time(frames, mask)
         return torch.cat([mean, std_over_time(frames, mask, mean)], dim=1)
 
+    def blocks(self, blocks: Iterable[Tensor]) -> Tensor:
+        """See ``Pooling``."""
+        return torch.cat(_weighted_moments(blocks, None), dim=1)
+
 
 class MaxPooling(Pooling):
     """Maximum of each channel over time."""
@@ -80,6 +99,10 @@ class MaxPooling(Pooling):
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
         return frames.masked_fill(~mask.unsqueeze(2), -math.inf).amax(dim=1)
+
+    def blocks(self, blocks: Iterable[Tensor]) -> Tensor:
+        """See ``Pooling``."""
+        return reduce(torch.maximum, (frames.amax(dim=1) for frames in blocks))
 
 
 class AttentivePooling(Pooling):
@@ -99,6 +122,10 @@ class AttentivePooling(Pooling):
         masked = _zero_padding(frames, mask)
         return _weighted_mean(masked, _attention_weights(self.attention(masked), mask))
 
+    def blocks(self, blocks: Iterable[Tensor]) -> Tensor:
+        """See ``Pooling``."""
+        return _weighted_moments(blocks, self.attention)[0]
+
 
 class AttentiveStatsPooling(Pooling):
     """Attentive mean and standard deviation (Okabe et al. 2018), with heads as in ``AttentivePooling``."""
@@ -115,6 +142,10 @@ class AttentiveStatsPooling(Pooling):
         mean = _weighted_mean(masked, weights)
         variance = _weighted_mean((masked - mean.unsqueeze(1)).square(), weights)
         return torch.cat([mean, torch.sqrt(variance + EPSILON)], dim=1)
+
+    def blocks(self, blocks: Iterable[Tensor]) -> Tensor:
+        """See ``Pooling``."""
+        return torch.cat(_weighted_moments(blocks, self.attention), dim=1)
 
 
 class QueryPooling(Pooling):
@@ -193,6 +224,38 @@ def _weighted_mean(frames: Tensor, weights: Tensor) -> Tensor:
     groups = frames.tensor_split(weights.shape[2], dim=2)
     means = [torch.einsum("bt,btc->bc", w, group) for w, group in zip(weights.unbind(dim=2), groups, strict=True)]
     return torch.cat(means, dim=1)
+
+
+def _all_frames(frames: Tensor) -> Tensor:
+    """Return the mask (B, T) of frames (B, T, C) without padding."""
+    return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+
+
+def _weighted_moments(blocks: Iterable[Tensor], score: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (1, C) of frames in blocks (1, t, C), weighted by the softmax of scores.
+
+    The softmax over all blocks is computed as in Milakov & Gimelshein 2018: what was summed is scaled down when a block
+    has a larger score. ``score`` returns each head's scores (1, t, H) for its group of channels; None: equal weights.
+    """
+    largest: Tensor | float = -math.inf
+    total: Tensor | float = 0.0
+    moments: Tensor | float = 0.0
+    for frames in blocks:
+        x = frames[0].double()  # (t, C)
+        scores = x.new_zeros(len(x), 1) if score is None else score(frames)[0].double()  # (t, H)
+        largest, before = torch.maximum(scores.amax(dim=0), torch.as_tensor(largest).to(scores)), largest
+        weights = torch.exp(scores - largest)
+        scale = torch.exp(before - largest)  # (H,)
+        groups = [group.shape[1] for group in x.tensor_split(scores.shape[1], dim=1)]
+        of_channels = torch.tensor(groups, device=x.device)
+        total = total * scale + weights.sum(dim=0)
+        spread = weights.repeat_interleave(of_channels, dim=1)  # (t, C)
+        sums = torch.stack([(spread * x).sum(dim=0), (spread * x.square()).sum(dim=0)])  # (2, C)
+        moments = moments * scale.repeat_interleave(of_channels) + sums
+        result = moments / total.repeat_interleave(of_channels)
+    mean = result[0]
+    std = torch.sqrt((result[1] - mean.square()).clamp(min=0) + EPSILON)
+    return mean[None].float(), std[None].float()
 
 
 POOLINGS: dict[str, Callable[[int, int], Pooling]] = {

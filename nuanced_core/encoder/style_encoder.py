@@ -6,6 +6,9 @@ after pooling, V training voices, K knots, S = 256 style (timbre, then prosody, 
 
 import json
 import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 
 from nuanced_core.config.settings import Encoder, Features, Settings
 from nuanced_core.config.validation import validate
-from nuanced_core.encoder.pooling import POOLINGS, mean_over_time, std_over_time
+from nuanced_core.encoder.pooling import EPSILON, POOLINGS, mean_over_time, std_over_time
 from nuanced_core.errors import ConfigError, WeightsError
 from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE, TIMBRE_SIZE
@@ -96,7 +99,7 @@ class StyleEncoder(nn.Module):
             # Rows change slowly, fastest for few phonemes. For 41 stock voices, 32 knots in float16 (0.7 MB; the packs
             # take 21 MB) reproduce each half of each row with a cosine above 0.9997, 0.999999 on average.
             self.register_buffer("voice_offsets", torch.zeros(config.voices, KNOTS, STYLE_SIZE, dtype=torch.float16))
-            self.register_buffer("knot_weights", _knot_weights(), persistent=False)  # (510, K)
+            self.register_buffer("knot_weights", _knot_weights().clone(), persistent=False)  # (510, K)
 
         mixes_layers = config.features.combine == "mix" and len(config.layers) > 1
         self.layer_logits = nn.Parameter(torch.zeros(len(config.layers))) if mixes_layers else None
@@ -175,6 +178,28 @@ class StyleEncoder(nn.Module):
         """Normalise and pool features (B, L, T, D) to (B, P), independent of phoneme counts."""
         return self.pooling(self.frames(features, mask), mask)  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def pooled_blocks(self, blocks: Callable[[], Iterable[Tensor]]) -> Tensor:
+        """Normalise and pool the features of one clip to (1, P) as ``pooled`` does, without all of them in memory.
+
+        The result is that of the whole clip, except for rounding if there are several blocks.
+
+        Args:
+            blocks: returns the clip's features in blocks (L, t, D); it is called twice if ``features.channel`` is set.
+        """
+        channel = None if self.config.features.channel == "none" else self._channel_of_blocks(blocks())
+        frames = self._frames_of_blocks(blocks(), channel)
+        first, second = next(frames), next(frames, None)
+        if second is None:
+            return self.pooling(first, _whole_mask(first))  # type: ignore[no-any-return]
+        return self.pooling.blocks(chain((first, second), frames))
+
+    def _frames_of_blocks(self, blocks: Iterable[Tensor], channel: tuple[Tensor, Tensor] | None) -> Iterator[Tensor]:
+        for block in blocks:
+            features = block[None].to(self.mean_pack.device)
+            mask = _whole_mask(features[:, 0])
+            yield self._process(self._normalise(features, mask), mask, channel)
+
     def styles(self, pooled: Tensor, phoneme_counts: Tensor) -> Tensor:
         """Predict styles (B, 256) from pooled features (B, P) for phoneme counts (B,)."""
         return self._styles_of_rows(pooled, phoneme_counts.clamp(1, PACK_ROWS) - 1)
@@ -186,13 +211,22 @@ class StyleEncoder(nn.Module):
         ``encoder.frame_width`` define. Padding of ``features`` may hold any value, including NaN; padding of the result
         is undefined.
         """
-        settings = self.config.features
-        x = features.transpose(1, 2).flatten(2)  # (B, T, L * D)
+        return self._process(self._normalise(features, mask), mask)
+
+    def _normalise(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Normalise features (B, L, T, D) by the training set's statistics to (B, T, L * D), 0 in the padding."""
+        x = features.transpose(1, 2).flatten(2)
         x = (x - self.feature_mean.flatten()) / self.feature_std.flatten()
-        x = x.masked_fill(~mask.unsqueeze(2), 0)
+        return x.masked_fill(~mask.unsqueeze(2), 0)
+
+    def _process(self, x: Tensor, mask: Tensor, channel: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Process normalised features (B, T, L * D) to the frames to pool (B, T, C).
+
+        ``channel`` is the mean and standard deviation (B, L * D) of the clips, if ``x`` is not all of them.
+        """
+        settings = self.config.features
         if settings.channel != "none":
-            mean = mean_over_time(x, mask)
-            std = std_over_time(x, mask, mean) if settings.channel == "mean_std" else torch.ones_like(mean)
+            mean, std = channel or self._channel(x, mask)
             x = (x - mean.unsqueeze(1)) / std.unsqueeze(1)
         if settings.bound:
             x = settings.bound * torch.tanh(x / settings.bound)
@@ -200,6 +234,27 @@ class StyleEncoder(nn.Module):
             layers = x.reshape(*mask.shape, *self.feature_mean.shape)  # (B, T, L, D)
             x = torch.einsum("btld,l->btd", layers, self.layer_logits.softmax(dim=0))
         return x if self.projection is None else self.projection(x)
+
+    def _channel(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and standard deviation (B, L * D) that ``features.channel`` removes from clips."""
+        mean = mean_over_time(x, mask)
+        with_std = self.config.features.channel == "mean_std"
+        return mean, std_over_time(x, mask, mean) if with_std else torch.ones_like(mean)
+
+    def _channel_of_blocks(self, blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Return the same as ``_channel`` for one clip in blocks (L, t, D), or None if there is only one block."""
+        parts = []
+        for block in blocks:
+            features = block[None].to(self.mean_pack.device)
+            x = self._normalise(features, _whole_mask(features[:, 0])).double()
+            parts.append((block.shape[1], x.sum(dim=1), x.square().sum(dim=1)))
+        if len(parts) == 1:
+            return None
+        count, total, squares = (sum(column) for column in zip(*parts, strict=True))
+        mean = total / count
+        if self.config.features.channel == "mean":
+            return mean.float(), torch.ones_like(mean).float()
+        return mean.float(), torch.sqrt(squares / count - mean.square() + EPSILON).float()
 
     def _head_channels(self, part_size: int) -> int:
         settings, voices = self.config.encoder, self.config.voices
@@ -296,6 +351,11 @@ class _BatchNorm(nn.BatchNorm1d):
         return super().forward(x)
 
 
+def _whole_mask(frames: Tensor) -> Tensor:
+    """Return the mask (B, T) of clips without padding, for frames (B, T, C)."""
+    return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+
+
 def _trunk(channels: int, settings: Encoder) -> nn.Sequential:
     widths = [channels, *[settings.width] * (settings.depth - 1)]
     return nn.Sequential(*(_HiddenLayer(width, settings) for width in widths))
@@ -314,11 +374,13 @@ def _knots() -> Tensor:
     return (torch.linspace(0, end, KNOTS, dtype=torch.float64).expm1() * linear_rows).round().long()
 
 
+@cache
 def _knot_weights() -> Tensor:
     """Return the weight of each knot for each row, (510, K): linear interpolation between neighbours."""
-    knots, rows = _knots(), torch.arange(PACK_ROWS)
-    right = torch.searchsorted(knots, rows, right=True).clamp(max=KNOTS - 1)
-    left = right - 1
-    fraction = ((rows - knots[left]) / (knots[right] - knots[left])).unsqueeze(1)
-    identity = torch.eye(KNOTS)
-    return identity[left] * (1 - fraction) + identity[right] * fraction
+    with torch.device("cpu"):  # on the meta device, where parameters are counted, this loads TorchDynamo for seconds
+        knots, rows = _knots(), torch.arange(PACK_ROWS)
+        right = torch.searchsorted(knots, rows, right=True).clamp(max=KNOTS - 1)
+        left = right - 1
+        fraction = ((rows - knots[left]) / (knots[right] - knots[left])).unsqueeze(1)
+        identity = torch.eye(KNOTS)
+        return identity[left] * (1 - fraction) + identity[right] * fraction

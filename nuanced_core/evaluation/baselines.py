@@ -6,7 +6,7 @@ Dimensions: N training clips, M other clips, B batch, L layers, T feature frames
 C = 2 * L * D pooled channels, S = 256 style.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nuanced_core.kokoro.model import TIMBRE_SIZE
 
-__all__ = ["PENALTIES", "FeatureScaler", "NearestVoice", "Ridge", "pooled_features"]
+__all__ = ["PENALTIES", "FeatureScaler", "NearestVoice", "Ridge", "pooled_blocks", "pooled_features"]
 
 # Ridge penalties, in units of the mean squared norm of a clip's features. 1e-4 almost interpolates the training clips,
 # 100 almost ignores the features.
@@ -38,6 +38,24 @@ def pooled_features(features: Tensor, mask: Tensor) -> Tensor:
     deviation = torch.where(valid, features - mean.unsqueeze(2), 0.0)
     std = (deviation.square().sum(dim=2) / count).sqrt()
     return torch.cat([mean.flatten(1), std.flatten(1)], dim=1)
+
+
+def pooled_blocks(blocks: Iterable[Tensor]) -> Tensor:
+    """Return the pooled features (1, C) of one clip whose features are given in blocks (L, t, D).
+
+    They are those of the whole clip, except for rounding if there are several blocks.
+    """
+    frames, parts = [], []
+    for block in blocks:
+        frames.append(block.shape[1])
+        parts.append(pooled_features(block[None], torch.ones(1, block.shape[1], dtype=torch.bool, device=block.device)))
+    if len(parts) == 1:
+        return parts[0]
+    means, stds = torch.cat(parts).double().chunk(2, dim=1)  # (blocks, L * D)
+    weights = torch.tensor(frames, device=means.device)[:, None] / sum(frames)
+    mean = (weights * means).sum(dim=0)
+    std = (weights * (stds.square() + (means - mean).square())).sum(dim=0).sqrt()
+    return torch.cat([mean, std])[None].float()
 
 
 @dataclass(frozen=True)

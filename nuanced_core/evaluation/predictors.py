@@ -1,6 +1,6 @@
 """Style predictors that an evaluation compares: an exported encoder and its baselines.
 
-Dimensions: B batch, L layers, T feature frames, D Whisper channels, S = 256 style.
+Dimensions: B batch, L layers, T feature frames, D Whisper channels, C and P pooled channels, S = 256 style.
 """
 
 import json
@@ -18,7 +18,8 @@ from nuanced_core.data.rendering import RenderRequest, make_job, render_jobs
 from nuanced_core.data.utterances import Utterance, plan_utterances
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError
-from nuanced_core.evaluation.baselines import NearestVoice, Ridge, pooled_features
+from nuanced_core.evaluation.baselines import NearestVoice, Ridge, pooled_blocks, pooled_features
+from nuanced_core.hearing.whisper_features import WhisperFeatures
 from nuanced_core.weights.store import cache_dir
 
 __all__ = ["AUDIO_PREDICTORS", "StylePredictors", "load_export", "open_dataset", "render_clips"]
@@ -76,10 +77,37 @@ class StylePredictors:
             Styles (B, S) of each predictor, by name.
         """
         device = self.encoder.mean_pack.device
-        pooled = pooled_features(features, mask).cpu()
-        nearest = zip(self.nearest(pooled), phoneme_counts, strict=True)
         encoder_features = features[:, list(self.encoder.config.layers)].to(device)
-        encoded = self.encoder(encoder_features, mask.to(device), torch.tensor(phoneme_counts, device=device))
+        encoder_pooled = self.encoder.pooled(encoder_features, mask.to(device))
+        return self._styles(pooled_features(features, mask).cpu(), encoder_pooled, phoneme_counts)
+
+    @torch.no_grad()
+    def of_recording(
+        self, whisper: WhisperFeatures, audio: Tensor, phoneme_count: int
+    ) -> tuple[dict[str, Tensor], float]:
+        """Predict the styles of a recording of any length, whose features are never all in memory.
+
+        Args:
+            audio: (samples,) at 16 kHz.
+            phoneme_count: of the sentence that is to be spoken.
+
+        Returns:
+            Styles (1, S) of each predictor, by name, and the distance of the recording from the mean training clip, see
+            ``FeatureScaler.distance``.
+        """
+        pooled = pooled_blocks(whisper.blocks(audio)).cpu()
+        encoder_pooled = self.encoder.pooled_blocks(lambda: whisper.blocks(audio, self.encoder.config.layers))
+        distance = float(self.nearest.scaler.distance(pooled))
+        return self._styles(pooled, encoder_pooled, [phoneme_count]), distance
+
+    def distance(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Return the distance (B,) of clips from the mean training clip, see ``FeatureScaler.distance``."""
+        return self.nearest.scaler.distance(pooled_features(features, mask).cpu())
+
+    def _styles(self, pooled: Tensor, encoder_pooled: Tensor, phoneme_counts: Sequence[int]) -> dict[str, Tensor]:
+        """Predict the styles of clips from their pooled features (B, C) and the encoder's own (B, P)."""
+        nearest = zip(self.nearest(pooled), phoneme_counts, strict=True)
+        encoded = self.encoder.styles(encoder_pooled, torch.tensor(phoneme_counts, device=encoder_pooled.device))
         mean = self._mean_styles(phoneme_counts)
         return {
             "mean": mean,
@@ -87,10 +115,6 @@ class StylePredictors:
             "ridge": mean + self.ridge(pooled),
             "encoder": encoded.cpu(),
         }
-
-    def distance(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Return the distance (B,) of clips from the mean training clip, see ``FeatureScaler.distance``."""
-        return self.nearest.scaler.distance(pooled_features(features, mask).cpu())
 
     def _mean_styles(self, phoneme_counts: Sequence[int]) -> Tensor:
         return self.mean_pack[torch.tensor(phoneme_counts) - 1]

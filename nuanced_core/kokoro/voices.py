@@ -35,18 +35,26 @@ VOICE_SETS: dict[str, tuple[str, ...]] = {
 
 
 def read_pack(path: Path) -> Tensor:
-    """Read a pack (510, 256) from a ``.npy`` file of shape (510, 1, 256).
+    """Read a pack (510, 256) from a ``.npy`` file of shape (510, 1, 256) or (510, 256).
 
     Raises:
-        VoiceError: the file cannot be read or has another shape.
+        VoiceError: the file cannot be read, or has another shape, integers, or values that are not finite.
     """
+    shape, fix = (
+        (PACK_ROWS, 1, STYLE_SIZE),
+        "give the .npy file of a voice of Kokoro-82M v1.0; 'nuanced weights' has them",
+    )
     try:
         pack = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise VoiceError(f"{path}: not a voice pack: {error}") from None
-    if pack.shape != (PACK_ROWS, 1, STYLE_SIZE):
-        raise VoiceError(f"{path}: shape {pack.shape} is not a voice pack's ({PACK_ROWS}, 1, {STYLE_SIZE})")
-    return torch.from_numpy(pack.astype(np.float32)).squeeze(1)
+    except (OSError, ValueError, EOFError) as error:
+        raise VoiceError(f"{path}: not a voice pack ({error}); {fix}") from None
+    if not isinstance(pack, np.ndarray):  # of a zip archive
+        raise VoiceError(f"{path}: not a voice pack, but a PyTorch file or an archive of several arrays; {fix}")
+    if pack.shape not in (shape, (PACK_ROWS, STYLE_SIZE)):
+        raise VoiceError(f"{path}: shape {pack.shape} is not that of a voice pack, {shape}; {fix}")
+    if pack.dtype.kind != "f" or not np.isfinite(pack).all():
+        raise VoiceError(f"{path}: a voice pack has finite floating-point numbers, this file has others; {fix}")
+    return torch.from_numpy(pack.astype(np.float32)).reshape(PACK_ROWS, STYLE_SIZE)
 
 
 class VoiceBank:
@@ -54,10 +62,16 @@ class VoiceBank:
 
     Args:
         packs: path of each voice's pack (see ``nuanced_core.weights.fetch.fetch_voices``).
+        source: where they come from (hub, packages or folder); errors about a missing voice say how to add it.
     """
 
-    def __init__(self, packs: Mapping[str, Path]) -> None:
+    def __init__(self, packs: Mapping[str, Path], source: str = "packages") -> None:
         self._paths = dict(sorted(packs.items()))
+        self._fix = (
+            "put its pack into the folder voices/ of models.source"
+            if source == "folder"
+            else "install npm, or connect to the hub, and run 'nuanced weights'"
+        )
         self._packs: dict[str, Tensor] = {}
 
     @property
@@ -72,7 +86,7 @@ class VoiceBank:
             VoiceError: the voice is unknown, or its file is not a pack.
         """
         if name not in self._paths:
-            few = f"; only {len(self.names)} are available: install npm and run 'nuanced weights'"
+            few = f"; only {len(self.names)} are available: {self._fix}"
             hint = few if len(self.names) < STOCK_VOICES else ""
             raise VoiceError(f"{setting}: {name!r} is not a voice; {spelling_hint(name, self.names)}{hint}")
         if name not in self._packs:
@@ -115,8 +129,7 @@ class VoiceBank:
             if missing or not chosen:
                 lacking = ", ".join(missing) or f"all of {voices!r}"
                 raise VoiceError(
-                    f"data.voices: {lacking} not among the {len(self.names)} available voices; run 'nuanced weights' "
-                    "with npm installed or with access to the hub"
+                    f"data.voices: {lacking} not among the {len(self.names)} available voices; {self._fix}"
                 )
             return chosen
         for name in voices:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 
 from nuanced_core.errors import TextError
 from nuanced_core.text.phonemes import excerpt
@@ -13,7 +14,12 @@ SPELLED_OUT_COST = 12  # letters; a digit or symbol is spoken as at least one wo
 _PUNCTUATION = frozenset(" .,;:!?'\"-()[]\u2014\u2013\u2026\u2018\u2019\u201c\u201d")
 _SENTENCE_END = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)\]]*\s+(?=[\"'\u201c\u2018(\[]*[^\W_a-z])")
 _CLAUSE_END = re.compile(r"[,;:.!?\u2026\u2014\u2013][\"'\u201d\u2019)\]]*\s+|\s(?=[\u2014\u2013-]\s)")
-_ABBREVIATION = re.compile(r"(?:^|[\s(\"'])(?:Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|No|Mt|Gen|Capt|Lt|e\.g|i\.e|[A-Z])\.\s+$")
+# "9 a.m. Monday" goes on, "9 a.m. The bus was late" does not.
+_TIME = re.compile(
+    r"\b[ap]\.m\.\s+(?=(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b|(?:Eastern|Central|Mountain|Pacific) [Tt]ime\b"
+    r"|(?:[ECMP][SD]?T|GMT|UTC)\b)"
+)
+_PERIOD = re.compile(r"(?<![.!?\u2026])\.\s+")
 
 
 def split_sentences(text: str) -> list[str]:
@@ -40,13 +46,21 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _sentences(paragraph: str) -> Iterator[str]:
+    periods = _sentence_periods(paragraph)
     start = 0
     for match in _SENTENCE_END.finditer(paragraph):
-        sentence = paragraph[start : match.end()]
-        if not _ABBREVIATION.search(sentence):
-            yield sentence.strip()
+        if match.end() in periods or not _PERIOD.match(paragraph, match.start()):
+            yield paragraph[start : match.end()].strip()
             start = match.end()
     yield paragraph[start:]
+
+
+def _sentence_periods(text: str) -> set[int]:
+    """Return the positions after the periods that end a sentence; others end an abbreviation, such as "Dr."."""
+    from sentencex import segment
+
+    # Only its view of periods is used: it also splits before lower-case letters, and not after a bracket.
+    return set(accumulate(map(len, segment("en", text)))) - {match.end() for match in _TIME.finditer(text)}
 
 
 def _short_pieces(sentence: str) -> Iterator[str]:
@@ -70,7 +84,12 @@ def _fitting_length(text: str) -> int:
 
 def _cut_position(text: str, fits: int) -> int:
     # A cut in the first third would leave a short piece that is spoken without the melody of its sentence.
-    clauses = [end.end() for end in _CLAUSE_END.finditer(text, 0, fits) if end.end() > fits // 3]
+    periods = _sentence_periods(text)
+    clauses = [
+        match.end()
+        for match in _CLAUSE_END.finditer(text, 0, fits)
+        if match.end() > fits // 3 and (match.end() in periods or not _PERIOD.match(text, match.start()))
+    ]
     if clauses:
         return clauses[-1]
     space = text.rfind(" ", 0, fits + 1)

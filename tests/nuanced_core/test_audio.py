@@ -1,5 +1,6 @@
 """nuanced_core.audio: reading, checking, resampling and writing of audio files."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,71 @@ def test_audio_above_full_scale_is_scaled_down_not_clipped(tmp_path: Path) -> No
 
 def test_stereo_at_another_rate_becomes_mono_at_the_requested_rate(tmp_path: Path) -> None:
     left = _tone(44_100).numpy()
-    soundfile.write(tmp_path / "stereo.flac", np.stack([left, np.zeros_like(left)], axis=1), 44_100)
+    soundfile.write(tmp_path / "stereo.flac", np.stack([left, 0.5 * left], axis=1), 44_100)
     audio = load_audio(tmp_path / "stereo.flac", 16_000)
     middle = slice(1000, 7000)
-    torch.testing.assert_close(audio[middle], 0.5 * _tone(16_000)[middle], atol=2e-3, rtol=0)
+    torch.testing.assert_close(audio[middle], 0.75 * _tone(16_000)[middle], atol=2e-3, rtol=0)
+
+
+NOISE = 0.1 * torch.randn(12_000, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("channels", "used", "warning"),
+    [
+        ([_tone(24_000), -_tone(24_000)], 0, "its 2 channels cancel each other out: their mean is 120 dB quieter"),
+        ([0.5 * _tone(24_000), -_tone(24_000)], 1, "cancel each other out: their mean is 12 dB quieter"),
+        ([_tone(24_000), 0 * NOISE], 0, "of its 2 channels, 2 is silent; channel 1 was used"),
+        ([1e-3 * NOISE, 0 * NOISE, 1e-3 * NOISE, _tone(24_000)], 3, "of its 4 channels, 1, 2, 3 are silent; channel 4"),
+        ([_tone(24_000), NOISE, -_tone(24_000)], 0, "its 3 channels cancel each other out"),
+        ([_tone(24_000), 0.4 * _tone(24_000)], None, None),
+        ([NOISE, NOISE.flip(0)], None, None),
+        ([_tone(24_000)] * 6, None, None),
+    ],
+)
+def test_mean_of_the_channels_or_the_loudest_one_if_they_cancel_or_are_silent(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    channels: list[torch.Tensor],
+    used: int | None,
+    warning: str | None,
+) -> None:
+    path = tmp_path / "channels.wav"
+    samples = torch.stack(channels, dim=1)
+    soundfile.write(path, samples.numpy(), 24_000, subtype="FLOAT")
+    expected = samples.mean(dim=1) if used is None else samples[:, used]
+    torch.testing.assert_close(load_audio(path), expected, atol=1e-6, rtol=0)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (0 if warning is None else 1)
+    assert all(text.startswith(f"{path}: ") and (warning or "") in text for text in messages)
+
+
+@pytest.mark.parametrize(
+    ("samples", "warning"),
+    [
+        ((4 * _tone(24_000)).clamp(-1, 1), "of the samples are clipped; record it at a lower level"),
+        (20_000 * _tone(24_000), "samples reach 10000 times full scale"),
+        (_tone(24_000) / 0.5, None),
+    ],
+)
+def test_clipped_and_unscaled_samples_are_reported_and_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, samples: torch.Tensor, warning: str | None
+) -> None:
+    soundfile.write(tmp_path / "a.wav", samples.numpy(), 24_000, subtype="FLOAT")
+    torch.testing.assert_close(load_audio(tmp_path / "a.wav"), samples)
+    assert [warning in record.getMessage() for record in caplog.records if warning] == [True] * (warning is not None)
+    assert len(caplog.records) == (warning is not None)
+
+
+def test_large_constant_offset_is_removed_with_a_warning_and_a_small_one_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(tmp_path / "small.wav", (_tone(24_000) + 0.01).numpy(), 24_000, subtype="FLOAT")
+    torch.testing.assert_close(load_audio(tmp_path / "small.wav"), _tone(24_000) + 0.01)
+    assert not caplog.records
+    soundfile.write(tmp_path / "large.wav", (_tone(24_000) + 0.2).numpy(), 24_000, subtype="FLOAT")
+    torch.testing.assert_close(load_audio(tmp_path / "large.wav"), _tone(24_000), atol=1e-5, rtol=0)
+    assert "has a constant offset (DC) of 0.200, which was removed" in caplog.text
 
 
 def test_resampling_preserves_frequencies_below_both_nyquist_limits() -> None:
@@ -41,6 +103,16 @@ def test_resampling_preserves_frequencies_below_both_nyquist_limits() -> None:
     )
 
 
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_056, 96_000, 192_000, 16_001, 24_001])
+def test_any_rate_is_resampled_without_gigabytes_of_memory(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "a.wav", _tone(rate).numpy(), rate, subtype="FLOAT")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+    audio = load_audio(tmp_path / "a.wav", 16_000)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+    assert len(audio) == pytest.approx(8_000, abs=1)
+    torch.testing.assert_close(audio[2000:6000], _tone(16_000)[2000:6000], atol=4e-3, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -48,7 +120,11 @@ def test_resampling_preserves_frequencies_below_both_nyquist_limits() -> None:
         ("text", b"hello", "not a sound file"),
         ("short", np.ones(100), "too short"),
         ("silent", np.zeros(24_000), "is silent"),
-        ("broken", np.full(24_000, np.nan), "not numbers"),
+        ("offset", np.full(24_000, 0.3), "is silent"),
+        ("one", np.ones(1), "0.00 s is too short"),
+        ("none", np.ones(0), "0.00 s is too short"),
+        ("broken", np.full(24_000, np.nan), "24000 of 24000 samples are not numbers"),
+        ("nan", np.r_[np.ones(24_000), np.nan], "1 of 24001 samples are not numbers"),
     ],
 )
 def test_errors_name_the_file_and_the_reason(
@@ -62,6 +138,12 @@ def test_errors_name_the_file_and_the_reason(
     with pytest.raises(AudioError, match=message) as error:
         load_audio(path)
     assert str(path) in str(error.value)
+
+
+def test_a_rate_at_which_there_is_no_speech_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", _tone(100, seconds=10, hertz=20).numpy(), 100)
+    with pytest.raises(AudioError, match=r"a\.wav: its rate is 100 Hz, at which there is no speech; export it again"):
+        load_audio(tmp_path / "a.wav")
 
 
 def test_writing_into_a_missing_folder_is_a_disk_error(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tune.cluster.machines import Resources, ThisMachine
 from tune.config.sweep_config import load_sweep
 from tune.sweep.driver import SweepResult, run_sweep
 
+MEMORY = int(8e9)  # bytes that trials have, whatever the machine
 MIXED = f"""
 train: {{epochs: 4}}
 search:
@@ -38,7 +39,7 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("RAY_enable_worker_prestart", "0")
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("token") / "auth_token"))
-        patch.setattr("tune.cluster.machines.local_resources", lambda: Resources(cpus=2, gpus=0))
+        patch.setattr("tune.cluster.machines.local_resources", lambda: Resources(cpus=2, gpus=0, memory=MEMORY))
         with ThisMachine().started():
             yield
 

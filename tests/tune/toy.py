@@ -12,18 +12,19 @@ import ray
 import torch
 
 from nuanced_core.config.settings import RunConfig
-from nuanced_core.errors import DiskError, TrainingError
+from nuanced_core.errors import DiskError, StoppedError, TrainingError
 from tune.trial.protocol import Report
 
 if TYPE_CHECKING:
     from tune.sweep.services import SweepServices
-    from tune.trial.gpu_share import Peak
+    from tune.trial.resources import Peak
 
 # encoder.width → what happens in the second epoch.
 TRAINING_ERROR, NAN, CRASH, KILLED = 101, 102, 103, 104
 SLOW = 105  # its epochs take 3 s
 RISING = 106  # its first epoch is the best one
 KILLED_ONCE, DISK_FULL, OUT_OF_MEMORY = 107, 108, 109
+BROKEN = 110  # fails while sweep.outputs holds a file "broken"
 # The first epoch ends when so many trials have begun, or never: encoder.width - TOGETHER of them.
 TOGETHER = 1000
 PATIENCE = 240.0  # seconds that they wait for one another
@@ -37,10 +38,12 @@ class ToyRun:
         self.epoch = 0
         self.scalars: dict[str, float] = {}
         self._best = (math.inf, 0)  # loss, epoch
+        self._step = 0  # steps of the current epoch, of a slow run that was stopped between two
         self._file = folder / "checkpoint.json"
         if self._file.exists():
             kept = json.loads(self._file.read_text())
             self.epoch, self.scalars, self._best = kept["epoch"], kept["scalars"], tuple(kept["best"])
+            self._step = kept["step"]
 
     @property
     def finished(self) -> bool:
@@ -73,21 +76,35 @@ class ToyRun:
         }
         self.report(self.epoch * 10, scalars)
         self.scalars = scalars
-        kept = {"epoch": self.epoch, "scalars": scalars, "best": self._best}
-        part = self._file.with_suffix(".part")
-        part.write_text(json.dumps(kept))
-        part.replace(self._file)
+        self._save(self.epoch)
         return scalars
 
     def close(self) -> None:
         (self.folder / "closed").touch()
 
+    def _save(self, epoch: int) -> None:
+        kept = {"epoch": epoch, "scalars": self.scalars, "best": self._best, "step": self._step}
+        part = self._file.with_suffix(".part")
+        part.write_text(json.dumps(kept))
+        part.replace(self._file)
+
     def _dawdle(self) -> None:
-        """Thirty steps of 0.1 s, as of an epoch that takes long; the report may stop it between two."""
-        for step in range(30):
+        """Thirty steps of 0.1 s, as of an epoch that takes long; the report may stop it between two.
+
+        The file ``steps`` gets a line for each; a run that was stopped goes on with the next one.
+        """
+        for step in range(self._step, 30):
             time.sleep(0.1)
-            # Below the epoch's last step: what a killed process wrote of the epoch is purged by its first one.
-            self.report(self.epoch * 10 - 9 + step * 9 // 30, {"loss/total": 1.0})
+            with (self.folder / "steps").open("a") as file:
+                file.write(f"{self.epoch} {step}\n")
+            try:
+                # Below the epoch's last step: what a killed process wrote of the epoch is purged by its first one.
+                self.report(self.epoch * 10 - 9 + step * 9 // 30, {"loss/total": 1.0})
+            except StoppedError:
+                self._step = step + 1
+                self._save(self.epoch - 1)
+                raise
+        self._step = 0
 
     def _wait_for(self, others: int) -> None:
         until = time.monotonic() + PATIENCE
@@ -97,6 +114,8 @@ class ToyRun:
             time.sleep(0.2)
 
     def _go_wrong(self, width: int) -> None:
+        if width == BROKEN and (self.folder.parents[2] / "broken").exists():
+            raise TrainingError("something is broken")
         if width == TRAINING_ERROR:
             raise TrainingError("step 17: loss/stft is nan; lower train.learning_rate")
         if width == CRASH:
@@ -154,6 +173,6 @@ def services(**others: Any) -> "SweepServices":
 
 def measure(start_run: object, run: RunConfig) -> "Peak":
     """A step that holds a fifth of a card of 24 GB."""
-    from tune.trial.gpu_share import CONTEXT, Peak
+    from tune.trial.resources import CONTEXT, Peak
 
     return Peak(held=int(4.8e9 - CONTEXT), total=int(24e9))

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from nuanced_core.errors import NuancedError
+from nuanced_core.machine_limits import limit_threads
 from tune.cli.common.command import Application, GlobalOptionsCommand
-from tune.cli.common.errors import usage_message
+from tune.cli.common.errors import print_error, print_traceback_with_secrets, usage_message
 from tune.cli.common.options import expand_home
 from tune.cli.inspection.dashboard import dashboard
 from tune.cli.inspection.doctor import doctor
@@ -29,6 +30,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Results": (export, evaluate),
     "Storage": (weights, cache),
 }
+_UNEXPECTED_ERROR = 1  # as Python exits after a traceback
 _USAGE_ERROR = 2
 _INTERRUPTED = 130  # 128 + SIGINT
 
@@ -36,19 +38,24 @@ _INTERRUPTED = 130  # 128 + SIGINT
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; an error that the user can fix is one line on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    limit_threads()
     try:
         command = typer.main.get_command(_application())
         code = command.main(arguments, prog_name="nuanced", standalone_mode=False)
     except NuancedError as error:
-        print(f"nuanced: error: {error}", file=sys.stderr)
+        print_error(str(error))
         return error.exit_code
     except typer.TyperException as error:
-        print(f"nuanced: error: {usage_message(error)}", file=sys.stderr)
+        print_error(usage_message(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
     except SystemExit as stop:  # Typer's way to end after it printed a completion
         code = stop.code
+    except Exception as error:
+        if not print_traceback_with_secrets(error):
+            raise
+        code = _UNEXPECTED_ERROR
     return code if isinstance(code, int) else 0
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from nuanced_core.errors import ConfigError
+from nuanced_core.machine_limits import available_memory, usable_cpus
 from tune.cluster.authentication import check_authentication, use_token
-from tune.cluster.ray_runtime import RAY_ENVIRONMENT, ray_connection
+from tune.cluster.ray_runtime import RAY_ENVIRONMENT, check_local_ray, joined_ray, local_ray
 from tune.config.sweep_settings import SweepSettings
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Resources",
     "ThisMachine",
     "check_fit",
+    "concurrency_limit",
     "concurrent_trials",
     "is_cluster",
     "local_resources",
@@ -33,6 +35,8 @@ _PASSED_VARIABLES = (
 )
 # Bytes. Ray's object store holds one function and small dicts.
 _OBJECT_STORE = 128 * 2**20
+# Bytes that no trial gets: Ray's own processes take 0.35 GB, and the driver grows by 1.05 GB while it prepares data.
+MEMORY_RESERVE = int(1.4e9)
 _REFRESH_SECONDS = 5.0  # age at which the list of a cluster's nodes is read again
 
 
@@ -45,21 +49,29 @@ class Resources:
         gpus: number of GPUs.
         name: for messages.
         node: Ray's id of the node; None unless it belongs to a joined cluster.
+        memory: bytes; None if it is not known, and then limits nothing.
     """
 
     cpus: int
     gpus: int
     name: str = "this machine"
     node: str | None = None
+    memory: int | None = None
 
     def capacity(self, settings: SweepSettings) -> int:
         """Return how many trials fit at the same time."""
-        fits = int(self.cpus // settings.cpus_per_trial)
+        return min(self.capacities(settings).values())
+
+    def capacities(self, settings: SweepSettings) -> dict[str, int]:
+        """Return how many trials would fit if one resource alone limited them, by the name of the resource."""
+        fits = {"cpus": int(self.cpus // settings.cpus_per_trial)}
         per_gpu = settings.gpus
         if 0 < per_gpu <= 1:
-            fits = min(fits, self.gpus * int(1 / per_gpu + 1e-6))
+            fits["gpus"] = self.gpus * int(1 / per_gpu + 1e-6)
         elif per_gpu:
-            fits = min(fits, int(self.gpus // per_gpu))
+            fits["gpus"] = int(self.gpus // per_gpu)
+        if settings.memory and self.memory is not None:
+            fits["memory"] = self.memory // settings.memory
         return fits
 
 
@@ -81,12 +93,28 @@ class Machines(Protocol):
 
 
 class ThisMachine:
-    """This machine, with a Ray that this process starts and stops."""
+    """This machine, with a Ray that this process starts and stops.
 
-    options = ""
+    Args:
+        temp: folder for Ray's temporary folder; None for $RAY_TMPDIR or the system's temporary folder.
+    """
+
+    def __init__(self, temp: str | None = None) -> None:
+        self._temp = temp
+        self._measured: Resources | None = None
+
+    @property
+    def options(self) -> str:
+        """Option that selects the temporary folder."""
+        return "" if self._temp is None else f" --temp {shlex.quote(self._temp)}"
 
     def joined(self) -> AbstractContextManager[None]:
-        """Do nothing: this machine's resources are known without Ray, so that errors come before Ray starts."""
+        """Check that Ray can start: this machine's resources are known without it, so that errors come before.
+
+        Raises:
+            ConfigError, DiskError: Ray cannot run in this Python environment, or with its temporary folder.
+        """
+        check_local_ray(self._temp)
         return nullcontext()
 
     @contextmanager
@@ -95,22 +123,25 @@ class ThisMachine:
 
         Raises:
             ClusterError: Ray does not start.
-            ConfigError: others can read the token.
+            DiskError: its temporary folder cannot be written.
+            ConfigError: Ray cannot run in this Python environment, or others can read the token.
         """
         use_token(create=True)
         (machine,) = self.resources()
-        with ray_connection(
-            address="local",
+        with local_ray(
+            self._temp,
             num_cpus=machine.cpus,
             num_gpus=machine.gpus,
+            _memory=machine.memory or None,
             object_store_memory=_OBJECT_STORE,
             include_dashboard=False,
         ):
             yield
 
     def resources(self) -> list[Resources]:
-        """Return what this machine has."""
-        return [local_resources()]
+        """Return what this machine has; its memory is measured by the first call, before trials use it."""
+        self._measured = self._measured or local_resources()
+        return [self._measured]
 
 
 @dataclass
@@ -144,7 +175,7 @@ class JoinedCluster:
         check_authentication(address, insecure=self.insecure)
         values = {name: os.environ.get(name, RAY_ENVIRONMENT.get(name)) for name in _PASSED_VARIABLES}
         variables = {name: value for name, value in values.items() if value is not None}
-        with ray_connection(address=address, runtime_env={"env_vars": variables}):
+        with joined_ray(address, runtime_env={"env_vars": variables}):
             yield
 
     def started(self) -> AbstractContextManager[None]:
@@ -152,7 +183,7 @@ class JoinedCluster:
         return nullcontext()
 
     def resources(self) -> list[Resources]:
-        """Return the CPU cores and GPUs of each node that is alive, at most 5 s old."""
+        """Return what Ray says of each node that is alive, at most 5 s old."""
         import ray
 
         if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
@@ -162,6 +193,7 @@ class JoinedCluster:
                     int(node["Resources"].get("GPU", 0)),
                     f"node {node['NodeManagerAddress']}",
                     node["NodeID"],
+                    int(node["Resources"].get("memory", 0)),
                 )
                 for node in ray.nodes()
                 if node["Alive"]
@@ -171,12 +203,11 @@ class JoinedCluster:
 
 
 def local_resources() -> Resources:
-    """Return the number of CPU cores that this process may use, and of this machine's GPUs."""
+    """Return what this machine has for trials: the CPU cores and the memory are those that this process may use."""
     import torch
 
-    affinity = getattr(os, "sched_getaffinity", None)
-    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return Resources(cpus, torch.cuda.device_count())
+    memory = max(0, available_memory() - MEMORY_RESERVE)
+    return Resources(usable_cpus(), torch.cuda.device_count(), memory=memory)
 
 
 def concurrent_trials(settings: SweepSettings, machines: Sequence[Resources]) -> int:
@@ -199,17 +230,41 @@ def check_fit(settings: SweepSettings, machines: Sequence[Resources]) -> None:
     """
     if concurrent_trials(settings, machines):
         return
+    has = "no node has more than" if is_cluster(machines) else "this machine has"
     for name, needed in (("cpus", settings.cpus_per_trial), ("gpus", settings.gpus)):
         most = max((getattr(machine, name) for machine in machines), default=0)
         if needed > most:
-            available = f"no node has more than {most}" if is_cluster(machines) else f"this machine has {most}"
             raise ConfigError(
-                f"sweep.{name}_per_trial: {needed:g}: {available}; lower it with --set sweep.{name}_per_trial={most}"
+                f"sweep.{name}_per_trial: {needed:g}: {has} {most}; lower it with --set sweep.{name}_per_trial={most}"
             )
+    memory = max((math.inf if machine.memory is None else machine.memory for machine in machines), default=0)
+    if settings.memory > memory:
+        raise ConfigError(
+            f"sweep.memory_per_trial: {settings.memory / 1e9:.1f} GB: {has} {memory / 1e9:.1f} GB for trials; lower "
+            "train.spoken, train.window_frames or train.batch_size, or set sweep.memory_per_trial to what a trial "
+            "takes (null: no limit)"
+        )
     raise ConfigError(
-        f"sweep.cpus_per_trial {settings.cpus_per_trial:g} and gpus_per_trial {settings.gpus:g}: no node has "
-        "both; lower one of them"
+        f"sweep.cpus_per_trial {settings.cpus_per_trial:g}, gpus_per_trial {settings.gpus:g} and memory_per_trial "
+        f"{settings.memory / 1e9:.1f} GB: no node has all of them; lower one of them"
     )
+
+
+def concurrency_limit(settings: SweepSettings, machines: Sequence[Resources]) -> str:
+    """Describe what keeps ``concurrent_trials`` from being larger, such as ``memory: 14.0 GB for trials of 2.3 GB``."""
+    trials = concurrent_trials(settings, machines)
+    capacities = [machine.capacities(settings) for machine in machines]
+    if trials != sum(min(fits.values()) for fits in capacities):
+        name = "max_concurrent" if trials == settings.max_concurrent else "trials"
+        return f"sweep.{name}: {trials}"
+    # Over several nodes, the resource of which the cluster as a whole has the least.
+    names = dict.fromkeys(name for fits in capacities for name in fits)
+    scarcest = min(names, key=lambda name: sum(fits.get(name, 0) for fits in capacities))
+    total = sum(getattr(machine, scarcest) or 0 for machine in machines)
+    if scarcest == "memory":
+        return f"memory: {total / 1e9:.1f} GB for trials of {settings.memory / 1e9:.1f} GB"
+    needed, unit = (settings.gpus, "GPUs") if scarcest == "gpus" else (settings.cpus_per_trial, "CPU cores")
+    return f"{unit}: {total} for trials of {needed:.3g}"
 
 
 def is_cluster(machines: Sequence[Resources]) -> bool:

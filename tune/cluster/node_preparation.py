@@ -14,7 +14,7 @@ from nuanced_core.errors import ConfigError, DiskError, NuancedError
 from nuanced_core.weights.store import cache_dir
 from tune.cluster.fingerprint import NodeFingerprint, fingerprint_difference, node_fingerprint
 from tune.cluster.machines import Resources, is_cluster
-from tune.cluster.nodes import LostNodeError, on_nodes
+from tune.cluster.nodes import ANSWER_SECONDS, LostNodeError, on_nodes
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.sweep_config import SweepConfig
 
@@ -155,7 +155,7 @@ def prepare_late_node(
 
 def check_nodes(machines: Sequence[Resources], probe: SharedStorageProbe) -> dict[Resources, str]:
     """Return the problem of each node that differs from the driver in software or model files, or misses the probe."""
-    found = on_nodes(machines, _node_problem, node_fingerprint(), probe)
+    found = on_nodes(machines, _node_problem, node_fingerprint(), probe, timeout=ANSWER_SECONDS)
     return {machine: str(problem) for machine, problem in found.items() if problem is not None}
 
 
@@ -166,7 +166,7 @@ def storage_probe(folder: SharedFolder) -> Iterator[SharedStorageProbe]:
     Raises:
         DiskError: it cannot be written.
     """
-    probe = SharedStorageProbe(folder, f".nodes-{secrets.token_hex(4)}", secrets.token_hex(8))
+    probe = SharedStorageProbe(folder.in_memory(), f".nodes-{secrets.token_hex(4)}", secrets.token_hex(8))
     folder.write(probe.name, probe.text)
     try:
         yield probe

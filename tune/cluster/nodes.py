@@ -1,6 +1,8 @@
 """Function calls on the nodes of a cluster."""
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -8,10 +10,13 @@ from nuanced_core.errors import ConfigError, NuancedError
 from tune.cluster.machines import Resources
 from tune.cluster.ray_runtime import ClusterError
 
-__all__ = ["LostNodeError", "on_nodes"]
+__all__ = ["ANSWER_SECONDS", "LostNodeError", "on_nodes"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+# For a short call on a node, whose first worker process reads all packages from its disk. Ray would wait without an end
+# for a node whose worker processes do not start.
+ANSWER_SECONDS = 300.0
 _PROGRESS_SECONDS = 30.0  # without an answer, until the nodes that are still at work are logged
 
 
@@ -25,6 +30,7 @@ def on_nodes(
     *arguments: Any,
     gpus: float = 0.0,
     log_progress: bool = False,
+    timeout: float = math.inf,
 ) -> dict[Resources, T | NuancedError]:
     """Call a function on all nodes at the same time; return its result, or its error, by node.
 
@@ -32,6 +38,7 @@ def on_nodes(
         call: function that Ray can pickle.
         gpus: GPUs that each call needs.
         log_progress: whether to log which nodes have answered and, every 30 s without an answer, which have not.
+        timeout: seconds after which a node that has not answered gets a ClusterError as its result.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -43,8 +50,13 @@ def on_nodes(
         strategy = "DEFAULT" if machine.node is None else NodeAffinitySchedulingStrategy(machine.node, soft=False)
         waiting[task.options(scheduling_strategy=strategy).remote(*arguments)] = machine
     found: dict[Resources, T | NuancedError] = {}
+    until = time.monotonic() + timeout
     while waiting:
-        answered, _ = ray.wait(list(waiting), timeout=_PROGRESS_SECONDS)
+        left = until - time.monotonic()
+        if left <= 0:
+            late = ClusterError(f"no worker process answers within {timeout:.0f} s; see Ray's logs on that node")
+            return {**found, **dict.fromkeys(waiting.values(), late)}
+        answered, _ = ray.wait(list(waiting), timeout=min(_PROGRESS_SECONDS, left))
         for answer in answered:
             machine = waiting.pop(answer)
             found[machine] = _result(answer)

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from nuanced_core.errors import ConfigError, DiskError
 from nuanced_core.paths import user_path
+from tune.config.secrets import from_environment, is_variable, masked
 
 __all__ = ["EndedTrialCopier", "SharedFolder", "scratch_folder"]
 
@@ -27,22 +28,37 @@ _COPY_THREADS = 2  # of the driver
 
 
 class SharedFolder:
-    """A folder at a path or fsspec URL (``s3://bucket/folder``), which can be pickled.
+    """A folder at a path or fsspec URL (``s3://bucket/folder``).
+
+    It can be pickled, but a password in its URL is left out, because Ray writes most of what it pickles to the disk;
+    ``in_memory`` passes a folder with its password to other processes.
 
     Args:
-        location: path or URL.
+        location: path or URL, or ``env:NAME`` for that in the environment variable NAME.
         setting: the setting that it comes from, for errors.
 
+    Attributes:
+        location: path or URL, for messages: without its password.
+
     Raises:
-        ConfigError: no installed package handles such a URL, or it cannot be reached.
+        ConfigError: no installed package handles such a URL, it cannot be reached, or the environment variable is not
+            set.
     """
 
     def __init__(self, location: str, setting: str = "sweep.shared") -> None:
         self._setting = setting
-        location = str(user_path(location)) if location.startswith("~") else location
-        self._files, self._root = _filesystem(location.rstrip("/"), setting)
+        url = from_environment(location, setting)
+        url = str(user_path(url)) if url.startswith("~") else url
+        self._files, self._root = _filesystem(url.rstrip("/"), setting)
+        is_local = "file" in self._files.protocol
+        if is_local and is_variable(location) and not url.removeprefix("file://").startswith("/"):
+            raise ConfigError(
+                f"{setting}: {location}: {url}: a relative path, which is another folder in another working directory; "
+                "make it absolute"
+            )
         # An absolute path: other processes may have another working directory.
-        self.location = self._root if "file" in self._files.protocol else location.rstrip("/")
+        self._url = self._root if is_local else url.rstrip("/")
+        self.location = masked(self._url)
         self._copied: dict[str, tuple[int, int]] = {}  # size and mtime_ns by name, when pushed or pulled
 
     def __getstate__(self) -> dict[str, Any]:
@@ -51,14 +67,22 @@ class SharedFolder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # connections cannot be pickled
 
+    def in_memory(self) -> "SharedFolder":
+        """Return this folder in a form that keeps its password when it is pickled, for what Ray keeps in memory alone.
+
+        Those are objects in Ray's object store and arguments of remote functions. Ray writes the environment variables
+        of a cluster's processes to its logs, and the state of searchers, schedulers and stoppers to the disk.
+        """
+        return _FolderInMemory(self._url, self._setting)
+
     def child(self, *names: str) -> "SharedFolder":
         """Return a folder inside this one."""
-        return SharedFolder("/".join([self.location, *names]), self._setting)
+        return SharedFolder("/".join([self._url, *names]), self._setting)
 
     @property
     def parent(self) -> "SharedFolder":
         """The folder that contains this one."""
-        return SharedFolder(self.location.rpartition("/")[0], self._setting)
+        return SharedFolder(self._url.rpartition("/")[0], self._setting)
 
     def exists(self, name: str = "") -> bool:
         """Return whether a file exists now or, without a name, whether the folder does.
@@ -89,15 +113,15 @@ class SharedFolder:
         except Exception:
             return None
 
-    def write(self, name: str, text: str) -> None:
-        """Write a small file.
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write a small file; text in UTF-8.
 
         Raises:
             DiskError: it cannot be written.
         """
         try:
             self._files.makedirs(self._root, exist_ok=True)
-            self._files.write_text(self._path(name), text, encoding="utf-8")
+            self._files.pipe_file(self._path(name), content.encode() if isinstance(content, str) else content)
         except Exception as error:
             raise self._disk_error("cannot be written", error) from None
 
@@ -106,6 +130,11 @@ class SharedFolder:
         for name in names:
             with suppress(Exception):
                 self._files.rm(self._path(name))
+
+    def remove_folder(self) -> None:
+        """Remove the folder with all that it holds; one that does not exist or cannot be removed is ignored."""
+        with suppress(Exception):
+            self._files.rm(self._root, recursive=True)
 
     def push(self, local: Path) -> None:
         """Copy the files of a local folder that have changed since the last push or pull, each atomically.
@@ -154,8 +183,15 @@ class SharedFolder:
         return f"{self._root}/{name}" if name else self._root
 
     def _disk_error(self, failure: str, error: Exception) -> DiskError:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = masked(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
         return DiskError(f"{self._setting}: {self.location}: {failure}: {reason}")
+
+
+class _FolderInMemory(SharedFolder):
+    """A SharedFolder that becomes a plain one where it is unpickled."""
+
+    def __reduce__(self) -> tuple[type[SharedFolder], tuple[str, str]]:
+        return SharedFolder, (self._url, self._setting)
 
 
 class EndedTrialCopier:
@@ -170,9 +206,9 @@ class EndedTrialCopier:
         self._shared, self._folder = shared, folder
         self._threads = ThreadPoolExecutor(_COPY_THREADS)
 
-    def fetch(self, number: int) -> None:
-        """Begin to copy a trial's folder."""
-        self._threads.submit(self._fetch, number)
+    def fetch(self, number: int, then: Callable[[], None] = lambda: None) -> None:
+        """Begin to copy a trial's folder; ``then`` is called when it is here."""
+        self._threads.submit(self._fetch, number, then)
 
     def fetch_missing(self, numbers: Iterable[int]) -> None:
         """Begin to copy the folders of those trials that have none here."""
@@ -184,11 +220,12 @@ class EndedTrialCopier:
         """Wait for all copies."""
         self._threads.shutdown(wait=True)
 
-    def _fetch(self, number: int) -> None:
+    def _fetch(self, number: int, then: Callable[[], None]) -> None:
         try:
             trial = self._shared.child("trials", str(number))
             if trial.exists():  # a trial that failed at once has written nothing
                 trial.pull(self._folder / "trials" / str(number))
+            then()
         except (ConfigError, DiskError) as error:
             logger.warning("trial %d: its folder stays in shared storage: %s", number, error)
 
@@ -211,10 +248,10 @@ def _filesystem(location: str, setting: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(location)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
+        reason = masked(" ".join(str(error).split()))
         raise ConfigError(
-            f"{setting}: {location}: {' '.join(str(error).split())}; install the package that it names on all nodes, "
-            "or take a path"
+            f"{setting}: {masked(location)}: {reason}; install the package that it names on all nodes, or take a path"
         ) from None
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{setting}: {location}: cannot be reached: {reason}") from None
+        reason = masked(" ".join(str(error).split()))[:200]
+        raise ConfigError(f"{setting}: {masked(location)}: cannot be reached: {reason}") from None

@@ -10,21 +10,45 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from nuanced_core.config.validation import spelling_hint
 from nuanced_core.errors import ConfigError
 
-__all__ = ["Choices", "Condition", "Range", "condition_settings", "flatten_names", "is_compatible", "read_dimension"]
+__all__ = [
+    "Choices",
+    "Condition",
+    "Range",
+    "Suggester",
+    "condition_settings",
+    "flatten_names",
+    "is_compatible",
+    "read_dimension",
+    "when_as_yaml",
+]
 
 _RANGE_KEYS = ("low", "high", "log", "step")
 _KEYS = (*_RANGE_KEYS, "choices", "when")
 
 # Allowed values of other settings, by dotted name.
 Condition = Mapping[str, tuple[Any, ...]]
+
+
+class Suggester(Protocol):
+    """What suggests values: the methods of ``optuna.Trial`` that dimensions call."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Return one of the integers from ``low`` to ``high``."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Return a number from ``low`` to ``high``."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Return one of the choices."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +76,23 @@ class Range:
         number = int if self.is_integer else float
         return number(self.low), number(self.high)
 
+    @property
+    def all_values(self) -> Sequence[int | float] | None:
+        """All values that can be suggested, in order; None if there is no limit to their number."""
+        if self.is_integer:
+            return range(int(self.low), int(self.high) + 1, 1 if self.step is None else int(self.step))
+        if self.step is None:
+            return None
+        low, high, step = float(self.low), float(self.high), float(self.step)
+        return [min(low + n * step, high) for n in range(round((high - low) / step) + 1)]
+
     def allows(self, value: Any) -> bool:
         """Return whether ``value`` can be suggested; never in a range of floats, where rounding would decide."""
         if not self.is_integer or isinstance(value, bool) or not isinstance(value, int):
             return False
         return self.low <= value <= self.high and (value - self.low) % (self.step or 1) == 0
 
-    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> int | float:
+    def suggest(self, trial: Suggester, name: str) -> int | float:
         """Return Optuna's suggestion of the setting ``name`` for ``trial``."""
         if self.is_integer:
             step = 1 if self.step is None else int(self.step)
@@ -80,7 +114,7 @@ class Range:
         """Return the YAML form of the range."""
         fields = {key: getattr(self, key) for key in _RANGE_KEYS}
         given = {key: value for key, value in fields.items() if value is not None and value is not False}
-        return given | _when_as_yaml(self)
+        return given | when_as_yaml(self)
 
 
 @dataclass(frozen=True)
@@ -104,11 +138,16 @@ class Choices:
         """All values."""
         return self.values
 
+    @property
+    def all_values(self) -> Sequence[Any]:
+        """All values, as ``Range`` has them."""
+        return self.values
+
     def allows(self, value: Any) -> bool:
         """Return whether ``value`` can be suggested."""
         return value in self.values
 
-    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Any:
+    def suggest(self, trial: Suggester, name: str) -> Any:
         """Return Optuna's suggestion of the setting ``name`` for ``trial``."""
         return self.values[self.stored_values.index(trial.suggest_categorical(name, self.stored_values))]
 
@@ -124,7 +163,7 @@ class Choices:
 
     def as_yaml(self) -> list[Any] | dict[str, Any]:
         """Return the YAML form of the choices."""
-        return {"choices": list(self.values)} | _when_as_yaml(self) if self.when else list(self.values)
+        return {"choices": list(self.values)} | when_as_yaml(self) if self.when else list(self.values)
 
 
 def is_compatible(old: Range | Choices, new: Range | Choices) -> bool:
@@ -249,6 +288,7 @@ def _conditions(value: Any, names: Sequence[str], where: str) -> tuple[Condition
     return tuple(found)
 
 
-def _when_as_yaml(dimension: Range | Choices) -> dict[str, Any]:
+def when_as_yaml(dimension: Range | Choices) -> dict[str, Any]:
+    """Return ``{"when": …}`` in the YAML form of a dimension's conditions; an empty mapping if it has none."""
     conditions = [{other: list(values) for other, values in condition.items()} for condition in dimension.when]
     return {"when": conditions[0] if len(conditions) == 1 else conditions} if conditions else {}

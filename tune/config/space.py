@@ -8,19 +8,31 @@ others:
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from typing import Any
-
-import optuna
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import dotted_names, spelling_hint, validate
 from nuanced_core.errors import ConfigError
-from tune.config.dimension import Choices, Range, condition_settings, flatten_names, is_compatible, read_dimension
+from tune.config.dimension import (
+    Choices,
+    Range,
+    Suggester,
+    condition_settings,
+    flatten_names,
+    is_compatible,
+    read_dimension,
+    when_as_yaml,
+)
 
-__all__ = ["Space"]
+__all__ = ["MOST_COUNTED", "SEED", "Space"]
+
+SEED = "train.seed"  # the setting that sweep.repeats varies
+
+MOST_COUNTED = 20_000  # settings of a space; a larger one is never worked off to its end
 
 _SAME_OBJECTIVE = "every trial is compared by the same objective"
 # Settings that cannot be searched, by name prefix, with the reason.
@@ -105,6 +117,30 @@ class Space:
                     "start a new sweep"
                 )
 
+    @property
+    def unlimited(self) -> list[str]:
+        """The settings whose number of values has no limit: ranges of floats without a step."""
+        return [name for name, dimension in self.dimensions.items() if dimension.all_values is None]
+
+    def all_params(self, most: int) -> list[dict[str, Any]] | None:
+        """Return everything that ``suggest`` can return, or None if that is more than ``most`` or has no limit."""
+        if self.unlimited:
+            return None
+        found = list(islice(self._all_params({}, list(self.dimensions)), most + 1))
+        return found if len(found) <= most else None
+
+    def _all_params(self, params: dict[str, Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield ``params`` with each combination of values of the settings ``names`` that it does not have yet."""
+        if not names:
+            yield params
+            return
+        name, *rest = names
+        if not self._is_searched(name, params):
+            yield from self._all_params(params, rest)
+            return
+        for value in self.dimensions[name].all_values or ():
+            yield from self._all_params({**params, name: value}, rest)
+
     def as_stored(self, params: Mapping[str, Any], place: str) -> dict[str, Any]:
         """Convert settings by dotted name to the form that Optuna's ``enqueue_trial`` takes.
 
@@ -118,12 +154,35 @@ class Space:
             found[name] = self.dimensions[name].as_stored(value, f"{place}: {name}")
         return found
 
+    def unused(self, params: Mapping[str, Any]) -> dict[str, str]:
+        """Return the settings of ``params`` that a trial with these values need not search, each with the reason.
+
+        Args:
+            params: values of some searched settings; the others are sampled.
+        """
+        found: dict[str, str] = {}
+        values: dict[str, Any] = {}
+        sampled: set[str] = set()
+        for name, dimension in self.dimensions.items():
+            undecided = [other for other in condition_settings(dimension) if other in sampled]
+            is_searched = self._is_searched(name, values, sampled)
+            if name not in params:
+                if is_searched or undecided:
+                    sampled.add(name)
+            elif is_searched:
+                values[name] = params[name]
+            else:
+                when = json.dumps(when_as_yaml(dimension)["when"])
+                fix = f"give {undecided[0]} too" if undecided else "leave it out, or change the other"
+                found[name] = f"is searched only when {when}; {fix}"
+        return found
+
     @property
     def names(self) -> list[str]:
         """The searched settings, by dotted name."""
         return list(self.dimensions)
 
-    def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+    def suggest(self, trial: Suggester) -> dict[str, Any]:
         """Return Optuna's suggestions for ``trial``, by dotted setting, of the settings that the trial searches."""
         params: dict[str, Any] = {}
         for name, dimension in self.dimensions.items():
@@ -170,11 +229,13 @@ class Space:
         """Return the space as plain values, in the form that ``parse`` reads."""
         return {name: dimension.as_yaml() for name, dimension in self.dimensions.items()}
 
-    def _is_searched(self, name: str, params: Mapping[str, Any]) -> bool:
-        """Return whether a trial with the suggestions ``params`` searches ``name``."""
+    def _is_searched(self, name: str, params: Mapping[str, Any], unknown: Container[str] = ()) -> bool:
+        """Return whether a trial with ``params`` searches ``name``, whatever its values of ``unknown`` settings are."""
         when = self.dimensions[name].when
         values = {**self.run_values, **params}
-        return not when or any(all(values[other] in v for other, v in condition.items()) for condition in when)
+        return not when or any(
+            all(other not in unknown and values[other] in v for other, v in condition.items()) for condition in when
+        )
 
     def _required_params(self, name: str, required: Mapping[str, dict[str, Any]], where: str) -> dict[str, Any]:
         """Return suggestions with which a trial searches ``name``.

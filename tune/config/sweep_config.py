@@ -4,16 +4,29 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nuanced_core.config.settings import RunConfig, Settings
 from nuanced_core.config.validation import dotted_names, spelling_hint, validate
 from nuanced_core.config.yaml_files import apply_overrides, read_yaml
 from nuanced_core.errors import ConfigError
-from tune.config.space import Space
+from tune.config.dimension import Range
+from tune.config.places import with_absolute_places
+from tune.config.secrets import check_no_secrets, masked
+from tune.config.space import MOST_COUNTED, SEED, Space
 from tune.config.sweep_settings import SweepSettings
 
-__all__ = ["SETTINGS_FILE", "SweepConfig", "as_override", "load", "load_run", "load_sweep", "parse_sweep"]
+__all__ = [
+    "SETTINGS_FILE",
+    "SweepConfig",
+    "as_override",
+    "load",
+    "load_run",
+    "load_sweep",
+    "parse_sweep",
+    "run_with_absolute_places",
+    "with_absolute_overrides",
+]
 
 SETTINGS_FILE = "sweep.yaml"  # in the folder of each sweep
 
@@ -34,6 +47,10 @@ class SweepConfig:
         sweep = self.sweep.model_copy(update={"gpus_per_trial": share})
         return replace(self, run=_with_device(self.run, "cuda" if share else "cpu"), sweep=sweep)
 
+    def with_memory_per_trial(self, memory: float | Literal["auto"] | None) -> "SweepConfig":
+        """Return the configuration with another ``memory_per_trial``, in GB."""
+        return replace(self, sweep=self.sweep.model_copy(update={"memory_per_trial": memory}))
+
     def runs_to_prepare(self) -> list[RunConfig]:
         """Return runs that cover every combination of models and data that trials need, without repeats."""
         return self.search.variants(self.run)
@@ -51,17 +68,25 @@ class SweepConfig:
                 for name in ("val_voices", "val_sentences", "val_sentences_per_voice", "max_phonemes", "seed")
             },
             "sweep.objectives": (previous.sweep.objectives, self.sweep.objectives),
-            "sweep.storage": (previous.sweep.storage, self.sweep.storage),
         }
+        # A database or shared storage may have moved, or its URL may now be in the environment; whether the new place
+        # holds the trials is checked where it is opened.
+        if (previous.sweep.storage is None) != (self.sweep.storage is None):
+            fixed["sweep.storage"] = (previous.sweep.storage, self.sweep.storage)
         for name, (old, new) in fixed.items():
             if old != new:
-                raise ConfigError(f"{name}: was {old}, would be {new}: trials could not be compared; start a new sweep")
-        if previous.sweep.shared != self.sweep.shared:
+                change = masked(f"was {old}, would be {new}")
+                raise ConfigError(f"{name}: {change}: trials could not be compared; start a new sweep")
+        if (previous.sweep.shared is None) != (self.sweep.shared is None):
+            change = masked(f"was {previous.sweep.shared}, would be {self.sweep.shared}")
             raise ConfigError(
-                f"sweep.shared: was {previous.sweep.shared}, would be {self.sweep.shared}: unfinished trials would not "
-                "find their checkpoints; keep the previous value"
+                f"sweep.shared: {change}: unfinished trials would not find their checkpoints; keep the previous value"
             )
         self.search.check_can_continue(previous.search)
+
+    def with_absolute_places(self, folder: Path) -> "SweepConfig":
+        """Return the configuration of a new sweep in ``folder``, with every place absolute."""
+        return parse_sweep(with_absolute_places(self.as_dict(), folder), str(folder / SETTINGS_FILE))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as plain values, in the form that ``parse_sweep`` takes."""
@@ -103,6 +128,7 @@ def parse_sweep(data: Mapping[str, Any], place: str, overrides: Sequence[str] = 
     run = _on_trial_device(run, sweep, place)
     search = Space.parse(search_data, run, place)
     _refuse_fixed_and_searched(search, overrides)
+    _check_sampler(sweep, search, place)
     return SweepConfig(run, search, sweep)
 
 
@@ -131,6 +157,9 @@ def _parse_run(data: Mapping[str, Any], place: str, overrides: Sequence[str]) ->
 
 def _sections(data: Mapping[str, Any], place: str, overrides: Sequence[str]) -> tuple[dict[str, Any], Any, Any]:
     """Apply the overrides and return the sections of the run, the search section and the sweep section."""
+    check_no_secrets(apply_overrides({}, overrides), "--set")
+    if "record" not in data:  # else a sweep has written it, perhaps before passwords were refused
+        check_no_secrets(data, place)
     data = apply_overrides(dict(data), overrides)
     sections = [*RunConfig.model_fields, *_SWEEP_SECTIONS]
     names = [*sections, *dotted_names(RunConfig), *dotted_names(_SweepSection)]
@@ -170,6 +199,55 @@ def _refuse_fixed_and_searched(search: Space, overrides: Sequence[str]) -> None:
             )
 
 
-def as_override(name: str, value: str | float | None) -> str:
+def _check_sampler(sweep: SweepSettings, search: Space, place: str) -> None:
+    """Refuse a sampler that could not search the space, and repeats whose seed is searched.
+
+    Raises:
+        ConfigError: one line that names both settings.
+    """
+    sampler = f"{place}: sweep.sampler: {sweep.sampler}:"
+    if sweep.sampler == "grid" and search.unlimited:
+        raise ConfigError(
+            f"{sampler} search.{search.unlimited[0]} is a range of floats without a step, which has no end of values; "
+            "give it a step, or list its values"
+        )
+    if sweep.sampler == "grid" and search.all_params(MOST_COUNTED) is None:
+        raise ConfigError(
+            f"{sampler} the search space has more than {MOST_COUNTED} combinations; list fewer values, or take tpe"
+        )
+    if sweep.sampler == "cmaes" and not any(isinstance(d, Range) and not d.when for d in search.dimensions.values()):
+        raise ConfigError(
+            f"{sampler} learns only about ranges without a condition, and search has none, so it would sample at "
+            "random; take tpe, gp or random"
+        )
+    if sweep.repeats > 1 and SEED in search.dimensions:
+        place = f"{place}: sweep.repeats"
+        raise ConfigError(f"{place}: {sweep.repeats}: varies {SEED}, which is searched; drop one of the two")
+
+
+def run_with_absolute_places(config: RunConfig) -> RunConfig:
+    """Return the settings of a run with every place absolute."""
+    return validate(RunConfig, with_absolute_places(config.model_dump(mode="json"), Path()), "settings")
+
+
+def with_absolute_overrides(overrides: Sequence[str], folder: Path, previous: SweepConfig) -> list[str]:
+    """Return overrides of a sweep in ``folder`` with every place absolute, except those that ``previous`` names so."""
+    run, sweep, sentences = previous.run, previous.sweep, previous.search.dimensions.get("data.sentences")
+    known: list[Any] = [run.models.source, run.data.sentences, run.data.val_sentences, sweep.storage, sweep.shared]
+    keep = {value for value in (*known, *getattr(sentences, "values", ())) if isinstance(value, str)}
+    found = []
+    for override in overrides:
+        given = apply_overrides({}, [override])
+        value: Any = with_absolute_places(given, folder, keep)
+        if value != given:
+            name = override.partition("=")[0].strip()
+            for key in name.split("."):
+                value = value[key]
+            override = as_override(name, value)
+        found.append(override)
+    return found
+
+
+def as_override(name: str, value: Any) -> str:
     """Return the override ``name=value``, quoted so that the value may hold any characters."""
     return f"{name}={json.dumps(value)}"

@@ -18,32 +18,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import ConfigError, DiskError
-from tune.config.space import Space
+from tune.config.space import SEED, Space
 from tune.config.sweep_settings import SweepSettings
+from tune.search.distinct import DistinctDraws, base_key
+from tune.search.enqueue import enqueue_repeats
 from tune.search.journal import sync_study
-from tune.search.study import METRIC, SECONDS_PER_STEP
+from tune.search.results import Ending, TrialWatcher, epoch_metrics
+from tune.search.study import METRIC, REPEAT, RETRY_OF, RUN
 
-__all__ = ["Ending", "TrialLedger"]
+__all__ = ["TrialLedger"]
 
 _SAVE_TIME_INTERVAL = 30.0  # seconds between two writes of the used time
 _MAX_RETURNED_TRIALS = 3  # trials that unfit nodes may return before the sweep stops
 _SYNC_INTERVAL = 1.0  # seconds after which what was written to the study has to be on the disk
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a trial ended.
-
-    An interrupted trial has not ended in the study: it stays running there and is handed out again by a resumed sweep.
-
-    Args:
-        value: its ``val/loss`` in the study.
-        error: why it failed.
-    """
-
-    state: Literal["complete", "pruned", "failed", "interrupted"]
-    value: float | None = None
-    error: str | None = None
 
 
 @dataclass(eq=False)
@@ -75,6 +62,7 @@ class TrialLedger:
         closed: why no more trials are handed out; None while they are.
         disk_error: why the study or a trial's folder could not be written, if that closed the ledger.
         unfit: the reasons for which nodes returned trials.
+        watcher: is told of trials while they run.
     """
 
     def __init__(
@@ -82,8 +70,18 @@ class TrialLedger:
     ) -> None:
         self._study, self._space, self._run = study, space, run
         self._trials_folder, self._settings = trials_folder, settings
+        self.closed: str | None = None
+        self.disk_error: DiskError | None = None
+        self._waiting = 0  # enqueued trials
+        self._run_key = base_key(run)
+        self._first_run_key = self._first_key()
+        self._add_repeats()
         trials = study.get_trials(deepcopy=False)
-        self._asked = sum(trial.state != TrialState.WAITING for trial in trials)
+        self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+        again = {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
+        self._asked = sum(trial.state != TrialState.WAITING and trial.number not in again for trial in trials)
+        same_run = [t for t in trials if t.user_attrs.get(RUN, self._first_run_key) == self._run_key]
+        self._draws = DistinctDraws(space, settings, same_run)
         # Handed out before any new trial.
         self._pending = deque(_reopen(study, trial, settings) for trial in trials if trial.state == TrialState.RUNNING)
         self._open: dict[int, _OpenTrial] = {}
@@ -93,14 +91,14 @@ class TrialLedger:
         self._failures = 0
         self.ended: list[tuple[int, Ending]] = []
         self.reopened = len(self._pending)
-        self.closed: str | None = None
-        self.disk_error: DiskError | None = None
         self.unfit: list[str] = []
+        self.watcher = TrialWatcher()
 
     def ask(self) -> dict[str, Any] | None:
-        """Return the next trial, or None if the budget is used up or the ledger is closed.
+        """Return the next trial, or None if budget or search space are used up or the ledger is closed.
 
-        A trial whose settings contradict each other fails here and counts towards the budget.
+        Its settings differ from those of all trials so far, unless they were enqueued or are repeated with another
+        seed. A trial whose settings contradict each other fails here and counts towards the budget.
 
         Returns:
             ``number``, ``folder``, ``run``, ``params`` and ``gpus`` of the trial.
@@ -113,14 +111,15 @@ class TrialLedger:
                 if asked is None:
                     return None
                 self._asked += 1
+                self._waiting -= bool(asked._fixed_params)
                 open_trial = _OpenTrial(asked, self._settings.gpus)
             else:
                 return None
             number = open_trial.trial.number
             self._open[number] = open_trial
-            params = self._space.suggest(open_trial.trial)
-            self._set_attribute(open_trial, "params", params)
             try:
+                params = self._suggest(open_trial)
+                self.watcher.started(number, params)
                 run = self._space.apply(self._run, params)
             except ConfigError as error:
                 self.fail(number, str(error))
@@ -134,6 +133,24 @@ class TrialLedger:
                 "gpus": open_trial.gpus,
             }
         return None
+
+    def _suggest(self, open_trial: _OpenTrial) -> dict[str, Any]:
+        """Return a trial's settings, and store them unless it has them already.
+
+        Raises:
+            ConfigError: an enqueued value is no longer allowed.
+        """
+        trial = open_trial.trial
+        known = trial.user_attrs.get("params")
+        if known is not None:
+            return dict(known)
+        params = self._draws.suggest(self._study, trial)
+        if self._settings.repeats > 1 or REPEAT in trial.user_attrs:
+            params[SEED] = self._run.train.seed + trial.user_attrs.get(REPEAT, 0)
+        self._set_attribute(open_trial, "params", params)
+        if self._run_key != self._first_run_key:
+            self._set_attribute(open_trial, RUN, self._run_key)
+        return params
 
     def report(self, number: int, result: Mapping[str, Any]) -> bool:
         """Record a trial's result, one epoch or the reason why it stopped; return whether the trial should continue.
@@ -162,9 +179,13 @@ class TrialLedger:
         return False
 
     def should_prune(self, number: int) -> bool:
-        """Return whether the study's pruner stops a trial, which then ends as pruned."""
+        """Return whether the study's pruner stops a trial, which then ends as pruned.
+
+        A repeat is not stopped: the mean of a setting's seeds is of complete trials.
+        """
         open_trial = self._open[number]
-        open_trial.pruned = len(self._settings.objectives) == 1 and bool(self._write(open_trial.trial.should_prune))
+        may_stop = len(self._settings.objectives) == 1 and REPEAT not in open_trial.trial.user_attrs
+        open_trial.pruned = may_stop and bool(self._write(open_trial.trial.should_prune))
         return open_trial.pruned
 
     def fail(self, number: int, reason: str) -> None:
@@ -197,6 +218,8 @@ class TrialLedger:
         else:
             # The best value instead of the last one, because the best checkpoint is kept.
             self._tell_study(open_trial, "complete", self._objective_values(open_trial))
+            if self._settings.repeats > 1:
+                self._add_repeats(open_trial.trial.number)
 
     def interrupt_all(self) -> int:
         """Leave all unfinished trials to a resumed sweep, also those not yet handed out again; return their number."""
@@ -237,14 +260,10 @@ class TrialLedger:
             self._write(partial(self._study.set_user_attr, name, value))
 
     @property
-    def left(self) -> int | None:
-        """The number of trials that can still be handed out; None if only time limits it."""
-        trials = self._settings.trials
-        return None if trials is None else max(0, trials - self._asked) + len(self._pending)
-
-    @property
     def has_budget(self) -> bool:
         """Whether the budget allows another new trial."""
+        if self.used_up:
+            return False
         settings = self._settings
         limits = (
             (settings.trials, self._asked),
@@ -252,6 +271,28 @@ class TrialLedger:
             (settings.gpu_hours, self._used["gpu_seconds"] / 3600),
         )
         return all(most is None or used < most for most, used in limits)
+
+    @property
+    def used_up(self) -> bool:
+        """Whether every setting of a finite search space has been tried, and none is enqueued."""
+        return self._draws.used_up and not self._waiting
+
+    @property
+    def size(self) -> int | None:
+        """The number of settings in the search space; None if it is too large to be worked off."""
+        return self._draws.size
+
+    def _first_key(self) -> str:
+        """Return the key of the run that the study began with; trials of another run have theirs as an attribute."""
+        if RUN not in self._study.user_attrs:
+            self._write(partial(self._study.set_user_attr, RUN, self._run_key))
+        return str(self._study.user_attrs.get(RUN, self._run_key))
+
+    def _add_repeats(self, number: int | None = None) -> None:
+        """Enqueue what the complete trial ``number``, or each one in the study, lacks of ``sweep.repeats`` seeds."""
+        if self._settings.repeats > 1:
+            added = self._write(lambda: enqueue_repeats(self._study, self._settings.repeats, number))
+            self._waiting += added or 0
 
     def _report_epoch(self, open_trial: _OpenTrial, result: Mapping[str, Any]) -> bool:
         epoch = int(result["epoch"])
@@ -270,7 +311,9 @@ class TrialLedger:
         if loss < open_trial.best:
             open_trial.best = loss
             self._set_attribute(open_trial, "best_epoch", epoch)
-            self._set_attribute(open_trial, "metrics", _metrics(result))
+            metrics = epoch_metrics(result)
+            self._set_attribute(open_trial, "metrics", metrics)
+            self.watcher.improved(open_trial.trial.number, epoch, metrics)
         return True
 
     def _retry_with_more_memory(self, open_trial: _OpenTrial, result: Mapping[str, Any]) -> None:
@@ -348,14 +391,3 @@ def _reopen(study: optuna.Study, trial: FrozenTrial, settings: SweepSettings) ->
     best = float(attributes.get("metrics", {}).get(METRIC, math.inf))
     reopened = optuna.Trial(study, trial._trial_id)
     return _OpenTrial(reopened, gpus, epochs, best, retried="gpus" in attributes)
-
-
-def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the scalars of an epoch; the entries that Ray adds to a result have no slash in their names."""
-    found = {
-        name: float(value)
-        for name, value in result.items()
-        if "/" in name and not name.startswith("config/") and isinstance(value, int | float)
-    }
-    rate = found.get("train/steps_per_second", 0.0)
-    return {**found, SECONDS_PER_STEP: 1 / rate} if rate else found

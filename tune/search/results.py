@@ -1,27 +1,111 @@
-"""Queries on the finished trials of a study, ranked by ``val/loss``."""
+"""Results of trials: how a trial ended, the scalars of an epoch, and the ranking of finished trials by ``val/loss``."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.search.study import METRIC
+from tune.search.study import METRIC, REPEAT_OF, SECONDS_PER_STEP
 
-__all__ = ["best_trial", "complete_trials", "ended_trials", "ranked", "trial_loss"]
+__all__ = [
+    "Ending",
+    "SeedMean",
+    "TrialWatcher",
+    "best_trial",
+    "complete_trials",
+    "ended_trials",
+    "epoch_metrics",
+    "ranked",
+    "seed_mean",
+    "trial_loss",
+]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trial ended.
+
+    An interrupted trial has not ended in the study: it stays running there and is handed out again by a resumed sweep.
+
+    Args:
+        value: its ``val/loss`` in the study.
+        error: why it failed.
+    """
+
+    state: Literal["complete", "pruned", "failed", "interrupted"]
+    value: float | None = None
+    error: str | None = None
+
+
+class TrialWatcher:
+    """What a ledger tells of trials while they run; this one ignores it."""
+
+    def started(self, number: int, params: Mapping[str, Any]) -> None:
+        """Take note of a trial that is handed out, perhaps again."""
+
+    def improved(self, number: int, epoch: int, scores: Mapping[str, float]) -> None:
+        """Take note of a trial's best epoch so far."""
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """The ``val/loss`` of settings that were trained with several seeds.
+
+    Args:
+        mean, std: of their complete trials; the standard deviation is that of a sample.
+        trials: the complete trials, by increasing ``val/loss``.
+    """
+
+    mean: float
+    std: float
+    trials: tuple[FrozenTrial, ...]
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """Return the complete trial with the lowest ``val/loss``, or None if no trial is complete."""
+    """Return the complete trial with the lowest ``val/loss``, or None if no trial is complete.
+
+    With ``sweep.repeats`` it is the best one of the settings with the lowest mean.
+    """
     return next(iter(ranked(study)), None)
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the complete trials, by increasing ``val/loss``."""
-    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
-    return sorted(complete, key=lambda trial: trial_loss(trial) or 0.0)
+    """Return the best complete trial of each setting, by increasing ``val/loss``.
+
+    Settings that were trained with several seeds are ranked by their mean, before those with fewer seeds.
+    """
+    means = sorted(_seed_means(study), key=lambda found: (-len(found.trials), found.mean))
+    return [found.trials[0] for found in means]
+
+
+def seed_mean(study: optuna.Study, trial: FrozenTrial) -> SeedMean | None:
+    """Return the mean over the seeds of a complete trial's settings; None if only one seed is complete."""
+    of_trial = [found for found in _seed_means(study) if trial.number in {other.number for other in found.trials}]
+    return next((found for found in of_trial if len(found.trials) > 1), None)
+
+
+def _seed_means(study: optuna.Study) -> list[SeedMean]:
+    """Return the mean of each setting's complete trials, in the order of their first trials."""
+    groups: dict[int, list[FrozenTrial]] = defaultdict(list)
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state == TrialState.COMPLETE:
+            groups[trial.user_attrs.get(REPEAT_OF, trial.number)].append(trial)
+    found = []
+    for trials in groups.values():
+        losses = [_loss_to_rank(trial) for trial in trials]
+        std = statistics.stdev(losses) if len(losses) > 1 else 0.0
+        found.append(SeedMean(statistics.fmean(losses), std, tuple(sorted(trials, key=_loss_to_rank))))
+    return found
 
 
 def complete_trials(study: optuna.Study) -> list[tuple[float, int]]:
     """Return (``val/loss``, number) of each complete trial, by increasing ``val/loss``."""
-    return [(trial_loss(trial) or 0.0, trial.number) for trial in ranked(study)]
+    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    return [(_loss_to_rank(trial), trial.number) for trial in sorted(complete, key=_loss_to_rank)]
 
 
 def ended_trials(study: optuna.Study) -> list[int]:
@@ -35,3 +119,18 @@ def trial_loss(trial: FrozenTrial) -> float | None:
         value: float | None = trial.user_attrs.get("metrics", {}).get(METRIC)
         return value
     return trial.value
+
+
+def _loss_to_rank(trial: FrozenTrial) -> float:
+    return trial_loss(trial) or 0.0
+
+
+def epoch_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scalars of an epoch; the entries that Ray adds to a result have no slash in their names."""
+    found = {
+        name: float(value)
+        for name, value in result.items()
+        if "/" in name and not name.startswith("config/") and isinstance(value, int | float)
+    }
+    rate = found.get("train/steps_per_second", 0.0)
+    return {**found, SECONDS_PER_STEP: 1 / rate} if rate else found

@@ -34,7 +34,7 @@ def make_sampler(settings: SweepSettings, trials: int) -> optuna.samplers.BaseSa
     startup = min(_STARTUP_TRIALS, math.ceil(budget / 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if settings.sampler == "random":
+        if settings.sampler in ("random", "grid"):  # on a grid it samples what an enqueued trial leaves open
             return optuna.samplers.RandomSampler(seed=seed)
         if settings.sampler == "cmaes":
             # CMA-ES samples choices and conditional settings at random.
@@ -66,7 +66,7 @@ class RecentTPESampler(TPESampler):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._has_inferred_space = False
+        self._inferred: set[int | None] = set()  # brackets whose search space was inferred from all of their trials
         self._good: list[tuple[tuple[float, ...], int]] = []  # (rank, number) of the best trials
         self._unfinished: list[int] = []  # numbers of trials that were not finished at the last call
         self._known_trials = 0  # number of trials at the last call
@@ -76,8 +76,9 @@ class RecentTPESampler(TPESampler):
 
         ``TPESampler`` keeps what it has inferred, so that the visible trials are enough afterwards.
         """
-        visible = self._visible(study) if self._has_inferred_space else study
-        self._has_inferred_space = True
+        bracket = _bracket(study)
+        visible = self._visible(study) if bracket in self._inferred else study
+        self._inferred.add(bracket)
         return super().infer_relative_search_space(visible, trial)  # type: ignore[arg-type]
 
     def sample_relative(
@@ -96,6 +97,8 @@ class RecentTPESampler(TPESampler):
     def _visible(self, study: optuna.Study) -> "_PartialStudy":
         """Return a view of the study with the best, the latest and the unfinished trials."""
         trials = study.get_trials(deepcopy=False)  # by number
+        if _bracket(study) is not None:
+            return _PartialStudy(study, _recent(trials))
         unfinished, self._unfinished = [*self._unfinished, *range(self._known_trials, len(trials))], []
         self._known_trials = len(trials)
         for number in unfinished:
@@ -122,6 +125,26 @@ class _PartialStudy:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         return [trial for trial in self._trials if states is None or trial.state in states]
+
+
+def _bracket(study: optuna.Study) -> int | None:
+    """Return the bracket whose trials alone Hyperband shows to a sampler as ``study``; None if it shows all trials.
+
+    The numbers of a bracket's trials have gaps, and a bracket may lose trials once Hyperband knows how many brackets
+    there are.
+    """
+    bracket: int | None = getattr(study, "_bracket_id", None)
+    return bracket
+
+
+def _recent(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the best, the latest and the unfinished ones of ``trials``, which are by number."""
+    older, latest = trials[:-_RECENT_TRIALS], trials[-_RECENT_TRIALS:]
+    if not older:
+        return latest
+    good = sorted((trial for trial in trials if trial.state in _LEARNED_STATES), key=_rank)[:_GOOD_TRIALS]
+    numbers = {trial.number for trial in good}
+    return [trial for trial in older if trial.number in numbers or not trial.state.is_finished()] + latest
 
 
 def _rank(trial: FrozenTrial) -> tuple[float, ...]:

@@ -12,19 +12,21 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import NuancedError
 from nuanced_core.hearing.whisper_features import feature_shape
 from nuanced_core.kokoro.voices import STOCK_VOICES, VoiceBank
+from nuanced_core.machine_limits import memory_limit
 from nuanced_core.paths import user_path
 from nuanced_core.text.phonemes import make_phonemizer
-from nuanced_core.training.memory import SECONDS_PER_PHONEME, estimated_memory, installed_memory
+from nuanced_core.training.memory import SECONDS_PER_PHONEME, estimated_memory
 from nuanced_core.weights.store import cache_dir, cached
 from tune.cluster.disk import OUTPUTS_FIX, check_disk, free_bytes, trials_disk_bytes
 from tune.cluster.fingerprint import package_versions
-from tune.cluster.machines import Resources, check_fit, concurrent_trials, local_resources
+from tune.cluster.machines import Resources, check_fit, concurrency_limit, concurrent_trials, local_resources
 from tune.cluster.node_preparation import check_nodes, storage_probe
-from tune.cluster.nodes import on_nodes
+from tune.cluster.nodes import ANSWER_SECONDS, on_nodes
+from tune.cluster.ray_runtime import check_local_ray, temporary_parent
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_settings import SweepSettings
-from tune.trial.gpu_share import with_whole_gpus
+from tune.trial.resources import with_estimated_memory, with_whole_gpus
 
 __all__ = ["Finding", "examine", "examine_nodes"]
 
@@ -46,15 +48,17 @@ class Finding:
 
 def examine(config: SweepConfig | RunConfig | None = None) -> list[Finding]:
     """Check this machine for the sweep or run in ``config``, or for the default settings."""
-    run, sweep, runs = _parts(config, [local_resources()])
+    machine = local_resources()
+    run, sweep, runs = _parts(config, [machine])
     return [
         _python(),
         *_packages(),
-        _machine(sweep),
-        _memory(run, sweep),
+        *_machine(sweep, machine),
+        *_gpu_memory(run, sweep, machine),
         *_model_files(runs),
         *_voices(run),
         _phonemizer(),
+        _ray(),
         _disk("disk of outputs", user_path(sweep.outputs), trials_disk_bytes(sweep)),
         _disk("disk of cache", cache_dir(), _cache_bytes(runs), CACHE_FIX),
     ]
@@ -64,8 +68,7 @@ def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig
     """Check each node of a joined cluster, and the cluster as a whole, for the sweep or run in ``config``."""
     run, sweep, runs = _parts(config, machines)
     cores, gpus = (sum(getattr(machine, name) for machine in machines) for name in ("cpus", "gpus"))
-    fit = sum(machine.capacity(sweep) for machine in machines)
-    value = f"{len(machines)} nodes, {cores} CPU cores, {gpus} GPUs: {fit} trials fit at a time"
+    value = f"{len(machines)} nodes, {cores} CPU cores, {gpus} GPUs: {_concurrency(sweep, machines)}"
     findings = [Finding("cluster", value, _problem(lambda: check_fit(sweep, machines)))]
     problems: dict[Resources, str] = {}
     try:
@@ -74,19 +77,18 @@ def examine_nodes(machines: Sequence[Resources], config: SweepConfig | RunConfig
             problems = check_nodes(machines, probe)
     except NuancedError as error:
         findings.append(Finding("shared folder", sweep.shared or sweep.outputs, str(error)))
-    for machine, found in on_nodes(machines, _examine_node, run, sweep, runs).items():
-        value = f"{machine.cpus} CPU cores, {machine.gpus} GPUs"
+    for machine, found in on_nodes(machines, _examine_node, run, runs, timeout=ANSWER_SECONDS).items():
+        value = f"{machine.cpus} CPU cores, {machine.gpus} GPUs, {(machine.memory or 0) / 1e9:.1f} GB for trials"
         findings.append(Finding(machine.name, value, problems.get(machine)))
         if not isinstance(found, NuancedError):  # else the node does not answer, which its problem above says
             findings += [replace(finding, name=f"{machine.name} {finding.name}") for finding in found]
     return [*findings, _disk("disk of outputs", user_path(sweep.outputs), trials_disk_bytes(sweep))]
 
 
-def _examine_node(run: RunConfig, sweep: SweepSettings, runs: list[RunConfig]) -> list[Finding]:
+def _examine_node(run: RunConfig, runs: list[RunConfig]) -> list[Finding]:
     """Run on a node; reserves none of its GPUs, which may be busy."""
     return [
         *(finding for finding in _packages() if finding.problem),
-        *([] if sweep.gpus_per_trial else [_memory(run, sweep)]),
         *_model_files(runs),
         *(finding for finding in (*_voices(run), _phonemizer()) if finding.problem),
         _disk("disk of cache", cache_dir(), _cache_bytes(runs), CACHE_FIX),
@@ -99,9 +101,10 @@ def _parts(
     """Return the run, the sweep's settings, and all runs whose models and data the trials need."""
     if isinstance(config, SweepConfig):
         config, _ = with_whole_gpus(config, machines)
+        config = with_estimated_memory(config)
         return config.run, config.sweep, config.runs_to_prepare()
     run = config or RunConfig()
-    return run, SweepSettings(trials=1), [run]
+    return run, SweepSettings(trials=1, memory_per_trial=estimated_memory(run) / 1e9), [run]
 
 
 def _python() -> Finding:
@@ -122,31 +125,47 @@ def _packages() -> Iterator[Finding]:
             yield Finding(module, "does not load", reason[:200])
 
 
-def _machine(sweep: SweepSettings) -> Finding:
+def _machine(sweep: SweepSettings, machine: Resources) -> Iterator[Finding]:
     import torch
 
-    resources = local_resources()
-    names = {torch.cuda.get_device_name(n) for n in range(resources.gpus)}
-    value = f"{resources.cpus} CPU cores, {resources.gpus} GPUs {', '.join(sorted(names))}".strip()
-    return Finding("machine", value, _problem(lambda: check_fit(sweep, [resources])))
+    names = {torch.cuda.get_device_name(n) for n in range(machine.gpus)}
+    value = f"{machine.cpus} CPU cores, {machine.gpus} GPUs {', '.join(sorted(names))}".strip()
+    without_memory = sweep.model_copy(update={"memory_per_trial": None})
+    problem = _problem(lambda: check_fit(without_memory, [machine]))
+    yield Finding("machine", value, problem)
+    left = (machine.memory or 0) / 1e9
+    needed = f" of about {sweep.memory / 1e9:.1f} GB" if sweep.memory else ""
+    value = f"{memory_limit() / 1e9:.1f} GB, {left:.1f} GB for trials{needed}"
+    # The same check as before a sweep, which also looks at what the line above is about.
+    yield Finding(
+        "memory",
+        f"{value}: {_concurrency(sweep, [machine])}",
+        None if problem else _problem(lambda: check_fit(sweep, [machine])),
+    )
 
 
-def _memory(run: RunConfig, sweep: SweepSettings) -> Finding:
+def _concurrency(sweep: SweepSettings, machines: Sequence[Resources]) -> str:
+    """Say how many trials fit at a time, and why no more, as a sweep does when it starts."""
+    sweep = sweep.model_copy(update={"trials": None})
+    return f"{concurrent_trials(sweep, machines)} trials fit at a time ({concurrency_limit(sweep, machines)})"
+
+
+def _gpu_memory(run: RunConfig, sweep: SweepSettings, machine: Resources) -> Iterator[Finding]:
     import torch
 
-    device = torch.device("cuda" if sweep.gpus_per_trial else "cpu")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        return Finding("memory", "no GPU was found")
-    installed, needed = installed_memory(device), estimated_memory(run)
+    if not sweep.gpus_per_trial:
+        return
+    if not torch.cuda.is_available():
+        yield Finding("GPU memory", "no GPU was found")
+        return
+    installed, needed = torch.cuda.get_device_properties(0).total_memory, estimated_memory(run)
     fit = int(installed // needed)
-    wanted = concurrent_trials(sweep, [local_resources()])
-    if device.type == "cuda":
-        wanted = min(wanted, int(1 / min(sweep.gpus, 1)))  # on each card
-    value = f"{installed / 1e9:.0f} GB ({device.type}), about {needed / 1e9:.1f} GB a trial: {fit} trials fit at a time"
+    wanted = min(concurrent_trials(sweep, [machine]), int(1 / min(sweep.gpus, 1)))  # on each card
+    value = f"{installed / 1e9:.0f} GB, about {needed / 1e9:.1f} GB a trial: {fit} trials fit at a time"
     problem = f"{wanted} would run; limit them with --set sweep.max_concurrent={fit}" if 0 < fit < wanted else None
     if fit == 0:
         problem = "not one trial fits; lower train.spoken or train.window_frames"
-    return Finding("memory", value, problem)
+    yield Finding("GPU memory", value, problem)
 
 
 def _model_files(runs: Sequence[RunConfig]) -> Iterator[Finding]:
@@ -158,7 +177,9 @@ def _model_files(runs: Sequence[RunConfig]) -> Iterator[Finding]:
         sources = ", ".join(sorted({file.source for file in of_asset}))
         value = f"{len(of_asset)} files, {size:.0f} MiB, from {sources}" if of_asset else "not fetched yet"
         broken = [f for f in of_asset if not f.path.is_file() or f.path.stat().st_size != f.bytes]
-        problem = f"{broken[0].path} is damaged; 'nuanced weights' fetches it again" if broken else None
+        # A copy of a user's voices is made from their folder only.
+        source = " --source FOLDER" if broken and broken[0].source.startswith("folder") else ""
+        problem = f"{broken[0].path} is damaged; 'nuanced weights{source}' fetches it again" if broken else None
         yield Finding(f"{asset} files", value, problem)
 
 
@@ -180,6 +201,12 @@ def _phonemizer() -> Finding:
         return Finding("phonemizer", make_phonemizer().name)
     except Exception as error:
         return Finding("phonemizer", "none", " ".join(str(error).split())[:200])
+
+
+def _ray() -> Finding:
+    """Check what keeps Ray from starting on this machine, without starting it."""
+    folder = temporary_parent()
+    return Finding("Ray's files", f"{free_bytes(folder) / 2**30:.1f} GiB free ({folder})", _problem(check_local_ray))
 
 
 def _disk(name: str, folder: Path, needed: int, fix: str = OUTPUTS_FIX) -> Finding:

@@ -37,7 +37,7 @@ ROBUSTNESS_TITLE = "style cosine of degraded clips, and loss against clean clips
 def tables(report: Mapping[str, Any]) -> list[Table]:
     """Return the tables of a report on the test split or on recordings; ± is half the width of a 95 % interval."""
     if "clips" in report:
-        return [_recordings_table(report)]
+        return [_recordings_table(report), *([_skipped_table(report)] if report["skipped"] else [])]
     found = [_predictors_table(report)]
     if "gains" in report:
         found.append(_gains_table(report))
@@ -106,6 +106,11 @@ def _recordings_table(report: Mapping[str, Any]) -> Table:
     table.add_section()
     table.add_row("all", "", *(_cell(measures, "identity", 2) for measures in predictors.values()))
     return table
+
+
+def _skipped_table(report: Mapping[str, Any]) -> Table:
+    title = f"skipped: {len(report['skipped'])} of {len(report['skipped']) + len(report['clips'])} recordings"
+    return _table(title, ("recording", "reason"), [(clip["file"], [clip["reason"]]) for clip in report["skipped"]])
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, list[str]]]) -> Table:

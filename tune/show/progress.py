@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nuanced_core.progress import leave_closed_terminal
 from tune.search.ledger import TrialLedger
 from tune.search.study import METRIC
 from tune.show.report import short_params
@@ -92,6 +93,7 @@ class Progress(Callback):  # type: ignore[misc]
 
     def close(self) -> None:
         """Draw the table a last time and stop it; may be called twice."""
+        leave_closed_terminal()
         self._show_endings()
         if self._live is not None:
             self._draw(at_once=True)
@@ -175,7 +177,10 @@ class Progress(Callback):  # type: ignore[misc]
         now = time.monotonic()
         if self._live is not None and self._console is not None and (at_once or now - self._drawn > _REFRESH_INTERVAL):
             self._drawn = now
-            self._live.update(self._table(self._console.height - _TABLE_FRAME_LINES), refresh=True)
+            try:
+                self._live.update(self._table(self._console.height - _TABLE_FRAME_LINES), refresh=True)
+            except OSError:  # the terminal was closed, and its signal is ignored
+                leave_closed_terminal()
 
     def _table(self, room: int) -> Group:
         """Return a table of at most ``room`` rows: the best trial, the running ones, and the latest of the others."""
@@ -200,12 +205,14 @@ class Progress(Callback):  # type: ignore[misc]
 
 
 def _requested_resources(trial: Any) -> str:
-    """Return what a trial needs and what Ray has free: ``1 CPU (0 free of 2), 0.25 GPU (0 free of 1)``."""
+    """Return what a trial needs and what Ray has free: ``1 CPU (0 free of 2), 2.4 GB (0.1 free of 5)``."""
     import ray
 
     total, free = ray.cluster_resources(), ray.available_resources()
-    return ", ".join(
-        f"{amount:g} {name} ({free.get(name, 0):g} free of {total.get(name, 0):g})"
-        for name, amount in trial.placement_group_factory.required_resources.items()
-        if amount
-    )
+    texts = []
+    for name, amount in trial.placement_group_factory.required_resources.items():
+        scale, unit = (1e-9, "GB") if name == "memory" else (1.0, name)
+        if amount:
+            has, of = (scale * found.get(name, 0) for found in (free, total))
+            texts.append(f"{scale * amount:.3g} {unit} ({has:.3g} free of {of:.3g})")
+    return ", ".join(texts)

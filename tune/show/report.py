@@ -35,6 +35,7 @@ def status_lines(folder: Path) -> list[str]:
     lines = [f"{folder}: {sweep['state']}; {_counts(sweep['trials'])}", *_aligned(rows)]
     if best is not None:
         lines.append(f"* best: val/skill {_number(sweep['best']['skill'])}")
+        lines += _seed_lines(sweep["best"]["seeds"])
     return [*lines, *_pareto_lines(sweep["pareto"])]
 
 
@@ -56,6 +57,7 @@ def final_lines(folder: Path, study: optuna.Study, status: Mapping[str, Any]) ->
         return [f"no trial is complete ({counts}){first}"]
     return [
         f"best trial: {best.number} ({counts})",
+        *_seed_lines(status["best"]["seeds"]),
         *(f"  {name} = {_number(value)}" for name, value in best.user_attrs["params"].items()),
         "",
         *_comparison(best.user_attrs["metrics"]),
@@ -64,6 +66,12 @@ def final_lines(folder: Path, study: optuna.Study, status: Mapping[str, Any]) ->
         f"curves: {shlex.join(['tensorboard', '--logdir', str(folder / 'trials')])}",
         f"export: {shlex.join(['nuanced', 'export', str(folder), '-o', str(Path('models') / folder.name)])}",
     ]
+
+
+def _seed_lines(seeds: Mapping[str, Any] | None) -> list[str]:
+    if seeds is None:
+        return []
+    return [f"  {METRIC} of its settings: {seeds['mean']:.4f} ± {seeds['std']:.4f} ({seeds['number']} seeds)"]
 
 
 def short_params(params: Mapping[str, Any]) -> str:

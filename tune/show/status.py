@@ -8,8 +8,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.search.results import best_trial, trial_loss
-from tune.search.study import METRIC, read_study
+from tune.config.secrets import masked
+from tune.search.results import SeedMean, best_trial, seed_mean, trial_loss
+from tune.search.study import METRIC, REPEAT_OF, RETRY_OF, read_study
 
 __all__ = ["STATE_NAMES", "mark", "status", "study_status"]
 
@@ -45,9 +46,11 @@ def study_status(study: optuna.Study) -> dict[str, Any]:
     - ``trials``: for each trial ``number``; ``state``: ``complete``, ``pruned``, ``failed``, ``running``,
       ``interrupted`` (in flight when the driver ended) or ``waiting`` (enqueued); ``value``: the lowest ``val/loss`` of
       a complete trial, the last one of any other, None before there is one or if the trial failed; ``epochs``: finished
-      ones; ``params`` by dotted setting; ``error``: one line, or None.
-    - ``best``: ``number``, ``value``, ``skill`` and ``params`` of the complete trial with the lowest ``val/loss``; None
-      while no trial is complete.
+      ones; ``params`` by dotted setting; ``error``: one line, or None; ``retry_of``, ``repeat_of``: the number of the
+      failed trial that it replaces, or whose settings it has with another seed, or None.
+    - ``best``: ``number``, ``value``, ``skill`` and ``params`` of the complete trial with the lowest ``val/loss``, and
+      ``seeds``: None, or the ``number``, ``mean`` and ``std`` of the seeds that its settings were trained with
+      (``sweep.repeats``; the settings with the lowest mean are best); None while no trial is complete.
     - ``pareto``: empty with one objective; with several objectives ``number``, ``values`` (by objective) and ``params``
       of each trial that no other trial is better than in all of them.
     """
@@ -63,6 +66,7 @@ def study_status(study: optuna.Study) -> dict[str, Any]:
             "value": trial_loss(best),
             "skill": best.user_attrs["metrics"].get("val/skill"),
             "params": best.user_attrs["params"],
+            "seeds": _seeds(seed_mean(study, best)),
         },
         "pareto": [
             {
@@ -75,11 +79,16 @@ def study_status(study: optuna.Study) -> dict[str, Any]:
     }
 
 
+def _seeds(mean: SeedMean | None) -> dict[str, Any] | None:
+    return None if mean is None else {"number": len(mean.trials), "mean": mean.mean, "std": mean.std}
+
+
 def _trial_status(trial: FrozenTrial, sweep_state: str) -> dict[str, Any]:
     last = trial.last_step
     value = trial_loss(trial)
     if value is None and last is not None and trial.state == TrialState.RUNNING:
         value = trial.intermediate_values[last]
+    error = trial.user_attrs.get("error")
     in_flight = trial.state == TrialState.RUNNING and sweep_state != "running"
     return {
         "number": trial.number,
@@ -87,7 +96,9 @@ def _trial_status(trial: FrozenTrial, sweep_state: str) -> dict[str, Any]:
         "value": value,
         "epochs": trial.user_attrs.get("epochs", last or 0),
         "params": trial.user_attrs.get("params", trial.params),
-        "error": trial.user_attrs.get("error"),
+        RETRY_OF: trial.user_attrs.get(RETRY_OF),
+        REPEAT_OF: trial.user_attrs.get(REPEAT_OF),
+        "error": None if error is None else masked(str(error)),
     }
 
 

@@ -12,21 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nuanced_core.errors import ConfigError
-from tune.cluster.machines import check_fit, concurrent_trials
+from nuanced_core.errors import ConfigError, StoppedError
+from tune.cluster.machines import check_fit, concurrency_limit, concurrent_trials
 from tune.cluster.node_preparation import prepare_machines
 from tune.cluster.shared_storage import EndedTrialCopier
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_settings import SweepSettings
-from tune.search.enqueue import enqueue
+from tune.search.enqueue import enqueue, enqueue_failed
 from tune.search.ledger import TrialLedger
 from tune.search.results import ended_trials
 from tune.show.report import final_lines
 from tune.show.status import study_status
 from tune.sweep.place import SweepPlace
 from tune.sweep.services import SweepServices
+from tune.sweep.signals import interrupt_on_signal
 from tune.sweep.trials import OpenSweep, run_trials
-from tune.trial.gpu_share import with_measured_share, with_whole_gpus
+from tune.trial.resources import with_estimated_memory, with_measured_share, with_whole_gpus
 from tune.trial.trainable import STOP_FILE
 
 __all__ = ["SweepResult", "SweepServices", "resume_sweep", "run_sweep"]
@@ -63,6 +64,7 @@ class _PreparedSweep:
     """A sweep whose machines are ready: its settings with what was measured there."""
 
     config: SweepConfig
+    saved: SweepConfig  # of sweep.yaml, where memory_per_trial stays auto: a resumed sweep may have larger trials
     models: dict[str, str]  # SHA-256 by model file
     prepare_late_node: Callable[[], None]  # called by a trial on a node that joined after the preparation
 
@@ -75,10 +77,16 @@ def run_sweep(config: SweepConfig, *, name: str, services: SweepServices | None 
         DiskError: the disk is full, or the folder cannot be written.
     """
     with SweepPlace.new(config.sweep, name) as place:
-        return _run_stages(place, config, services or SweepServices())
+        return _run_stages(place, config.with_absolute_places(place.folder), services or SweepServices())
 
 
-def resume_sweep(folder: Path, *, overrides: Sequence[str] = (), services: SweepServices | None = None) -> SweepResult:
+def resume_sweep(
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    retry_failed: bool = False,
+    services: SweepServices | None = None,
+) -> SweepResult:
     """Resume a sweep, whatever stopped it, or extend a finished one with a larger budget.
 
     Results of finished trials are kept; trials in flight continue from their last checkpoints.
@@ -86,20 +94,25 @@ def resume_sweep(folder: Path, *, overrides: Sequence[str] = (), services: Sweep
     Args:
         overrides: ``section.name=value`` changes of the settings, such as a larger budget, or of the search space as
             far as the trials so far allow it.
+        retry_failed: whether to run the settings of failed trials again, in new trials that take their places in the
+            budget.
 
     Raises:
         ConfigError: the folder holds no sweep, another driver is at work on it, the overrides contradict the trials so
-            far, the model files are not those that it began with, a node cannot run trials, or its budget is met.
+            far, the model files are not those that it began with, a node cannot run trials, its budget is met, or its
+            search space is used up.
         DiskError: the disk is full, or the folder cannot be written.
     """
     with SweepPlace.existing(folder) as place:
-        return _run_stages(place, place.settings_with(overrides), services or SweepServices())
+        return _run_stages(place, place.settings_with(overrides), services or SweepServices(), retry_failed)
 
 
-def _run_stages(place: SweepPlace, config: SweepConfig, services: SweepServices) -> SweepResult:
-    with services.machines.joined():
+def _run_stages(
+    place: SweepPlace, config: SweepConfig, services: SweepServices, retry_failed: bool = False
+) -> SweepResult:
+    with interrupt_on_signal(), services.machines.joined():
         prepared = _prepare(place, config, services)
-        sweep = _open(place, prepared)
+        sweep = _open(place, prepared, retry_failed)
         _log_start(sweep, services)
         interrupted = run_trials(sweep, services)
         return _conclude(sweep, interrupted, services)
@@ -109,31 +122,40 @@ def _prepare(place: SweepPlace, config: SweepConfig, services: SweepServices) ->
     """Check and prepare all machines; measure a trial's share of a GPU where the settings ask for that."""
     machines = services.machines.resources()
     config, measured = with_whole_gpus(config, machines)
+    memory_setting = config.sweep.memory_per_trial
+    config = with_estimated_memory(config)
     check_fit(config.sweep, machines)
     ready = prepare_machines(machines, config, services.prepare, place.storage.parent)
     if measured:
         with services.machines.started():
             config = with_measured_share(config, machines, services.start_run, services.measure)
-    return _PreparedSweep(config, ready.models, ready.prepare_late_node)
+    saved = config.with_memory_per_trial(memory_setting)
+    return _PreparedSweep(config, saved, ready.models, ready.prepare_late_node)
 
 
-def _open(place: SweepPlace, prepared: _PreparedSweep) -> OpenSweep:
+def _open(place: SweepPlace, prepared: _PreparedSweep, retry_failed: bool) -> OpenSweep:
     """Open the sweep's folder, its study and its ledger."""
     config = prepared.config
-    place.open(config, prepared.models)
+    place.open(prepared.saved, prepared.models)
     place.storage.remove(STOP_FILE)
     with place.disk_errors():
         study = place.open_study(config)
         enqueue(study, config)
+        if retry_failed:
+            logger.info("%d failed trials are run again", enqueue_failed(study, config))
     if place.is_shared:
         with closing(EndedTrialCopier(place.storage, place.folder)) as copier:  # a killed driver may not have done it
             copier.fetch_missing(ended_trials(study))
     ledger = TrialLedger(study, config.search, config.run, place.trials_folder, config.sweep)
     if not ledger.has_budget and not ledger.reopened:
+        if ledger.used_up:
+            fix = "widen it with --set search.NAME=…, or run failed trials again with --retry-failed"
+            raise ConfigError(f"{place.folder}: {_used_up(ledger)}; {fix}")
         raise ConfigError(
-            f"{place.folder}: its budget is met ({_budget(config.sweep)}); ask for more with --trials N or --hours H"
+            f"{place.folder}: its budget is met ({_budget(config.sweep)}); ask for more with --trials N or --hours H, "
+            "or run failed trials again with --retry-failed"
         )
-    place.save(config)  # only now: everything that could be wrong with changed settings has been checked
+    place.save(prepared.saved)  # only now: everything that could be wrong with changed settings has been checked
     return OpenSweep(place, config, study, ledger, prepared.prepare_late_node)
 
 
@@ -142,16 +164,27 @@ def _conclude(sweep: OpenSweep, interrupted: bool, services: SweepServices) -> S
 
     Raises:
         DiskError: the study could not be written.
+        StoppedError: a new sweep was stopped before its first trial.
     """
     place, ledger = sweep.place, sweep.ledger
+    if place.is_unused and ledger.disk_error is not None:  # the place removes what it created
+        raise ledger.disk_error
+    if place.is_unused and interrupted:
+        raise StoppedError(f"{ledger.closed or 'stopped'} before the first trial; nothing is kept")
     resume = f"nuanced sweep --resume {shlex.quote(str(place.folder))}{services.machines.options}"
     if ledger.disk_error is not None:
         raise ledger.disk_error.__class__(f"{ledger.disk_error}; then: {resume}")
     status = study_status(sweep.study)
     lines = final_lines(place.folder, sweep.study, status)
+    if ledger.used_up:
+        lines.append(_used_up(ledger))
     if interrupted:
         lines.append(f"{ledger.closed or 'stopped'}; resume with: {resume}")
     return SweepResult(place.folder, status, lines, interrupted)
+
+
+def _used_up(ledger: TrialLedger) -> str:
+    return f"all {ledger.size} combinations of the search space have been tried"
 
 
 def _log_start(sweep: OpenSweep, services: SweepServices) -> None:
@@ -159,9 +192,10 @@ def _log_start(sweep: OpenSweep, services: SweepServices) -> None:
     again = f", {ledger.reopened} of them resumed" if ledger.reopened else ""
     nodes = f" on {len(machines)} nodes" if len(machines) > 1 else ""
     fit = concurrent_trials(settings, machines)
-    logger.info("sweep %s: %s%s, %d at a time%s", sweep.place.folder, _budget(settings), again, fit, nodes)
+    limit = concurrency_limit(settings, machines)
+    logger.info("sweep %s: %s%s, %d at a time%s (%s)", sweep.place.folder, _budget(settings), again, fit, nodes, limit)
 
 
 def _budget(settings: SweepSettings) -> str:
     limits = ((settings.trials, "trials"), (settings.hours, "hours"), (settings.gpu_hours, "GPU hours"))
-    return ", ".join(f"{value:g} {unit}" for value, unit in limits if value is not None)
+    return ", ".join(f"{value:g} {unit}" for value, unit in limits if value is not None) or "the whole grid"

@@ -23,6 +23,10 @@ def new_folder(outputs: Path, name: str) -> Path:
     """
     if not name or name.startswith(".") or Path(name).name != name:
         raise ConfigError(f"--name {name!r}: not the name of a folder")
+    try:
+        str(outputs / name).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{str(outputs / name)!r}: holds bytes that are not UTF-8; take another name") from None
     folder = outputs / name
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"{folder}: exists already; give another --name (NAME=… of make), or remove it")

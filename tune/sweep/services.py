@@ -8,8 +8,8 @@ from nuanced_core.training.preparation import prepare
 from nuanced_core.training.run import start_run
 from tune.cluster.machines import Machines, ThisMachine
 from tune.cluster.node_preparation import Prepare
-from tune.trial.gpu_share import Measure, measure_peak
 from tune.trial.protocol import StartRun
+from tune.trial.resources import Measure, measure_peak
 
 __all__ = ["SweepServices"]
 

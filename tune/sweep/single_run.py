@@ -1,6 +1,7 @@
 """One training run without Ray: the same stages, curves and checkpoints as a trial's, in this process."""
 
 import shlex
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.yaml_files import write_yaml
 from nuanced_core.errors import ConfigError, StoppedError
 from nuanced_core.paths import user_path
+from nuanced_core.progress import leave_closed_terminal
 from nuanced_core.training.preparation import prepare
 from nuanced_core.training.run import train
 from tune.cluster.disk import BYTES_PER_TRIAL, check_disk
 from tune.cluster.node_preparation import Prepare, model_hashes
-from tune.config.sweep_config import load_run
+from tune.config.sweep_config import load_run, run_with_absolute_places
 from tune.sweep.record import create_folder, new_folder, provenance
-from tune.sweep.signals import stop_on_signal
+from tune.sweep.signals import interrupt_on_signal, stop_on_signal
 from tune.trial.protocol import CONFIG_FILE, Report
 from tune.trial.tensorboard import TensorBoardReport
 
@@ -36,7 +38,7 @@ class SingleRunResult:
 def train_single_run(
     config: RunConfig, *, outputs: Path, name: str, prepare: Prepare = prepare, train: Train = train
 ) -> SingleRunResult:
-    """Train one run in the new folder ``name`` of ``outputs``.
+    """Train one run in the new folder ``name`` of ``outputs``, which is removed if the run fails before its first step.
 
     Args:
         prepare: fetches and renders what the run needs, before anything is written.
@@ -49,10 +51,18 @@ def train_single_run(
     """
     folder = new_folder(user_path(outputs), name)
     check_disk(folder, BYTES_PER_TRIAL)
-    record = provenance(model_hashes(prepare([config])))
-    create_folder(folder, CONFIG_FILE, config.model_dump(mode="json"))
-    write_yaml(folder / "record.yaml", record)
-    return _train_in(folder, config, train)
+    config = run_with_absolute_places(config)
+    with interrupt_on_signal():
+        record = provenance(model_hashes(prepare([config])))
+        create_folder(folder, CONFIG_FILE, config.model_dump(mode="json"))
+        first_step = threading.Event()
+        try:
+            write_yaml(folder / "record.yaml", record)
+            return _train_in(folder, config, train, first_step)
+        except BaseException:
+            if not first_step.is_set():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def resume_single_run(
@@ -71,20 +81,24 @@ def resume_single_run(
     if overrides:
         raise ConfigError(f"--set {overrides[0]}: a resumed run keeps its settings; leave it out")
     config = load_run(file)
-    prepare([config])
-    return _train_in(folder, config, train)
+    with interrupt_on_signal():
+        prepare([config])
+        return _train_in(folder, config, train, threading.Event())
 
 
-def _train_in(folder: Path, config: RunConfig, train: Train) -> SingleRunResult:
+def _train_in(folder: Path, config: RunConfig, train: Train, first_step: threading.Event) -> SingleRunResult:
+    """Train in an existing folder; ``first_step`` is set when a step is done."""
     stop = threading.Event()
     quoted_folder = shlex.quote(str(folder))
     with TensorBoardReport(folder) as board, stop_on_signal(stop.set):
 
         def report(step: int, scalars: Mapping[str, float]) -> None:
+            first_step.set()
             board(step, scalars)
             if stop.is_set():
                 raise StoppedError(f"stopped after step {step}; resume with: nuanced train --resume {quoted_folder}")
 
         train(config, folder, report)
+    leave_closed_terminal()
     export = f"nuanced export {quoted_folder} -o {shlex.quote(str(Path('models') / folder.name))}"
     return SingleRunResult(folder, [f"curves: tensorboard --logdir {quoted_folder}", f"export: {export}"])

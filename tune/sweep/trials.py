@@ -1,9 +1,11 @@
 """The stage of a sweep that runs its trials: Ray's event loop, and what happens around it until the budget is met."""
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -12,7 +14,10 @@ import ray.tune as ray_tune
 from nuanced_core.errors import DiskError
 from tune.cluster.machines import concurrent_trials
 from tune.cluster.shared_storage import EndedTrialCopier, SharedFolder
+from tune.config.dimension import Choices
+from tune.config.space import SEED
 from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_settings import SweepSettings
 from tune.search.ledger import TrialLedger
 from tune.search.results import complete_trials
 from tune.show.progress import Progress
@@ -21,10 +26,13 @@ from tune.sweep.place import SweepPlace
 from tune.sweep.services import SweepServices
 from tune.sweep.signals import stop_on_signal
 from tune.trial.checkpoints import CheckpointKeeper
+from tune.trial.hparams import HparamsTable
 from tune.trial.ray_search import StudyScheduler, StudySearcher
 from tune.trial.trainable import DISK_FULL, STOP_FILE, StyleEncoderTrial
 
 __all__ = ["OpenSweep", "run_trials"]
+
+logger = logging.getLogger(__name__)
 
 _RAY_FOLDER = ".ray"  # Ray requires a folder for its own state, which is removed at the end
 
@@ -51,7 +59,11 @@ def run_trials(sweep: OpenSweep, services: SweepServices) -> bool:
     Whatever happens, the study knows of every trial that ended, and holds every other one as in flight.
     """
     place, ledger = sweep.place, sweep.ledger
-    with services.machines.started(), closing(_EndedTrials(sweep)) as ended:
+    with (
+        services.machines.started(),
+        closing(_hparams_table(sweep)) as hparams,
+        closing(_EndedTrials(sweep, hparams)) as ended,
+    ):
         with place.disk_errors():
             mark(sweep.study, "running")
 
@@ -84,10 +96,11 @@ def run_trials(sweep: OpenSweep, services: SweepServices) -> bool:
 
 
 class _EndedTrials:
-    """Handles the folder of each trial that has ended: removes checkpoints, copies the rest from shared storage."""
+    """Handles each trial that has ended: removes checkpoints, copies the rest from shared storage, shows its state."""
 
-    def __init__(self, sweep: OpenSweep) -> None:
+    def __init__(self, sweep: OpenSweep, hparams: HparamsTable) -> None:
         place = sweep.place
+        self._hparams = hparams
         self._ledger, self._processed = sweep.ledger, 0
         self._copier = EndedTrialCopier(place.storage, place.folder) if place.is_shared else None
         folders = [place.storage]
@@ -101,14 +114,33 @@ class _EndedTrials:
             number, ending = self._ledger.ended[self._processed]
             self._processed += 1
             self._keeper.note(number, ending)
+            show = partial(self._hparams.ended, number, ending.state)
             if self._copier is not None and ending.state != "interrupted":
-                self._copier.fetch(number)
+                self._copier.fetch(number, show)  # the copy replaces the folder that it is shown in
+            else:
+                show()
 
     def close(self) -> None:
         """Handle the last ones, and wait for the copies."""
         self.process()
         if self._copier is not None:
             self._copier.close()
+
+
+def _hparams_table(sweep: OpenSweep) -> HparamsTable:
+    """Return TensorBoard's table of the sweep's trials, which from now on follows the ledger."""
+    place, config = sweep.place, sweep.config
+    seeds = tuple(config.run.train.seed + n for n in range(config.sweep.repeats))
+    table = HparamsTable(
+        place.trials_folder,
+        config.search,
+        objectives=config.sweep.objectives,
+        others={SEED: Choices(seeds)} if len(seeds) > 1 else {},
+        copy=place.storage.child("trials") if place.is_shared else None,
+    )
+    table.open(sweep.study)
+    sweep.ledger.watcher = table
+    return table
 
 
 @dataclass
@@ -118,6 +150,7 @@ class _StopRequest:
     storage: SharedFolder
     ledger: TrialLedger
     asked: bool = False
+    logged: bool = False
 
     def ask(self) -> None:
         self.asked = True
@@ -136,6 +169,9 @@ class _StopWhenClosed(ray_tune.Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
+        if self._request.asked and not self._request.logged:  # not by the signal's handler, which may interrupt a log
+            self._request.logged = True
+            logger.info("stopping: the trials write their checkpoints (Ctrl-C stops at once)")
         if self._request.ledger.closed is not None and not self._request.asked:
             self._request.ask()  # the disk is full, or all trials fail: running trials stop too
         return False
@@ -151,12 +187,11 @@ def _run_ray(sweep: OpenSweep, services: SweepServices, progress: Progress, stop
             run=config.run,
             search=config.search,
             threads=max(1, int(settings.cpus_per_trial)),
-            storage=place.storage,
+            storage=place.storage.in_memory(),
             is_shared=place.is_shared,
             prepare_late_node=sweep.prepare_late_node,
         ),
-        # A trial that ran out of GPU memory gets a larger share than the others.
-        lambda trial: ray_tune.PlacementGroupFactory([{"CPU": settings.cpus_per_trial, "GPU": trial["gpus"]}]),
+        lambda trial: ray_tune.PlacementGroupFactory([_trial_resources(settings, trial)]),
     )
     ray_tune.Tuner(
         trainable,
@@ -179,6 +214,12 @@ def _run_ray(sweep: OpenSweep, services: SweepServices, progress: Progress, stop
             checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     ).fit()
+
+
+def _trial_resources(settings: SweepSettings, trial: Mapping[str, Any]) -> dict[str, float]:
+    """Return what Ray reserves for a trial; one that ran out of GPU memory gets a larger share than the others."""
+    resources = {"CPU": settings.cpus_per_trial, "GPU": trial["gpus"]}
+    return {**resources, "memory": settings.memory} if settings.memory else resources
 
 
 def _trial_name(trial: Any) -> str:

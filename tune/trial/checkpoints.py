@@ -14,8 +14,7 @@ from tune.cluster.shared_storage import SharedFolder
 from tune.config.sweep_config import SETTINGS_FILE
 from tune.config.sweep_settings import SweepSettings
 from tune.search.journal import STUDY_FILE
-from tune.search.ledger import Ending
-from tune.search.results import best_trial
+from tune.search.results import Ending, best_trial
 from tune.search.study import read_study
 
 __all__ = ["CheckpointKeeper", "SelectedCheckpoint", "best_checkpoint"]

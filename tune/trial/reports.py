@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tune.config.secrets import masked
+
 __all__ = ["ERROR_FILE", "pack_scalars", "unpack_scalars", "write_error_file"]
 
 # In the folder of a trial that met an unexpected error: the reason in one line, then the traceback.
@@ -28,4 +30,4 @@ def write_error_file(folder: Path, error: Exception) -> None:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     folder.mkdir(parents=True, exist_ok=True)
     text = f"{reason}\n\n{''.join(traceback.format_exception(error))}"
-    (folder / ERROR_FILE).write_text(text, encoding="utf-8")
+    (folder / ERROR_FILE).write_text(masked(text), encoding="utf-8")

@@ -1,18 +1,20 @@
-"""Event files of a run for TensorBoard: its scalars, and its searched settings in the HPARAMS tab."""
+"""Event files for TensorBoard: the scalars of a run, and summaries encoded as events."""
 
-import json
-from collections.abc import Mapping
+import io
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
-__all__ = ["TensorBoardReport"]
+__all__ = ["EVENT_FILE", "TensorBoardReport", "encode_summaries"]
 
-# The columns of results in the HPARAMS tab.
-_COMPARED = ("val/loss", "val/stft", "val/style", "val/skill")
+EVENT_FILE = "events.out.tfevents"  # what the name of each event file begins with
+_FILE_VERSION = "brain.Event:2"  # of the first event of a file; with it, TensorBoard purges only where it is told to
 
 
 class TensorBoardReport:
@@ -22,13 +24,11 @@ class TensorBoardReport:
     purged, since they were written after that checkpoint.
     """
 
-    def __init__(self, folder: Path, hparams: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writer: SummaryWriter | None = None
-        if not any(folder.glob("events.out.*")):
+        if not any(folder.glob(f"{EVENT_FILE}*")):
             self._writer = SummaryWriter(str(folder))
-            if hparams:
-                _write_hparams(self._writer, hparams)
 
     def __call__(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add one point at ``step`` to the curve of each name."""
@@ -59,13 +59,18 @@ class TensorBoardReport:
         self.close()
 
 
-def _write_hparams(writer: SummaryWriter, hparams: Mapping[str, Any]) -> None:
-    # SummaryWriter.add_hparams would write them to a separate run folder, with copies of the metrics.
-    plain = {name: _as_hparam(value) for name, value in hparams.items()}
-    experiment, start, end = hparams_summaries(plain, dict.fromkeys(_COMPARED, 0.0))  # type: ignore[no-untyped-call]
-    for summary in (experiment, start, end):
-        writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
+def encode_summaries(summaries: Iterable[tuple[int, Any]], *, begins_file: bool = True) -> bytes:
+    """Return the content of an event file, or what is appended to one.
 
-
-def _as_hparam(value: Any) -> bool | int | float | str:
-    return value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    Args:
+        summaries: (step, ``Summary`` message).
+        begins_file: whether the content stands at the beginning of a file.
+    """
+    now = time.time()
+    events = [Event(wall_time=now, file_version=_FILE_VERSION)] if begins_file else []
+    events += [Event(wall_time=now, step=step, summary=summary) for step, summary in summaries]
+    content = io.BytesIO()
+    writer = RecordWriter(content)
+    for event in events:
+        writer.write(event.SerializeToString())
+    return content.getvalue()

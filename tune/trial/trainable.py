@@ -16,9 +16,9 @@ from nuanced_core.errors import DiskError, NuancedError, StoppedError
 from tune.cluster.node_preparation import UnfitNodeError
 from tune.cluster.shared_storage import SharedFolder, scratch_folder
 from tune.config.space import Space
-from tune.trial.gpu_share import CONTEXT, out_of_memory
 from tune.trial.protocol import CONFIG_FILE, Run, StartRun
 from tune.trial.reports import ERROR_FILE, pack_scalars, write_error_file
+from tune.trial.resources import CONTEXT, out_of_memory
 from tune.trial.tensorboard import TensorBoardReport
 
 __all__ = ["DISK_FULL", "STOP_FILE", "StyleEncoderTrial"]
@@ -130,20 +130,20 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         return Path(self._trial["folder"])
 
     def _push(self) -> None:
-        """Copy what changed in the trial's folder to shared storage, if there is any."""
+        """Write all curves to the disk, and copy what changed in the trial's folder to shared storage, if any."""
+        if self._board is not None:
+            self._board.flush()
         if self._copy is not None:
-            if self._board is not None:
-                self._board.flush()
             self._copy.push(self._folder)
 
     def _try_push(self) -> None:
-        with suppress(DiskError):  # the trial has already failed for another reason
+        with suppress(DiskError, OSError):  # the trial has already failed for another reason
             self._push()
 
     def _interrupted(self, error: StoppedError) -> dict[str, str]:
         try:
             self._push()
-        except DiskError as full:
+        except (DiskError, OSError) as full:  # an OSError is raised by TensorBoard's writer
             return {"disk": str(full)}
         return {"interrupted": str(error)}
 
@@ -151,8 +151,6 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         is_first, run = self._run is None, self._run or self._start()
         # A run that continues from a checkpoint has scalars that the study may not know yet.
         scalars = run.scalars if is_first and run.epoch else run.run_epoch()
-        if self._board is not None:
-            self._board.flush()
         return {**pack_scalars(scalars), "epoch": run.epoch, "done": run.finished}
 
     def _start(self) -> Run:
@@ -167,7 +165,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR_FILE).unlink(missing_ok=True)  # written by an earlier process
         write_yaml(folder / CONFIG_FILE, config.model_dump(mode="json"))
-        self._board = TensorBoardReport(folder, hparams=self._trial["params"])
+        self._board = TensorBoardReport(folder)
         self._cap_gpu_memory()
         self._run = self._start_run(config, folder, self._report)
         return self._run

@@ -177,16 +177,16 @@ def test_worker_count_is_limited_by_cores_memory_and_work(tmp_path: Path, monkey
     file.write_bytes(bytes(1000))
     models = SimpleNamespace(device=torch.device("cpu"), whisper_file=SimpleNamespace(path=file))
     count = partial(worker_count, models=models)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4), raising=False)
-    monkeypatch.setattr(rendering, "_available_memory", lambda: 100e9)
+    monkeypatch.setattr(rendering, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(rendering, "available_memory", lambda: 100e9)
     assert [count(n) for n in (0, 1, 15, 16, 31, 32, 10**6)] == [1, 1, 1, 2, 3, 4, 4]
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(64))
+    monkeypatch.setattr(rendering, "usable_cpus", lambda: 64)
     assert count(10**6) == 8
-    monkeypatch.setattr(rendering, "_available_memory", lambda: 5e9)
+    monkeypatch.setattr(rendering, "available_memory", lambda: 5e9)
     assert count(10**6) == 3
-    monkeypatch.setattr(rendering, "_available_memory", lambda: 0)
+    monkeypatch.setattr(rendering, "available_memory", lambda: 0)
     assert count(10**6) == 1
-    monkeypatch.setattr(rendering, "_available_memory", lambda: 100e9)
+    monkeypatch.setattr(rendering, "available_memory", lambda: 100e9)
     models.device = torch.device("cuda")
     assert count(10**6) == 1
 

@@ -30,6 +30,18 @@ def test_frames_are_normalised_and_bounded_as_the_settings_define(channel: str, 
         torch.testing.assert_close(found[i, :length].detach().double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("channel", ["none", "mean", "mean_std"])
+@pytest.mark.parametrize("combine", ["concat", "mix"])
+@pytest.mark.parametrize("pooling", ["mean", "mean_std", "max", "attentive", "attentive_stats", "queries"])
+def test_a_clip_in_blocks_is_pooled_as_the_whole(channel: str, combine: str, pooling: str) -> None:
+    encoder = randomised_encoder(channel=channel, combine=combine, pooling=pooling, bound=1.5, frame_width=7, heads=3)
+    clip = torch.randn(2, 50, 4, generator=torch.Generator().manual_seed(3)) + 1
+    whole = encoder.pooled(clip[None], torch.ones(1, 50, dtype=torch.bool)).detach()
+    assert torch.equal(encoder.pooled_blocks(lambda: [clip]), whole)
+    in_blocks = encoder.pooled_blocks(lambda: clip.split((20, 20, 10), dim=1))
+    torch.testing.assert_close(in_blocks, whole, rtol=1e-4, atol=1e-4)
+
+
 def test_layer_mix_starts_with_equal_weights() -> None:
     features, mask, _ = small_clips()
     mixed = small_encoder(combine="mix").frames(features, mask)

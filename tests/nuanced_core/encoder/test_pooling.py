@@ -58,6 +58,13 @@ def test_padding_does_not_change_the_result(pooling: Pooling, clips: Clips) -> N
         torch.testing.assert_close(alone, expected[i : i + 1])
 
 
+def test_a_clip_in_blocks_is_pooled_as_the_whole(pooling: Pooling) -> None:
+    frames = torch.randn(1, 40, CHANNELS, generator=torch.Generator().manual_seed(5)) * 2 + 3
+    whole = pooling(frames, torch.ones(1, 40, dtype=torch.bool))
+    in_blocks = pooling.blocks(iter(frames.split((15, 15, 9, 1), dim=1)))
+    torch.testing.assert_close(in_blocks, whole, rtol=1e-4, atol=1e-4)
+
+
 def test_items_are_independent(pooling: Pooling, clips: Clips) -> None:
     frames, mask = clips
     order = torch.tensor([2, 0, 1])

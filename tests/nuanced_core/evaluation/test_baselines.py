@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from nuanced_core.evaluation.baselines import PENALTIES, FeatureScaler, NearestVoice, Ridge, pooled_features
+from nuanced_core.evaluation.baselines import (
+    PENALTIES,
+    FeatureScaler,
+    NearestVoice,
+    Ridge,
+    pooled_blocks,
+    pooled_features,
+)
 
 
 @pytest.fixture
@@ -101,3 +108,10 @@ def test_ridge_selects_large_penalties_when_features_do_not_generalise_across_vo
     features = centres.repeat_interleave(4, dim=0) + 0.01 * torch.randn(64, 40, generator=random)
     ridge = Ridge.fit(features, styles.repeat_interleave(4, dim=0), voices)
     assert min(ridge.penalties) >= 10
+
+
+def test_a_clip_in_blocks_is_pooled_as_the_whole(random: torch.Generator) -> None:
+    clip = torch.randn(3, 50, 4, generator=random) * 2 + 5
+    whole = pooled_features(clip[None], torch.ones(1, 50, dtype=torch.bool))
+    assert torch.equal(pooled_blocks([clip]), whole)
+    torch.testing.assert_close(pooled_blocks(clip.split((20, 20, 10), dim=1)), whole, rtol=1e-5, atol=1e-5)

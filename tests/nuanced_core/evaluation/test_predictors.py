@@ -3,8 +3,9 @@
 import json
 import logging
 import pickle
+import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -294,3 +295,38 @@ def test_load_export_raises_for_an_incomplete_configuration(
 def test_load_export_raises_for_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"nowhere.config\.json: no such file; give a folder that 'nuanced export'"):
         load_export(tmp_path / "nowhere")
+
+
+class _BlocksOnly(FakeWhisper):
+    """Fake Whisper that counts how many of the blocks that it made are in memory at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks_made: list[weakref.ref[Tensor]] = []
+        self.most = 0
+        self.layers_read: set[tuple[int, ...] | None] = set()
+
+    def blocks(self, audio: Tensor, layers: Sequence[int] | None = None) -> Iterator[Tensor]:
+        self.layers_read.add(layers if layers is None else tuple(layers))
+        for part in audio.split(16_000):
+            block = FakeWhisper()(part, layers)
+            self.blocks_made.append(weakref.ref(block))
+            self.most = max(self.most, sum(made() is not None for made in self.blocks_made))
+            yield block
+
+
+def test_a_recording_is_heard_block_by_block_with_the_result_of_the_whole(setup: PredictorSetup) -> None:
+    audio = torch.randn(20 * 16_000, generator=torch.Generator().manual_seed(4)) * 0.1
+    whisper, style_predictors = _BlocksOnly(), setup.predictors()
+    styles, distance = style_predictors.of_recording(whisper, audio, 7)  # type: ignore[arg-type]
+    features = FakeWhisper()(audio)[None]
+    mask = torch.ones(1, features.shape[2], dtype=torch.bool)
+    expected = style_predictors(features, mask, [7])
+    assert list(styles) == list(expected)
+    for name, style in styles.items():
+        torch.testing.assert_close(style, expected[name], rtol=1e-4, atol=1e-4)
+    assert distance == pytest.approx(float(style_predictors.distance(features, mask)), rel=1e-4)
+    assert whisper.heard == 0
+    assert whisper.layers_read == {None, style_predictors.encoder.config.layers}
+    assert len(whisper.blocks_made) >= 40
+    assert whisper.most <= 2

@@ -49,19 +49,40 @@ def setup(tmp_path: Path, tiny_run: RunConfig, one_process: None) -> RecordingSe
 
 
 def test_find_recordings_returns_the_sound_files_sorted_by_name(tmp_path: Path) -> None:
-    for name in ("b.wav", "A.FLAC", "c.mp3", "a.ogg", "notes.txt", "wav", "d.wav.part"):
+    for name in ("b.wav", "A.FLAC", "c.mp3", "a.ogg", "e.m4a", "f.Opus", "notes.txt", "README", "d.wav.part"):
         (tmp_path / name).touch()
-    assert [path.name for path in find_recordings(tmp_path)] == ["A.FLAC", "a.ogg", "b.wav", "c.mp3"]
-    assert all(path.parent == tmp_path for path in find_recordings(tmp_path))
+    (tmp_path / "g.wav").symlink_to(tmp_path / "gone.wav")
+    _write(tmp_path / "h.wav", 1).rename(tmp_path / "h")  # sound without an ending
+    found = find_recordings(tmp_path)
+    assert [path.name for path in found] == ["A.FLAC", "a.ogg", "b.wav", "c.mp3", "e.m4a", "f.Opus", "g.wav", "h"]
+    assert all(path.parent == tmp_path for path in found)
+    assert find_recordings(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+
+
+def test_find_recordings_passes_over_hidden_files_and_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "nuanced_core")
+    for name in ("a.wav", "._a.wav", ".b.wav", ".DS_Store"):
+        (tmp_path / name).touch()
+    for name in ("take.wav", ".hidden.wav"):
+        (tmp_path / name).mkdir()
+    assert find_recordings(tmp_path) == [tmp_path / "a.wav"]
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}/take.wav: is a folder; passed over"]
 
 
 def test_find_recordings_raises_for_a_missing_folder_or_one_without_recordings(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(AudioError, match=r"^/.*: holds no \.wav, \.flac, \.ogg, \.mp3 file; put recordings in it$"):
+    (tmp_path / ".a.wav").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AudioError, match=r"^/.*: holds no sound file \(\.wav, .*\.mp3, …\); put recordings in it$"):
         find_recordings(tmp_path)
-    for path in (tmp_path / "nowhere", tmp_path / "notes.txt"):
-        with pytest.raises(AudioError, match=f"^{path}: no such folder; name one that holds recordings$"):
-            find_recordings(path)
+    with pytest.raises(AudioError, match=r"^/.*/nowhere: no such folder; name one that holds recordings$"):
+        find_recordings(tmp_path / "nowhere")
+    (tmp_path / "monday").mkdir()
+    (tmp_path / "monday" / "a.wav").touch()
+    with pytest.raises(
+        AudioError, match="holds no recordings itself, but folders that do, such as monday; name one of"
+    ):
+        find_recordings(tmp_path)
 
 
 def _mean_cosine(recording: Tensor, phonemes: str, style: Tensor) -> float:
@@ -134,18 +155,41 @@ def test_report_does_not_depend_on_sample_rate_channels_or_format(setup: Recordi
     assert found["distance"] == pytest.approx(expected["distance"], rel=0.05)
 
 
-def test_unusable_recording_raises(setup: RecordingSetup, tmp_path: Path) -> None:
-    silent, text = tmp_path / "silent.wav", tmp_path / "text.wav"
+def test_bad_recordings_are_listed_with_their_reasons_and_the_others_evaluated(
+    setup: RecordingSetup, tmp_path: Path, bars: dict[str, tuple[int, int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    good = [_write(tmp_path / f"{seed}.wav", seed) for seed in (1, 2)]
+    expected = setup.report(*good)
+    assert expected["skipped"] == []
+    silent, text, half = tmp_path / "silent.wav", tmp_path / "text.wav", tmp_path / "half.wav"
     soundfile.write(silent, np.zeros(64_000), 16_000)
     text.write_text("no sound")
-    for file, message in (
-        (_write(tmp_path / "short.wav", 1, seconds=2.9), "2.9 s is too short to identify a voice; record at least 3 s"),
-        (silent, "is silent; record it again"),
-        (text, "not a sound file"),
-    ):
+    soundfile.write(half, np.r_[soundfile.read(good[0])[0], np.full(64_000, 0.001)], 16_000)
+    bad = {
+        _write(tmp_path / "short.wav", 1, seconds=2.9): "2.9 s is too short to identify a voice; record at least 3 s",
+        silent: "is silent; record it again",
+        text: "not a sound file that can be read",
+        half: "one half is silent, and the halves are compared; cut off the silence",
+        tmp_path / "gone.wav": "no such file",
+    }
+    short, *others = bad
+    report = setup.report(short, good[0], *others, good[1])
+    assert {**report, "skipped": []} == expected
+    assert [clip["file"] for clip in report["skipped"]] == [file.name for file in bad]
+    for clip, reason in zip(report["skipped"], bad.values(), strict=True):
+        assert clip["reason"].startswith(reason)
+    assert bars["evaluating recordings"] == (7, 7)
+    assert "5 of 7 recordings were skipped; the report says why" in caplog.text
+    for file, reason in bad.items():
         with pytest.raises(AudioError) as caught:
             setup.report(file)
-        assert str(caught.value).startswith(f"{file}: {message}")
+        assert str(caught.value).startswith(f"{file}: {reason}")
+    caplog.clear()
+    with pytest.raises(AudioError, match=r"^none of 5 recordings can be used; the first: /.*/short\.wav: 2\.9 s"):
+        setup.report(*bad)
+    messages = [record.getMessage() for record in caplog.records]
+    for message, (file, reason) in zip(messages, bad.items(), strict=True):
+        assert message.startswith(f"{file}: {reason}")
     assert len(setup.report(_write(tmp_path / "enough.wav", 1, seconds=3))["clips"]) == 1
 
 

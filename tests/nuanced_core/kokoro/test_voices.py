@@ -9,7 +9,7 @@ import torch
 
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.errors import ConfigError, VoiceError
-from nuanced_core.kokoro.voices import TEST_VOICES, VOICE_SETS, read_pack
+from nuanced_core.kokoro.voices import TEST_VOICES, VOICE_SETS, VoiceBank, read_pack
 
 VAL = ("af_sky", "bm_lewis")
 
@@ -50,11 +50,41 @@ def test_invalid_voices_raise(fakes: SimpleNamespace, voices: object, error: typ
 
 
 def test_files_that_are_not_packs_raise(tmp_path: Path) -> None:
-    np.save(tmp_path / "short.npy", np.zeros((5, 1, 256), np.float32))
+    good = np.ones((510, 1, 256), np.float32)
+    np.save(tmp_path / "short.npy", good[:5])
+    np.save(tmp_path / "integers.npy", good.astype(int))
+    np.save(tmp_path / "nan.npy", np.nan * good)
     (tmp_path / "text.npy").write_text("hello")
-    for name in ("short", "text", "missing"):
-        with pytest.raises(VoiceError, match=f"{name}.npy"):
+    (tmp_path / "empty.npy").touch()
+    torch.save(torch.from_numpy(good), tmp_path / "torch.npy")
+    for name, problem in (
+        ("short", r"shape \(5, 1, 256\) is not that of a voice pack, \(510, 1, 256\)"),
+        ("integers", "a voice pack has finite floating-point numbers"),
+        ("nan", "a voice pack has finite floating-point numbers"),
+        ("text", "not a voice pack"),
+        ("empty", "not a voice pack"),
+        ("torch", "not a voice pack, but a PyTorch file"),
+        ("missing", "not a voice pack"),
+    ):
+        with pytest.raises(
+            VoiceError, match=rf"{name}\.npy: {problem}.*; give the \.npy file of a voice of Kokoro-82M"
+        ):
             read_pack(tmp_path / f"{name}.npy")
+    for pack in (good, good[:, 0], good.astype(np.float64)):
+        np.save(tmp_path / "good.npy", pack)
+        assert torch.equal(read_pack(tmp_path / "good.npy"), torch.ones(510, 256))
+
+
+def test_advice_about_a_missing_voice_depends_on_where_the_voices_come_from() -> None:
+    packs = {"af_heart": Path("x")}
+    for source, fix in (
+        ("folder", "put its pack into the folder voices/ of models.source"),
+        ("packages", "install npm"),
+    ):
+        with pytest.raises(VoiceError, match=f"only 1 are available: {fix}"):
+            VoiceBank(packs, source).pack("af_sky")
+        with pytest.raises(VoiceError, match=f"not among the 1 available voices; {fix}"):
+            VoiceBank(packs, source).training_voices("british", ())
 
 
 @pytest.mark.real

@@ -1,5 +1,6 @@
 """nuanced_core.text.phonemes: phonemizers, which never use the network."""
 
+import hashlib
 import importlib.util
 import re
 import socket
@@ -10,8 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
+from nuanced_core.data.model_set import ModelSet
 from nuanced_core.errors import ConfigError, TextError, WeightsError
-from nuanced_core.text.phonemes import MAX_PHONEMES, Phonemizer, excerpt, make_phonemizer
+from nuanced_core.text.phonemes import MAX_PHONEMES, SYMBOLS, Phonemizer, excerpt, make_phonemizer
+from nuanced_core.text.sentences import SENTENCE_SPLITS, load_sentences
 
 
 @pytest.fixture
@@ -143,6 +146,52 @@ def test_importing_the_module_imports_no_heavy_packages() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+def test_the_phonemes_of_the_built_in_sentences_are_those_that_cached_clips_were_rendered_from(
+    espeak: Phonemizer,
+) -> None:
+    phonemes = "".join(espeak(sentence) + "\n" for split in SENTENCE_SPLITS for sentence in load_sentences(split))
+    digest = hashlib.sha256(phonemes.encode()).hexdigest()
+    assert digest == "d0eaba2b4ecb07cab53914ab3c50450fbfeb8c863c5a57e2ce7ef7cb2a3c8522"
+
+
+def test_foreign_characters_are_left_out_with_one_warning_per_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    phonemizer = make_phonemizer("espeak")
+    assert (
+        phonemizer("We went to 東京 🎉 today.")
+        == phonemizer("We went to 東京 🎉 today.")
+        == phonemizer("We went to today.")
+    )
+    message = "sentence 'We went to 東京 🎉 today.': English cannot speak '東京' (Han), '🎉' (symbol): left out"
+    assert [r.getMessage() for r in caplog.records if r.name == "nuanced_core.text.phonemes"] == [message]
+
+
+@pytest.mark.parametrize("text", ["Привет, мир!", "東京", "3人", "안녕 🎉"])
+def test_the_error_for_text_without_latin_words_names_the_characters(text: str, espeak: Phonemizer) -> None:
+    word = re.findall(r"[^\W\d]+", text)[0]
+    with pytest.raises(TextError, match=rf"{text!r} has nothing to speak in English.*'{word}' \(.*Latin letters"):
+        espeak(text)
+
+
+def test_accents_quotes_and_invisible_characters_are_no_reason_to_warn(
+    espeak: Phonemizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = espeak("Zoe said \"it's 5 o'clock\" to him, the soft one.")
+    odd = 'Zoe said "it’s\u00a0５ o’clock" to\u200b him, the so\u00adft\u202e one.'
+    assert espeak(odd) == plain
+    assert espeak("A naïve café.") == espeak("A naïve cafe\u0301.")
+    assert not [r for r in caplog.records if r.name == "nuanced_core.text.phonemes"]
+
+
+def test_symbols_that_kokoro_drops_are_told(espeak: Phonemizer, caplog: pytest.LogCaptureFixture) -> None:
+    assert espeak("Some [words] here.") == "sˌʌm [wˈɜːdz] hˈɪɹ."
+    assert "'Some [words] here.': Kokoro has no sound for '[', ']': left out" in caplog.text
+
+
+@pytest.mark.real
+def test_symbols_are_those_of_kokoros_vocabulary(models: ModelSet) -> None:
+    assert frozenset(models.kokoro.vocabulary) == SYMBOLS
 
 
 def test_an_excerpt_is_quoted_and_at_most_60_characters_of_text() -> None:

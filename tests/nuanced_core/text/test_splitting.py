@@ -20,6 +20,33 @@ def test_text_is_split_at_sentence_ends_only() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Dr. Smith met Mr. T. S. Eliot, Sen. Cruz and Sgt. Pepper.",
+        "Pi is 3.14, and it made $1.5 million.",
+        "Use a tool, e.g. Python or, i.e. Perl.",
+        "The U.S. Army left Washington, D.C. Monday.",
+        "We met at 9 a.m. Monday, or at 3 p.m. Eastern time.",
+        "See Fig. 3 and No. 5 of Jan. 5.",
+        "Acme Inc. Chairman Bob spoke.",
+        "Go to example.com or use version 3.10.2 now.",
+    ],
+)
+def test_a_period_within_a_sentence_does_not_end_it(sentence: str) -> None:
+    assert split_sentences(f"{sentence} Then we left. {sentence}") == [sentence, "Then we left.", sentence]
+
+
+def test_an_abbreviation_at_the_end_ends_a_sentence() -> None:
+    text = "We met at 9 a.m. The bus was late. He lives in the U.S. She does not. It was vitamin C. He took it."
+    assert len(split_sentences(text)) == 6
+
+
+def test_a_long_sentence_is_not_cut_after_an_abbreviation() -> None:
+    text = " ".join(["the small boat of Dr. Smith went slowly up the river"] * 20)
+    assert not [piece for piece in split_sentences(text) if piece.endswith("Dr.")]
+
+
 def test_a_long_sentence_is_cut_at_clauses_then_spaces() -> None:
     clause = "the boat went slowly up the river past the mill"
     by_clause = split_sentences(", ".join([clause] * 20) + ".")

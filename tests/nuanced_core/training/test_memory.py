@@ -6,7 +6,8 @@ import torch
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
-from nuanced_core.training.memory import estimated_memory, installed_memory, peak_memory
+from nuanced_core.machine_limits import memory_limit
+from nuanced_core.training.memory import MEMORY_SETTINGS, estimated_host_memory, estimated_memory, peak_memory
 
 CPU = torch.device("cpu")
 
@@ -35,8 +36,47 @@ def test_default_step_is_estimated_below_2_5_gb() -> None:
     assert estimated_memory(RunConfig()) < 2.5e9
 
 
-def test_installed_memory_is_larger_than_that_of_a_process() -> None:
-    assert peak_memory(CPU) < installed_memory(CPU) < 2**44
+def test_the_memory_limit_is_larger_than_a_process() -> None:
+    assert peak_memory(CPU) < memory_limit() < 2**44
+
+
+def test_a_run_on_a_gpu_takes_less_of_the_machines_memory() -> None:
+    cpu, gpu = (validate(RunConfig, {"train": {"device": device, "spoken": 8}}, "x") for device in ("cpu", "cuda"))
+    assert estimated_host_memory(cpu) == estimated_memory(cpu)
+    assert 1.5e9 < estimated_host_memory(gpu) < estimated_memory(gpu)
+    larger = validate(RunConfig, {"train": {"device": "cuda", "batch_size": 64}}, "x")
+    assert estimated_host_memory(larger) > estimated_host_memory(gpu)
+
+
+def test_only_the_memory_settings_change_the_estimate() -> None:
+    """Each other number of a run, when doubled, leaves it as it is."""
+    default, changed = RunConfig(), 0
+    for section, settings in default.model_dump().items():
+        for name, value in settings.items():
+            if (
+                f"{section}.{name}".startswith(MEMORY_SETTINGS)
+                or isinstance(value, bool)
+                or not isinstance(value, int | float)
+            ):
+                continue
+            model = getattr(default, section).model_copy(update={name: value * 2})
+            assert estimated_memory(default.model_copy(update={section: model})) == estimated_memory(default), name
+            changed += 1
+    assert changed > 20
+
+
+def test_an_estimate_does_not_load_torch_dynamo() -> None:
+    """It would take seconds, at the start of every sweep."""
+    script = """
+import sys
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.config.validation import validate
+from nuanced_core.training.memory import estimated_memory
+for encoder in ({"pooling": "attentive"}, {"pooling": "queries"}, {"output": "blend"}, {"output": "span"}):
+    estimated_memory(validate(RunConfig, {"encoder": encoder}, "x"))
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.real

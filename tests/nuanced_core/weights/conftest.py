@@ -21,6 +21,7 @@ import torch
 import whisper
 from whisper.model import ModelDimensions, Whisper
 
+from nuanced_core.weights import folder as folder_source
 from nuanced_core.weights import hub, kokoro_onnx, manifest, packages, store
 from nuanced_core.weights.manifest import WheelFile, WhisperPackage
 from tests.nuanced_core.weights.ctranslate2_writer import as_ctranslate2
@@ -206,8 +207,10 @@ def fresh_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def folder(tiny: Tiny, tmp_path: Path) -> Path:
+def folder(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's folder with model files, and with voices in all three formats."""
+    monkeypatch.setattr(folder_source, "check_kokoro", lambda config, model: None)  # test_folder.py has the real ones
+    monkeypatch.setitem(manifest.WHISPER_ENCODERS, "tiny", (2, 8))
     folder = tmp_path / "user"
     (folder / "voices").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(tiny.config))

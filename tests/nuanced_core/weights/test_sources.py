@@ -113,18 +113,12 @@ def test_a_voice_that_is_added_to_a_folder_is_fetched(cache, folder):
     assert set(after) - set(before) == {"zz_new"}
 
 
-def test_a_pack_of_another_shape_is_an_error(cache, folder):
-    np.save(folder / "voices" / "short.npy", np.zeros((100, 1, 256), np.float32))
-    with pytest.raises(WeightsError, match=r"short.*\(100, 1, 256\)"):
-        fetch_voices(str(folder))
-
-
 def test_a_pickle_that_runs_code_is_not_loaded(cache, folder):
     class Evil:
         def __reduce__(self):
             return Path.touch, (folder / "ran",)
 
     torch.save(Evil(), folder / "voices" / "evil.pt")
-    with pytest.raises(WeightsError, match="evil"):
+    with pytest.raises(WeightsError, match=r"evil\.pt: not a file of PyTorch's tensors \(not plain tensors\)"):
         fetch_voices(str(folder))
     assert not (folder / "ran").exists()

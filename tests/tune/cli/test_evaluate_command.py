@@ -157,6 +157,31 @@ def test_clips_evaluates_recordings_instead_of_the_test_split(
         assert set(clip["identity"]) == set(PREDICTORS[:-1]) and clip["distance"] > 0
 
 
+def test_bad_recordings_are_listed_and_the_others_evaluated(
+    shared: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    clips = _recording(tmp_path / "clips", np.zeros(64_000))
+    shutil.copy(shared.clips / "1.wav", clips)
+    (clips / "._1.wav").write_bytes(b"resource fork")
+    (clips / "take.wav").mkdir()
+    (clips / "b.M4A").write_bytes(b"\0\0\0\x1cftypM4A " + bytes(50))
+    report = _report(capsys, shared.model, "--clips", clips)
+    assert [clip["file"] for clip in report["clips"]] == ["1.wav"]
+    assert report["skipped"][0] == {"file": "a.wav", "reason": "is silent; record it again"}
+    assert [clip["file"] for clip in report["skipped"]] == ["a.wav", "b.M4A"]
+    assert main(["evaluate", str(shared.model), "--clips", str(clips)]) == 0
+    out, err = capsys.readouterr()
+    assert "skipped: 2 of 3 recordings" in out and "is silent; record it again" in out and "b.M4A" in out
+    assert "2 of 3 recordings were skipped; the report says why" in err
+    (clips / "1.wav").unlink()
+    assert main(["evaluate", str(shared.model), "--clips", str(clips)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"nuanced: error: none of 2 recordings can be used; the first: {clips}/a.wav: is silent" in err
+    assert "b.M4A" in err
+
+
 def _export_with(shared: SimpleNamespace, folder: Path, **data: object) -> Path:
     """Copy the export, with other data in its run's settings."""
     folder.mkdir()
@@ -185,7 +210,7 @@ def _recording(folder: Path, samples: np.ndarray) -> Path:
         (["{model}", "--sentences", "0"], "sentences: 0: take 2 to 40"),
         (["{model}", "--sentences", "41"], "sentences: 41: take 2 to 40"),
         (["{model}", "--clips", "nowhere"], "nowhere: no such folder; name one that holds recordings"),
-        (["{model}", "--clips", "{empty}"], "{empty}: holds no .wav, .flac, .ogg, .mp3 file; put recordings in it"),
+        (["{model}", "--clips", "{empty}"], "{empty}: holds no sound file (.wav, .wave, .flac"),
         (["{model}", "--clips", "{short}"], "{short}/a.wav: 1.0 s is too short to identify a voice; record at least 3"),
         (["{model}", "--clips", "{silent}"], "{silent}/a.wav: is silent; record it again"),
         (["{test_voice}"], "data.voices: hm_omega is a test voice"),

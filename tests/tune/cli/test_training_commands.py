@@ -56,6 +56,21 @@ def test_sweep_passes_its_options_on_and_prints_the_report(
     assert err == "an event\n"
 
 
+@pytest.mark.parametrize("option", [[], ["--retry-failed"]])
+def test_a_resumed_sweep_may_run_failed_trials_again(
+    option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume_sweep = Recorder()
+    monkeypatch.setattr("tune.sweep.driver.resume_sweep", resume_sweep)
+    assert main(["sweep", "--resume", str(tmp_path), *option]) == 0
+    assert resume_sweep.options["retry_failed"] is bool(option)
+
+
+def test_a_new_sweep_has_no_failed_trials_to_run_again(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(file), "--retry-failed"]) == 2
+    assert "--retry-failed: a new sweep has no failed trials; give --resume DIR" in capsys.readouterr().err
+
+
 def test_hours_without_trials_leave_the_number_of_trials_open(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_sweep = Recorder()
     monkeypatch.setattr("tune.sweep.driver.run_sweep", run_sweep)

@@ -110,9 +110,10 @@ def test_eight_simulated_gpus_on_two_nodes_run_32_trials_at_once_each_with_a_qua
     cluster: Cluster, tmp_path: Path
 ) -> None:
     for _ in range(2):
-        cluster.add_node(num_cpus=16, num_gpus=4)
+        cluster.add_node(num_cpus=16, num_gpus=4, memory=16 * 10**9)  # as much as 16 trials need
     together = f"search.encoder.width=[{toy.TOGETHER + 32}]"
-    driver = Driver(cluster, tmp_path, together, "sweep.trials=32", "train.epochs=1", "sweep.gpus_per_trial=0.25")
+    resources = ["sweep.gpus_per_trial=0.25", "sweep.memory_per_trial=1"]
+    driver = Driver(cluster, tmp_path, together, "sweep.trials=32", "train.epochs=1", *resources)
     output = driver.end(seconds=400)
     assert "32 at a time on 3 nodes" in output
     trials = open_study(tmp_path / "toy", SweepSettings()).trials
@@ -224,7 +225,7 @@ def test_a_node_that_differs_from_the_driver_is_refused_before_anything_is_prepa
 def test_the_doctor_examines_every_node(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(other_python(tmp_path)), str(ROOT)]))
-        cluster.add_node(num_cpus=4)
+        cluster.add_node(num_cpus=4, memory=64 * 10**9)
     script = f"import sys; from tune.cli.app import main; sys.exit(main(['doctor', '--address', {cluster.address!r}]))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -232,7 +233,9 @@ def test_the_doctor_examines_every_node(cluster: Cluster, tmp_path: Path) -> Non
     )
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].split(maxsplit=1) == ["cluster", "2 nodes, 4 CPU cores, 0 GPUs: 4 trials fit at a time"]
+    fit = "4 trials fit at a time (CPU cores: 4 for trials of 1)"
+    assert lines[0].split(maxsplit=1) == ["cluster", f"2 nodes, 4 CPU cores, 0 GPUs: {fit}"]
+    assert sum(line.startswith("node ") and "4 CPU cores, 0 GPUs, 64.0 GB for trials" in line for line in lines) == 1
     assert sum(" kokoro files" in line and "not fetched yet" in line for line in lines) == 2
     assert sum("has Python 3.9.1" in line and line.startswith("problem: node ") for line in lines) == 1
     assert lines[-1] == "a sweep could not run"

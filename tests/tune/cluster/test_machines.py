@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from nuanced_core.errors import ConfigError
-from tune.cluster.machines import JoinedCluster, Resources, ThisMachine, check_fit, concurrent_trials
+from tune.cluster import machines
+from tune.cluster.machines import (
+    MEMORY_RESERVE,
+    JoinedCluster,
+    Resources,
+    ThisMachine,
+    check_fit,
+    concurrency_limit,
+    concurrent_trials,
+)
 from tune.config.sweep_settings import SweepSettings
 
 
@@ -23,12 +32,56 @@ from tune.config.sweep_settings import SweepSettings
         (32, 1, {"gpus_per_trial": 0.1}, 10),
         (32, 5, {"gpus_per_trial": 2}, 2),
         (3, 4, {"gpus_per_trial": 1}, 3),
+        (64, 0, {"memory_per_trial": 2.3}, 6),
+        (64, 4, {"memory_per_trial": 2.3, "gpus_per_trial": 0.5}, 6),
+        (4, 0, {"memory_per_trial": 2.3}, 4),
+        (64, 0, {"memory_per_trial": None, "trials": 99}, 64),
     ],
 )
 def test_the_scarcest_resource_limits_the_concurrent_trials(
     cpus: int, gpus: int, settings: dict[str, float], fits: int
 ) -> None:
-    assert concurrent_trials(SweepSettings(**settings), [Resources(cpus, gpus)]) == fits  # type: ignore[arg-type]
+    machine = Resources(cpus, gpus, memory=int(14e9) if "memory_per_trial" in settings else None)
+    assert concurrent_trials(SweepSettings(**settings), [machine]) == fits  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [
+        ({"memory_per_trial": 2.3}, "memory: 14.0 GB for trials of 2.3 GB"),
+        ({"memory_per_trial": 0.1}, "CPU cores: 64 for trials of 1"),
+        ({"memory_per_trial": 2.3, "gpus_per_trial": 1 / 3}, "GPUs: 1 for trials of 0.333"),
+        ({"memory_per_trial": 2.3, "max_concurrent": 2}, "sweep.max_concurrent: 2"),
+        ({"memory_per_trial": 2.3, "trials": 3}, "sweep.trials: 3"),
+    ],
+)
+def test_what_limits_the_concurrent_trials_is_named(settings: dict[str, float], limit: str) -> None:
+    machine = Resources(64, 1, memory=int(14e9))
+    assert concurrency_limit(SweepSettings(**{"trials": 99, **settings}), [machine]) == limit  # type: ignore[arg-type]
+
+
+def test_memory_that_is_too_small_for_one_trial_is_refused() -> None:
+    settings = SweepSettings(memory_per_trial=15)
+    with pytest.raises(
+        ConfigError, match=r"sweep\.memory_per_trial: 15\.0 GB: this machine has 14\.0 GB for trials; lower"
+    ):
+        check_fit(settings, [Resources(64, 0, memory=int(14e9))])
+    nodes = [Resources(8, 0, "a", "1", int(9e9)), Resources(8, 0, "b", "2", int(10e9))]
+    with pytest.raises(ConfigError, match=r"sweep\.memory_per_trial: 15\.0 GB: no node has more than 10\.0 GB"):
+        check_fit(settings, nodes)
+    assert concurrent_trials(SweepSettings(memory_per_trial=4), nodes) == 4
+    assert concurrency_limit(SweepSettings(memory_per_trial=4), nodes) == "memory: 19.0 GB for trials of 4.0 GB"
+    check_fit(SweepSettings(memory_per_trial=None), nodes)
+
+
+def test_the_memory_of_this_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([int(9e9), int(1e9)])
+    monkeypatch.setattr(machines, "available_memory", lambda: next(measured))
+    machine = ThisMachine()
+    first = machine.resources()
+    assert first[0].memory == int(9e9) - MEMORY_RESERVE
+    assert machine.resources() == first  # trials have taken the rest meanwhile
+    assert ThisMachine().resources()[0].memory == 0
 
 
 @pytest.mark.parametrize(("name", "available"), [("cpus", 2), ("gpus", 1)])
@@ -70,7 +123,7 @@ def test_capacity_is_summed_over_nodes_and_max_concurrent_may_exceed_it() -> Non
     # A trial that needs two GPUs does not fit on two nodes with one each.
     with pytest.raises(ConfigError, match=r"sweep\.gpus_per_trial: 2: no node has more than 1"):
         check_fit(SweepSettings(gpus_per_trial=2), nodes)
-    with pytest.raises(ConfigError, match="no node has both"):
+    with pytest.raises(ConfigError, match="no node has all of them"):
         check_fit(
             SweepSettings(gpus_per_trial=1, cpus_per_trial=4), [Resources(1, 1, "a", "1"), Resources(8, 0, "b", "2")]
         )

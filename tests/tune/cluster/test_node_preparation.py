@@ -33,7 +33,7 @@ def test_the_probe_finds_a_folder_that_the_node_does_not_see_or_cannot_write(
         def refused(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(probe.folder._files, "write_text", refused)
+        monkeypatch.setattr(probe.folder._files, "pipe_file", refused)
         assert "cannot be written: PermissionError" in str(probe.problem())
     assert not list((tmp_path / "a").iterdir())
 

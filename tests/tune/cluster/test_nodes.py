@@ -1,6 +1,7 @@
 """tune.cluster.nodes: calls on nodes, their errors, and what is logged."""
 
 import logging
+import time
 
 import pytest
 
@@ -30,6 +31,18 @@ def test_each_node_returns_its_result_and_progress_is_logged_only_on_request(
         assert not caplog.messages
         on_nodes(MACHINES, double, 1, log_progress=True)
         assert sorted(caplog.messages) == ["one: ready", "two: ready"]
+
+
+def dawdle(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_a_node_that_does_not_answer_in_time_is_reported(ray_session: None) -> None:
+    assert on_nodes(MACHINES[:1], dawdle, 0.1, timeout=60) == {MACHINES[0]: 0.1}
+    (error,) = on_nodes(MACHINES[:1], dawdle, 10, timeout=1).values()
+    assert isinstance(error, ClusterError)
+    assert str(error) == "no worker process answers within 1 s; see Ray's logs on that node"
 
 
 def test_an_error_on_a_node_is_returned_as_an_error_of_the_project(

@@ -142,3 +142,43 @@ def test_a_relative_path_is_the_same_folder_in_another_working_directory(
 def test_trials_of_two_sweeps_have_different_scratch_folders() -> None:
     folders = {scratch_folder(location, number) for location in ("s3://a/b-1", "s3://a/b_1") for number in (1, 2)}
     assert len(folders) == 4
+
+
+def test_a_folder_is_named_by_an_environment_variable(
+    tmp_path: Path, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHARED", raising=False)
+    with pytest.raises(ConfigError, match=r"sweep\.shared: env:SHARED: the environment variable SHARED is not set"):
+        SharedFolder("env:SHARED")
+    for place in (f"{tmp_path}/there", f"file://{tmp_path}/there", "memory://env-there"):
+        monkeypatch.setenv("SHARED", place)
+        SharedFolder("env:SHARED").child("a").push(local)
+        assert SharedFolder(f"{place}/a").read("config.yaml") == "a: 1\n"
+    monkeypatch.setenv("SHARED", "there")
+    with pytest.raises(ConfigError, match=r"sweep\.shared: env:SHARED: there: a relative path, .* make it absolute"):
+        SharedFolder("env:SHARED")
+
+
+def test_a_password_is_shown_nowhere_and_pickled_for_memory_alone(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARED", "memory://me:s3cr3t@vault")
+    shared = SharedFolder("env:SHARED").child("a")
+    shared.push(local)
+    assert shared.location == "memory://me:***@vault/a"
+    assert b"s3cr3t" not in pickle.dumps(shared) and b"s3cr3t" not in pickle.dumps(shared.child("b").parent)
+    passed_on = pickle.loads(pickle.dumps(shared.in_memory()))
+    assert type(passed_on) is SharedFolder and passed_on.read("config.yaml") == "a: 1\n"
+    assert b"s3cr3t" not in pickle.dumps(passed_on)
+    monkeypatch.setattr(shared._files, "info", lambda path: (_ for _ in ()).throw(OSError(f"no route to {path}")))
+    with pytest.raises(DiskError, match=r"cannot be read: OSError: no route to .*me:\*\*\*@vault") as caught:
+        shared.exists()
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://me:s3cr3t@127.0.0.1:1/x", "ftp://me:s3cr3t/a:b@c@127.0.0.1:1/x", "no://me:s3cr3t@h/x"]
+)
+def test_no_error_of_a_storage_quotes_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARED", url)
+    with pytest.raises(ConfigError, match=r"^sweep\.shared: \w+://me:\*\*\*@") as caught:
+        SharedFolder("env:SHARED")
+    assert "s3cr3t" not in str(caught.value) and "a:b" not in str(caught.value)

@@ -151,6 +151,52 @@ def test_a_setting_is_searched_only_where_its_condition_holds() -> None:
     assert {len(params) for params in trials} == {1, 2, 3}
 
 
+def test_all_params_are_what_can_be_suggested() -> None:
+    finite = {
+        "encoder.width": {"low": 64, "high": 192, "step": 64},
+        "encoder.dropout": {"low": 0.0, "high": 0.5, "step": 0.25},
+        "encoder.pooling": ["mean", "queries"],
+        "encoder.heads": {"choices": [1, 2], "when": {"encoder.pooling": ["queries"]}},
+    }
+    space = parse(finite)
+    found = space.all_params(27)
+    assert found is not None and len(found) == 3 * 3 * (1 + 2)
+    assert {str(params) for params in suggest_trials(space, 400)} == {str(params) for params in found}
+    assert space.all_params(26) is None
+    chain = parse(CONDITIONAL).all_params(200)
+    assert chain is not None and len(chain) == 1 + 2 * (2 + len(range(8, 65)))
+    endless = parse(SPACE)
+    assert endless.unlimited == ["train.learning_rate"] and endless.all_params(10**6) is None
+
+
+@pytest.mark.parametrize(
+    ("params", "reasons"),
+    [
+        ({"encoder.pooling": "queries", "encoder.heads": 4, "encoder.frame_width": 8}, {}),
+        ({"encoder.pooling": "queries"}, {}),
+        ({}, {}),
+        ({"encoder.pooling": "mean", "encoder.heads": 4}, {"encoder.heads": "leave it out, or change the other"}),
+        ({"encoder.heads": 4}, {"encoder.heads": "give encoder.pooling too"}),
+        (
+            {"encoder.pooling": "queries", "encoder.frame_width": 8},
+            {"encoder.frame_width": "give encoder.heads too"},
+        ),
+        (
+            {"encoder.pooling": "mean", "encoder.heads": 4, "encoder.frame_width": 8},
+            {"encoder.heads": "leave it out", "encoder.frame_width": "leave it out"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("run_pooling", ["mean", "queries"])
+def test_params_that_a_trial_need_not_search_are_found(
+    params: dict[str, Any], reasons: dict[str, str], run_pooling: str
+) -> None:
+    run = validate(RunConfig, {"encoder": {"pooling": run_pooling}}, "a.yaml")
+    found = Space.parse(CONDITIONAL, run, "a.yaml").unused(params)
+    assert found.keys() == reasons.keys()
+    assert all(reasons[name] in reason and "is searched only when" in reason for name, reason in found.items())
+
+
 def test_a_setting_that_is_not_searched_keeps_the_run_s_value() -> None:
     run = validate(RunConfig, {"encoder": {"heads": 8}}, "a.yaml")
     space = Space.parse(CONDITIONAL, run, "a.yaml")

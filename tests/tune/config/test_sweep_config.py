@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,6 +169,16 @@ def test_runs_to_prepare_are_the_combinations_of_models_and_data(tmp_path: Path)
             "sweep.objectives=[val/stft, val/style]",
             "several objectives cannot be pruned by one of them; set pruner none",
         ),
+        ("sweep.repeats=0", "sweep.repeats: 0: input should be greater than or equal to 1"),
+        ("sweep={repeats: 2, keep_trials: 3}", "which need not be those with the lowest mean of their repeats"),
+        (
+            "sweep={objectives: [val/stft, val/style], pruner: none, repeats: 2}",
+            "repeats compares means of val/loss, not of several objectives",
+        ),
+        (
+            "sweep={objectives: [val/stft, val/style], pruner: none, sampler: cmaes}",
+            "sampler cmaes takes one objective",
+        ),
         ("sweep.gpus_per_trial=1.5", "gpus_per_trial 1.5 is neither a share of one GPU nor a whole number"),
         ("sweep=fast", 'sweep: "fast"'),
         ("search=fast", "search: 'fast': not 'setting: range or choices' lines"),
@@ -183,6 +194,45 @@ def test_errors_name_the_place_and_the_fix_in_one_line(tmp_path: Path, override:
         load_sweep(written(tmp_path, GOOD), [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+CHOICES = {"encoder.pooling": ["mean", "queries"]}
+HEADS = {"low": 1, "high": 8, "when": {"encoder.pooling": ["queries"]}}
+
+
+@pytest.mark.parametrize(
+    ("search", "sweep", "message"),
+    [
+        (
+            {"train.learning_rate": {"low": 1e-4, "high": 1e-2}},
+            {"sampler": "grid"},
+            "sweep.sampler: grid: search.train.learning_rate is a range of floats without a step",
+        ),
+        (
+            {"encoder.width": {"low": 8, "high": 512}, "train.batch_size": {"low": 1, "high": 100}},
+            {"sampler": "grid"},
+            "sweep.sampler: grid: the search space has more than 20000 combinations",
+        ),
+        (CHOICES, {"sampler": "cmaes"}, "sweep.sampler: cmaes: learns only about ranges without a condition"),
+        (
+            {**CHOICES, "encoder.heads": HEADS},
+            {"sampler": "cmaes"},
+            "sweep.sampler: cmaes: learns only about ranges without a condition",
+        ),
+        ({"train.seed": [0, 1]}, {"repeats": 2}, "sweep.repeats: 2: varies train.seed, which is searched"),
+    ],
+)
+def test_a_sampler_that_cannot_search_the_space_is_refused(
+    search: dict[str, Any], sweep: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_sweep({"search": search, "sweep": sweep}, "a.yaml")
+    assert str(caught.value).startswith(f"a.yaml: {message}") and "\n" not in str(caught.value)
+
+
+def test_a_grid_needs_no_budget() -> None:
+    config = parse_sweep({"search": CHOICES, "sweep": {"sampler": "grid", "trials": None}}, "a.yaml")
+    assert config.sweep.trials is None
 
 
 def test_an_override_may_hold_any_characters(tmp_path: Path) -> None:

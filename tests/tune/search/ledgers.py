@@ -8,7 +8,8 @@ from optuna.trial import FrozenTrial
 from nuanced_core.config.settings import RunConfig
 from tune.config.space import Space
 from tune.config.sweep_settings import SweepSettings
-from tune.search.ledger import Ending, TrialLedger
+from tune.search.ledger import TrialLedger
+from tune.search.results import Ending
 from tune.search.study import open_study
 
 SEARCH: dict[str, Any] = {"train.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}

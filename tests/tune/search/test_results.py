@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import optuna
+import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from tune.search.results import best_trial, complete_trials, ended_trials, ranked, trial_loss
+from tune.search.results import best_trial, complete_trials, ended_trials, ranked, seed_mean, trial_loss
 
 
 def make_study(trials: Sequence[tuple[TrialState, float | None]]) -> optuna.Study:
@@ -51,3 +52,27 @@ def test_the_loss_is_val_loss_whatever_the_objectives_are() -> None:
 
 def test_a_running_trial_has_no_loss() -> None:
     assert trial_loss(make_study([(TrialState.RUNNING, None)]).trials[0]) is None
+
+
+def test_settings_with_several_seeds_are_ranked_by_their_mean() -> None:
+    study = optuna.create_study()
+    distribution = FloatDistribution(0, 1)
+    # (loss, number of the first trial with the settings)
+    for value, first in [(1.0, None), (0.5, None), (3.0, 0), (2.5, 1), (2.0, 0), (0.6, 1), (0.1, None), (0.2, 6)]:
+        attributes = {} if first is None else {"repeat_of": first, "repeat": 1}
+        study.add_trial(
+            create_trial(value=value, params={"x": 0.5}, distributions={"x": distribution}, user_attrs=attributes)
+        )
+    # Means 2.0 and 1.2 of three seeds, before 0.15 of two.
+    assert [trial.number for trial in ranked(study)] == [1, 0, 6]
+    best = best_trial(study)
+    assert best is not None and best.number == 1
+    mean = seed_mean(study, best)
+    assert mean is not None and (len(mean.trials), mean.mean) == (3, pytest.approx(1.2))
+    assert mean.std == pytest.approx(1.1269, abs=1e-4)
+    assert [number for _, number in complete_trials(study)] == [6, 7, 1, 5, 0, 4, 3, 2]
+
+
+def test_settings_with_one_seed_have_no_mean() -> None:
+    study = make_study([(TrialState.COMPLETE, 3.0)])
+    assert seed_mean(study, study.trials[0]) is None

@@ -1,18 +1,24 @@
 """tune.show.doctor: a machine where something is wrong, and one where nothing is fetched yet."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
+from nuanced_core.weights import store
+from tests.cgroups import cgroup
+from tune.cluster.machines import Resources
 from tune.config.space import Space
 from tune.config.sweep_config import SweepConfig, load
 from tune.config.sweep_settings import SweepSettings
 from tune.show.doctor import Finding, examine
 
 
-def examined(**settings: float) -> dict[str, Finding]:
+def examined(**settings: float | None) -> dict[str, Finding]:
     run = RunConfig()
     space = Space.parse({"models.whisper": ["tiny.en", "base"]}, run, "a.yaml")
     sweep = SweepSettings(trials=1, **settings)  # type: ignore[arg-type]
@@ -36,6 +42,55 @@ def test_a_sound_machine_has_no_problem_even_before_models_are_fetched() -> None
 def test_a_machine_that_is_too_small_is_a_problem() -> None:
     problem = examined(cpus_per_trial=4000)["machine"].problem
     assert problem is not None and "sweep.cpus_per_trial: 4000" in problem
+
+
+def test_a_machine_with_too_little_memory_is_refused_as_before_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Resources(cpus=64, gpus=0, memory=int(14e9))
+    monkeypatch.setattr("tune.show.doctor.local_resources", lambda: small)
+    found = examined(memory_per_trial=2.5)
+    assert found["memory"].value.endswith(
+        "14.0 GB for trials of about 2.5 GB: 5 trials fit at a time (memory: 14.0 GB for trials of 2.5 GB)"
+    )
+    assert [finding for finding in found.values() if finding.problem] == []
+    found = examined(memory_per_trial=15)
+    assert found["machine"].problem is None
+    assert str(found["memory"].problem).startswith("sweep.memory_per_trial: 15.0 GB: this machine has 14.0 GB")
+    assert "fit at a time (CPU cores: 64" in examined(memory_per_trial=None)["memory"].value
+
+
+# Without the check that takes most of the time.
+DOCTOR = """
+import tune.show.doctor
+from tune.cli.app import main
+tune.show.doctor._IMPORTED_MODULES = ()
+raise SystemExit(main())
+"""
+
+
+def test_doctor_knows_the_limits_of_a_container(tmp_path: Path) -> None:
+    with cgroup(cpus=1, memory=1_500_000_000) as inside:
+        command = [*inside, sys.executable, "-c", DOCTOR, "doctor"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.returncode == 1
+    assert re.search(r"^machine +1 CPU cores, ", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^memory +1\.5 GB, 0\.\d GB for trials of about \d\.\d GB: 0 trials fit", done.stdout, re.MULTILINE
+    )
+    assert "memory: sweep.memory_per_trial: 2.3 GB: this machine has 0." in done.stdout + done.stderr
+
+
+def test_a_damaged_model_file_is_named_with_the_command_that_fetches_it() -> None:
+    def fill(folder: Path) -> str:
+        (folder / "a.npy").write_bytes(b"abc")
+        return "a note"
+
+    for asset, source, command in (
+        ("kokoro", "hub", "nuanced weights"),
+        ("voices", "folder-0123", "nuanced weights --source FOLDER"),
+    ):
+        file = store.build(asset, source, fill).folder / "a.npy"
+        file.write_bytes(b"a")
+        assert examined()[f"{asset} files"].problem == f"{file} is damaged; '{command}' fetches it again"
 
 
 def test_a_package_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,11 +87,18 @@ def test_table_of_recordings_has_a_line_for_each_and_one_for_all() -> None:
         "model": "a",
         "rows": {name: {"identity": 0.25, "identity_ci": [0.125, 0.375]} for name in PREDICTORS[:-1]},
         "clips": [{"file": f"{n}.wav", "distance": 3.14159 * n, "identity": identity} for n in (1, 2)],
+        "skipped": [],
     }
     lines = _printed(report)
+    assert not any("skipped" in line for line in lines)
     assert _cells(lines, "1.wav") == ["3.1", "0.00", "-0.12", "–", "0.50"]
     assert _cells(lines, "2.wav")[0] == "6.3"
     assert _cells(lines, "all") == ["", *["0.25 ±0.12"] * 4]
+    report["skipped"] = [{"file": "3.wav", "reason": "is silent; record it again"}]
+    lines = _printed(report)
+    assert _cells(lines, "2.wav")[0] == "6.3"
+    assert _cells(lines, "3.wav") == ["is silent; record it again"]
+    assert any("skipped: 1 of 3 recordings" in line for line in lines)
 
 
 def test_markdown_has_the_cells_of_the_printed_tables(report: dict[str, Any]) -> None:

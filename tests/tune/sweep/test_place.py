@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import optuna
 import pytest
 
 from nuanced_core.config.yaml_files import read_yaml, write_yaml
@@ -84,3 +85,87 @@ def test_the_lock_is_released_if_the_settings_cannot_be_read(tmp_path: Path) -> 
         SweepPlace.existing(folder)
     (folder / SETTINGS_FILE).write_text(text)
     SweepPlace.existing(folder).__exit__(None, None, None)
+
+
+def opened(place: SweepPlace, *overrides: str) -> optuna.Study:
+    """The study of an existing sweep with overrides, which are saved then as a driver does."""
+    config = place.settings_with(overrides)
+    study = place.open_study(config)
+    place.save(config)
+    return study
+
+
+def with_settings(folder: Path, **settings: object) -> None:
+    """Rewrite ``sweep.yaml`` as an older version, or somebody, wrote it."""
+    data = read_yaml(folder / SETTINGS_FILE)
+    write_yaml(folder / SETTINGS_FILE, {**data, "sweep": {**data["sweep"], **settings}})
+
+
+def test_a_new_sweep_refuses_a_password_also_from_the_settings_of_an_older_sweep(tmp_path: Path) -> None:
+    data = {"search": {"encoder.width": [32, 64]}, "record": {}, "sweep": {"shared": "s3://key:s3cr3t@bucket/x"}}
+    with pytest.raises(ConfigError, match=r"sweep\.shared: s3://key:\*\*\*@bucket/x: holds a password.* to env:NAME"):
+        SweepPlace.new(parse_sweep(data, "a.yaml").sweep, "a")
+
+
+def test_an_older_sweep_with_a_password_resumes_and_loses_it_for_an_environment_variable(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = begun(tmp_path)
+    with_settings(folder, storage="postgresql://me:s3cr3t@h/db")
+    with SweepPlace.existing(folder) as place:
+        assert place.settings_with(["sweep.trials=5"]).sweep.storage == "postgresql://me:s3cr3t@h/db"
+        assert "holds a password; to remove it" in caplog.text and "--set sweep.storage=env:NAME" in caplog.text
+        caplog.clear()
+        monkeypatch.setenv("A_URL", "postgresql://me:s3cr3t@h/db")
+        place.save(place.settings_with(["sweep.storage=env:A_URL"]))
+        assert not caplog.records and "s3cr3t" not in caplog.text
+    assert "s3cr3t" not in (folder / SETTINGS_FILE).read_text() and "env:A_URL" in (folder / SETTINGS_FILE).read_text()
+
+
+def test_a_database_that_moved_is_named_anew_and_no_other_study_is_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, before = begun(tmp_path), tmp_path / "before.db"
+    with_settings(folder, storage=f"sqlite:///{before}")
+    with SweepPlace.existing(folder) as place:
+        study = opened(place)  # a sweep that never started a trial may create it
+        study.ask()
+        study.ask()
+        (folder / "trials" / "1").mkdir(parents=True)
+        monkeypatch.setenv("A_URL", f"sqlite:///{before}")
+        assert len(opened(place, "sweep.storage=env:A_URL").trials) == 2
+    after = before.rename(tmp_path / "after.db")
+    with SweepPlace.existing(folder) as place:
+        with pytest.raises(ConfigError, match=r"env:A_URL: .*before\.db: does not exist, but .* of 1 trials"):
+            opened(place)
+        assert len(opened(place, f"sweep.storage=sqlite:///{after}").trials) == 2
+        optuna.create_study(storage=f"sqlite:///{tmp_path}/other.db", study_name="a").ask()
+        with pytest.raises(ConfigError, match=r"its study 'a' has 1 trials, but .* began trial 1: it is another study"):
+            opened(place, f"sweep.storage=sqlite:///{tmp_path}/other.db")
+        with pytest.raises(ConfigError, match=r"sweep\.storage: was sqlite.*, would be None"):
+            opened(place, "sweep.storage=null")
+    assert read_yaml(folder / SETTINGS_FILE)["sweep"]["storage"] == f"sqlite:///{after}"
+
+
+def test_shared_storage_that_moved_is_named_anew_and_missed_if_a_trial_needs_it(tmp_path: Path) -> None:
+    folder, before = begun(tmp_path), tmp_path / "before"
+    with_settings(folder, shared=str(before))
+    (before / "a" / "trials" / "0").mkdir(parents=True)
+    with SweepPlace.existing(folder) as place:
+        # Trials have folders in shared storage alone.
+        with pytest.raises(ConfigError, match=r"study\.journal: does not exist, but .* of 1 trials"):
+            opened(place)
+        (before / "a" / "trials" / "0").rmdir()
+        opened(place).ask().report(1.0, step=1)
+        before.rename(tmp_path / "after")
+        with pytest.raises(
+            ConfigError, match=rf"sweep\.shared: {before}/a: does not exist, but trial 0 is to continue"
+        ):
+            opened(place)
+    with SweepPlace.existing(folder) as place:
+        with pytest.raises(
+            ConfigError, match=rf"{tmp_path}/absent/a: does not exist, so unfinished .* copy {before} th"
+        ):
+            opened(place, f"sweep.shared={tmp_path}/absent")
+        assert len(opened(place, f"sweep.shared={tmp_path}/after").trials) == 1
+        assert place.storage.location == f"{tmp_path}/after/a"

@@ -7,7 +7,7 @@ import pytest
 from tests.tune.conftest import MIXED, sweep
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.sweep_settings import SweepSettings
-from tune.search.ledger import Ending
+from tune.search.results import Ending
 from tune.trial.checkpoints import CheckpointKeeper
 
 

@@ -4,21 +4,21 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import metadata
+from tensorboard.compat.proto.summary_pb2 import Summary
 
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.errors import TrainingError
 from tests.tune.sweep.test_driver import Swept, config_of
 from tests.tune.toy import expected_loss
-from tune.trial.tensorboard import TensorBoardReport
+from tune.cluster.shared_storage import SharedFolder
+from tune.config.space import Space
+from tune.trial.protocol import Report, Run
+from tune.trial.tensorboard import EVENT_FILE, TensorBoardReport, encode_summaries
+from tune.trial.trainable import StyleEncoderTrial
 
 
 def read(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder)).Reload()
-
-
-def hparams(events: EventAccumulator) -> dict[str, object]:
-    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
-    found = metadata.parse_session_start_info_plugin_data(content).hparams
-    return {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()}
 
 
 def test_scalars_are_read_back_at_their_steps(tmp_path: Path) -> None:
@@ -38,26 +38,32 @@ def test_a_flush_shows_everything_before_the_end(tmp_path: Path) -> None:
     report.close()
 
 
-def test_hparams_stand_in_the_same_run_from_the_start(tmp_path: Path) -> None:
-    params = {"encoder.width": 64, "encoder.pooling": "mean", "data.voices": ["a", "b"], "on": True}
-    report = TensorBoardReport(tmp_path, hparams=params)
-    report.flush()
+def test_summaries_are_read_from_a_file_that_was_written_and_appended_to(tmp_path: Path) -> None:
+    def points(name: str, *values: float) -> list[tuple[int, Summary]]:
+        return [(n, Summary(value=[Summary.Value(tag=name, simple_value=v)])) for n, v in enumerate(values)]
+
+    file = tmp_path / EVENT_FILE
+    file.write_bytes(encode_summaries(points("a", 1.0, 2.0)))
+    with file.open("ab") as more:
+        more.write(encode_summaries(points("b", 3.0), begins_file=False))
     events = read(tmp_path)
-    assert hparams(events) == {
-        "encoder.width": 64,
-        "encoder.pooling": "mean",
-        "data.voices": '["a", "b"]',
-        "on": True,
-    }
-    content = events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
-    infos = metadata.parse_experiment_plugin_data(content).metric_infos
-    assert {info.name.tag for info in infos} >= {"val/loss", "val/skill"}
-    assert all(path.is_file() for path in tmp_path.iterdir())
-    assert not events.Tags()["scalars"]
-    report.close()
+    assert [(e.step, e.value) for e in events.Scalars("a")] == [(0, 1.0), (1, 2.0)]
+    assert [(e.step, e.value) for e in events.Scalars("b")] == [(0, 3.0)]
 
 
-def test_each_trial_of_a_sweep_has_its_curves_and_settings(mixed: Swept) -> None:
+def test_a_row_beside_the_curves_purges_none_of_them(tmp_path: Path) -> None:
+    with TensorBoardReport(tmp_path) as report:
+        report(1, {"val/loss": 2.0})
+        report(5, {"val/loss": 1.5})
+    (last,) = tmp_path.iterdir()
+    row = (0, Summary(value=[Summary.Value(tag="best/val/loss", simple_value=1.5)]))
+    last.with_name(f"{last.name}.hparams").write_bytes(encode_summaries([row]))
+    events = read(tmp_path)
+    assert [e.step for e in events.Scalars("val/loss")] == [1, 5]
+    assert [e.value for e in events.Scalars("best/val/loss")] == [1.5]
+
+
+def test_each_trial_of_a_sweep_has_its_curves(mixed: Swept) -> None:
     result, _ = mixed
     for trial in result.status["trials"]:
         events = read(result.folder / "trials" / str(trial["number"]))
@@ -65,4 +71,20 @@ def test_each_trial_of_a_sweep_has_its_curves_and_settings(mixed: Swept) -> None
         epochs = range(1, trial["epochs"] + 1)
         curve = [(e.step, e.value) for e in events.Scalars("val/loss")][: len(epochs)]
         assert curve == [(10 * n, pytest.approx(expected_loss(config, n))) for n in epochs]
-        assert hparams(events)["encoder.width"] == trial["params"]["encoder.width"]
+
+
+def test_what_a_trial_reported_is_on_the_disk_before_it_says_that_it_failed(tmp_path: Path) -> None:
+    """TensorBoard reads a file no further once there is a later one, which the driver writes for an ended trial."""
+
+    def start_run(config: RunConfig, folder: Path, report: Report) -> Run:
+        report(3, {"loss/total": 2.0})
+        raise TrainingError("step 4: loss/total is nan")
+
+    space = Space.parse({"encoder.width": [64, 128]}, RunConfig(), "a.yaml")
+    trial = StyleEncoderTrial.__new__(StyleEncoderTrial)
+    asked = {"number": 0, "folder": str(tmp_path / "0"), "params": {"encoder.width": 64}, "gpus": 0.0}
+    storage = SharedFolder(str(tmp_path))
+    trial.setup(asked, start_run=start_run, run=RunConfig(), search=space, threads=1, storage=storage)
+    assert trial.step() == {"done": True, "error": "step 4: loss/total is nan"}
+    assert [e.step for e in read(tmp_path / "0").Scalars("loss/total")] == [3]
+    trial.cleanup()

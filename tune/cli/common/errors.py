@@ -1,10 +1,32 @@
-"""Usage errors that Typer finds, such as an unknown option, as one line."""
+"""The errors that end a command, as they are printed: without passwords, and usage errors of Typer as one line."""
 
+import sys
+import traceback
 from typing import Any
 
 import typer
 
-__all__ = ["usage_message"]
+from tune.config.secrets import masked
+
+__all__ = ["print_error", "print_traceback_with_secrets", "usage_message"]
+
+
+def print_error(message: str) -> None:
+    """Print the one line of an error that the user can fix on stderr."""
+    print(masked(f"nuanced: error: {message}"), file=sys.stderr)
+
+
+def print_traceback_with_secrets(error: Exception) -> bool:
+    """Print the traceback of an unexpected error on stderr if it holds passwords, which are masked.
+
+    Returns:
+        whether it was printed; if not, Python may print it.
+    """
+    text = "".join(traceback.format_exception(error))
+    if masked(text) == text:
+        return False
+    print(masked(text), file=sys.stderr, end="")
+    return True
 
 
 def usage_message(error: typer.TyperException) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from nuanced_core.errors import ConfigError, NuancedError
 from nuanced_core.progress import stderr_console
+from tune.config.secrets import masked
 
 __all__ = ["LogOptions", "log_output"]
 
@@ -88,7 +89,7 @@ def _file_handler(path: Path) -> logging.Handler:
     except OSError as error:
         raise ConfigError(f"--log-file {path}: cannot be written: {error.strerror}; name another file") from None
     handler.setLevel(logging.DEBUG)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
 
 
@@ -98,7 +99,14 @@ def _write_error(file: logging.Handler, error: Exception) -> None:
     file.handle(logging.LogRecord("nuanced", logging.ERROR, __file__, 0, str(error), None, trace))
 
 
-class _LineFormatter(logging.Formatter):
+class _MaskingFormatter(logging.Formatter):
+    """Masks passwords, also in the text of a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+class _LineFormatter(_MaskingFormatter):
     """Prefixes warnings and errors with ``warning:`` and ``error:``."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "Overrides",
     "Source",
     "SweepFolder",
+    "Temp",
     "check_new_or_resumed",
     "expand_home",
     "machines",
@@ -70,22 +71,32 @@ Address = Annotated[
     str | None,
     typer.Option(metavar="auto|HOST:PORT", help="Join this Ray cluster instead of using this machine alone."),
 ]
+Temp = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        callback=expand_home,
+        help="Folder for Ray's temporary files (default: $RAY_TMPDIR, or the system's).",
+    ),
+]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Join the cluster even if it has no authentication.")]
 
 
-def machines(address: str | None, insecure: bool) -> "Machines":
-    """Return the cluster at ``address``, or this machine if it is None.
+def machines(address: str | None, insecure: bool, temp: str | None = None) -> "Machines":
+    """Return the cluster at ``address``, or this machine if it is None, with Ray's temporary folder in ``temp``.
 
     Raises:
-        ConfigError: ``insecure`` without an address.
+        ConfigError: ``insecure`` without an address, or ``temp`` with one.
     """
     from tune.cluster.machines import JoinedCluster, ThisMachine
 
     if address is not None:
+        if temp is not None:
+            raise ConfigError("--temp: a joined cluster has its own folder (ray start --temp-dir); leave it out")
         return JoinedCluster(address, insecure)
     if insecure:
         raise ConfigError("--insecure: concerns a cluster that is joined; give --address too, or leave it out")
-    return ThisMachine()
+    return ThisMachine(temp)
 
 
 def check_new_or_resumed(config: Path | None, resume: Path | None, *, name: str | None, outputs: str | None) -> None:

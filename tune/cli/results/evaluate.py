@@ -15,7 +15,12 @@ __all__ = ["evaluate"]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", callback=expand_home, help="Folder of the encoder.")]
 Clips = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", callback=expand_home, help="Recordings of people instead of the test split."),
+    typer.Option(
+        metavar="DIR",
+        callback=expand_home,
+        help="Recordings of people, a folder or one file, instead of the test split. Files that cannot be used are "
+        "listed with the reason; the exit code is 0 if at least one was evaluated.",
+    ),
 ]
 Sentences = Annotated[int | None, typer.Option(metavar="N", help="Sentences of each test voice (default: 3).")]
 Identity = Annotated[

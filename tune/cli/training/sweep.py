@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from nuanced_core.errors import ConfigError
 from nuanced_core.progress import stderr_console
 from tune.cli.common.options import (
     Address,
@@ -13,6 +14,7 @@ from tune.cli.common.options import (
     Name,
     Outputs,
     Overrides,
+    Temp,
     check_new_or_resumed,
     expand_home,
     machines,
@@ -38,12 +40,17 @@ def sweep(
         list[str] | None,
         typer.Option(metavar="SETTINGS", help="Try these first, as {name: value, ...}; may be repeated."),
     ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Run the settings of failed trials again; with --resume."),
+    ] = False,
     warm_start: Annotated[
         str | None,
         typer.Option(metavar="DIR", callback=expand_home, help="Try the best settings of another sweep first."),
     ] = None,
     address: Address = None,
     insecure: Insecure = False,
+    temp: Temp = None,
 ) -> None:
     """Run many trials, each chosen from the results of those before it.
 
@@ -52,6 +59,8 @@ def sweep(
       nuanced sweep --resume outputs/quickstart --hours 8
     """
     check_new_or_resumed(config, resume, name=name, outputs=outputs)
+    if retry_failed and resume is None:
+        raise ConfigError("--retry-failed: a new sweep has no failed trials; give --resume DIR, or leave it out")
 
     from tune.config.sweep_config import as_override, load_sweep
 
@@ -66,12 +75,12 @@ def sweep(
 
     from tune.sweep.driver import SweepServices, resume_sweep, run_sweep
 
-    services = SweepServices(console=stderr_console(), machines=machines(address, insecure))
+    services = SweepServices(console=stderr_console(), machines=machines(address, insecure, temp))
     if config is not None and settings is not None:
         result = run_sweep(settings, name=name or config.stem, services=services)
     else:
         assert resume is not None
-        result = resume_sweep(resume, overrides=given, services=services)
+        result = resume_sweep(resume, overrides=given, retry_failed=retry_failed, services=services)
     for line in result.lines:
         print(line)
     raise typer.Exit(result.exit_code)

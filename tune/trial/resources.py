@@ -1,8 +1,13 @@
-"""The share of a GPU that a trial needs: measured on a step of the largest trial, or raised after running out of it."""
+"""What a trial needs of a machine, where the settings say ``auto``: a share of a GPU, and memory.
+
+The share of a GPU is measured on a step of the largest trial, or raised after a trial ran out of it; the memory is
+estimated.
+"""
 
 import logging
+import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,7 @@ import optuna
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import ConfigError, NuancedError
-from nuanced_core.training.memory import estimated_memory
+from nuanced_core.training.memory import MEMORY_SETTINGS, estimated_host_memory, estimated_memory
 from tune.cluster.machines import Resources, is_cluster
 from tune.cluster.nodes import on_nodes
 from tune.config.sweep_config import SweepConfig
@@ -27,6 +32,7 @@ __all__ = [
     "measure_peak",
     "out_of_memory",
     "share_for",
+    "with_estimated_memory",
     "with_measured_share",
     "with_whole_gpus",
 ]
@@ -103,17 +109,41 @@ def with_measured_share(
     return config.with_gpus_per_trial(max(shares))
 
 
-def largest_run(config: SweepConfig) -> RunConfig:
-    """Return the run with the largest estimated memory among random draws from the search space."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+def with_estimated_memory(config: SweepConfig) -> SweepConfig:
+    """Replace ``memory_per_trial: auto`` by the estimate of the largest trial, rounded up to 0.1 GB."""
+    if config.sweep.memory_per_trial != "auto":
+        return config
+    needed = estimated_host_memory(largest_run(config, estimated_host_memory))
+    return config.with_memory_per_trial(math.ceil(needed / 1e8) / 10)
+
+
+def largest_run(config: SweepConfig, memory: Callable[[RunConfig], int] = estimated_memory) -> RunConfig:
+    """Return the run with the largest estimated memory among random draws from the search space.
+
+    Args:
+        memory: estimates the bytes that a run takes.
+    """
     runs = [config.run]
-    for _ in range(_SAMPLES):
+    seen: set[str] = set()
+    for params in _draws(config):
+        relevant = repr({name: value for name, value in params.items() if name.startswith(MEMORY_SETTINGS)})
+        if relevant in seen:
+            continue
         try:
-            runs.append(config.search.apply(config.run, config.search.suggest(study.ask())))
+            runs.append(config.search.apply(config.run, params))
         except ConfigError:
             continue  # contradictory settings make no trial
-    return max(runs, key=estimated_memory)
+        seen.add(relevant)
+    return max(runs, key=memory)
+
+
+def _draws(config: SweepConfig) -> Iterator[dict[str, Any]]:
+    """Yield random settings of the search space, if some of those that memory depends on are searched."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    if any(name.startswith(MEMORY_SETTINGS) for name in config.search.names):
+        for _ in range(_SAMPLES):
+            yield config.search.suggest(study.ask())
 
 
 def measure_peak(start_run: StartRun, run: RunConfig) -> Peak:

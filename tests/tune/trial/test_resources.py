@@ -1,4 +1,4 @@
-"""tune.trial.gpu_share: the share of a GPU that is derived from what a step held; the GPU itself is pretended."""
+"""tune.trial.resources: the share of a GPU that is derived from what a step held, and memory; the GPU is pretended."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +9,21 @@ import torch
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import ConfigError
-from nuanced_core.training.memory import estimated_memory
+from nuanced_core.training.memory import estimated_host_memory, estimated_memory
 from tests.tune.conftest import logged
 from tune.cluster.machines import Resources
 from tune.config.sweep_config import load_sweep
-from tune.trial.gpu_share import CONTEXT, HEADROOM, SHARES, Peak, largest_run, measure_peak, share_for, with_whole_gpus
+from tune.trial.resources import (
+    CONTEXT,
+    HEADROOM,
+    SHARES,
+    Peak,
+    largest_run,
+    measure_peak,
+    share_for,
+    with_estimated_memory,
+    with_whole_gpus,
+)
 
 CARD = int(24e9)
 SWEEP = """
@@ -51,6 +61,17 @@ def test_the_largest_trial_of_the_space_is_measured(file: Path) -> None:
     largest = largest_run(config)
     assert (largest.encoder.width, largest.train.spoken) == (2048, 8)
     assert estimated_memory(largest) > estimated_memory(config.run)
+
+
+def test_the_memory_of_the_largest_trial_replaces_auto(file: Path) -> None:
+    config = load_sweep(file, ["sweep.gpus_per_trial=0"])
+    needed = with_estimated_memory(config).sweep.memory
+    assert 0 <= needed - estimated_memory(largest_run(config)) < 1e8
+    on_gpu = load_sweep(file, ["sweep.gpus_per_trial=0.5"])
+    assert 0 <= with_estimated_memory(on_gpu).sweep.memory - estimated_host_memory(on_gpu.run) < 1e8 < needed - 2e9
+    for given, number in (("1.5", 1.5), ("null", None)):
+        config = load_sweep(file, [f"sweep.memory_per_trial={given}"])
+        assert with_estimated_memory(config).sweep.memory_per_trial == number
 
 
 def test_without_a_gpu_trials_run_on_the_cpu_which_is_logged(file: Path) -> None:

@@ -1,0 +1,194 @@
+"""Reading of sound files in all formats that libsndfile knows, and in others if the program ffmpeg is installed.
+
+The format is recognised by a file's content, not by its name. torchaudio's own reader is not used: since version 2.9 it
+needs TorchCodec and the libraries of FFmpeg.
+"""
+
+import io
+import logging
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from nuanced_core.errors import AudioError
+
+__all__ = ["SOUND_SUFFIXES", "is_sound_file", "read_sound"]
+
+logger = logging.getLogger(__name__)
+
+Samples = npt.NDArray[np.float32]
+
+# Endings of names, in lower case: formats that libsndfile reads, then formats that need ffmpeg.
+SOUND_SUFFIXES = (
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",
+    ".w64", ".rf64", ".sph", ".voc",
+    ".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac", ".webm", ".mka", ".mkv", ".weba", ".wma", ".amr", ".ac3",
+    ".wv", ".ape",
+)  # fmt: skip
+# (offset, first bytes, name) of formats that libsndfile does not read.
+_FFMPEG_FORMATS = (
+    (4, b"ftyp", "an MPEG-4 file (m4a, mp4, mov)"),
+    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM file"),
+    (0, b"0&\xb2u", "a Windows Media file (wma)"),
+    (0, b"\xff\xf1", "an AAC file"),
+    (0, b"\xff\xf9", "an AAC file"),
+    (0, b"#!AMR", "an AMR file"),
+    (0, b"\x0bw", "an AC-3 file"),
+    (0, b"wvpk", "a WavPack file"),
+    (0, b"MAC ", "a Monkey's Audio file (ape)"),
+)
+_MALFORMED = 3  # libsndfile's code for a damaged file of a known format
+_BLOCK = 1 << 16  # samples of each channel that are decoded at once
+_UNKNOWN_LENGTH = 1 << 62  # libsndfile reports at least as many samples if the header does not say how many there are
+# Programs that write to a pipe cannot fill in the size afterwards: they promise 0 bytes, or more than this (2 GB).
+_UNKNOWN_SIZE = 0x7F00_0000  # bytes
+_MIN_MISSING_SECONDS = (
+    0.05  # less is not reported: some writers count the header in, and the length of MP3 is estimated
+)
+# Lines of libsndfile's log about a chunk of samples, or else a whole file (W64, RF64), that is shorter than it says.
+_CUT_CHUNK = re.compile(r"^ *(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+
+
+def read_sound(path: Path) -> tuple[Samples, int]:
+    """Read a sound file as float32 samples (T, channels); return them and the sampling rate in Hz.
+
+    A file that holds less than its header promises is read as far as it goes, with a warning.
+
+    Raises:
+        AudioError: the file is missing or empty, or its format cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise AudioError(f"{path}: {_open_problem(path, error)}") from None
+    if not start:
+        raise AudioError(f"{path}: is empty (0 bytes); copy it again, or record it again")
+    try:
+        return _read_with_libsndfile(path)
+    except soundfile.LibsndfileError as error:
+        code, reason = error.code, str(error.error_string).strip(" .")
+    if shutil.which("ffmpeg"):
+        return _read_with_ffmpeg(path)
+    for offset, magic, name in _FFMPEG_FORMATS:
+        if start[offset:].startswith(magic):
+            raise AudioError(
+                f"{path}: is {name}, which only ffmpeg reads; install ffmpeg, or convert it: "
+                f"ffmpeg -i '{path.name}' '{path.stem}.wav'"
+            )
+    if code == _MALFORMED:
+        raise AudioError(f"{path}: is damaged or cut off, so that nothing of it can be read; copy it again")
+    raise AudioError(f"{path}: not a sound file that can be read ({reason}); convert it to WAV")
+
+
+def is_sound_file(path: Path) -> bool:
+    """Return whether libsndfile recognises the content of a file."""
+    try:
+        with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False):
+            return True
+    except (OSError, soundfile.LibsndfileError):
+        return False
+
+
+def _open_problem(path: Path, error: OSError) -> str:
+    if path.is_symlink() and not path.exists():
+        return f"is a link to {path.readlink()}, which does not exist; copy the file itself"
+    if path.is_dir():
+        return "is a folder; name a sound file"
+    if isinstance(error, FileNotFoundError):
+        return "no such file; give a WAV, FLAC, OGG or MP3 file"
+    return f"cannot be opened ({error.strerror}); check its permissions"
+
+
+def _read_with_libsndfile(path: Path) -> tuple[Samples, int]:
+    # Given a descriptor instead of a name, soundfile does not judge by the name: it refuses to read NAME.raw.
+    with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+        rate: int = sound.samplerate
+        samples = _decode(sound)
+        if len(samples) == 0 and (filled_in := _with_unknown_size(path.read_bytes())):
+            with soundfile.SoundFile(io.BytesIO(filled_in)) as again:
+                return _decode(again), rate
+        seconds, promised = len(samples) / rate, _promised_seconds(sound, len(samples))
+        if promised - seconds > _MIN_MISSING_SECONDS:
+            logger.warning("%s: is cut off or damaged: only %.1f s of %.1f s could be read", path, seconds, promised)
+        elif sound.format == "OGG" and _ogg_is_cut(path):
+            logger.warning("%s: is cut off: it ends before its stream does; %.1f s were read", path, seconds)
+        return samples, rate
+
+
+def _decode(sound: soundfile.SoundFile) -> Samples:
+    """Decode a file (T, channels), at once or, if its end is damaged or its length is unknown, in blocks."""
+    if sound.frames < _UNKNOWN_LENGTH:
+        try:
+            whole: Samples = sound.read(dtype="float32", always_2d=True)
+            return whole
+        except (soundfile.LibsndfileError, MemoryError):
+            sound.seek(0)
+    return _decode_in_blocks(sound)
+
+
+def _decode_in_blocks(sound: soundfile.SoundFile) -> Samples:
+    """Decode a file up to the first error; not for MP3, whose decoder soundfile disturbs by a seek after each block."""
+    blocks: list[Samples] = []
+    while True:
+        block = np.full((_BLOCK, sound.channels), np.nan, np.float32)
+        try:
+            read = len(sound.read(out=block))
+        except soundfile.LibsndfileError:
+            # libsndfile has written what it decoded before the error, but does not say how much that is.
+            written = np.flatnonzero(~np.isnan(block[:, 0]))
+            blocks.append(block[: written[-1] + 1] if len(written) else block[:0])
+            break
+        blocks.append(block[:read])
+        if read < _BLOCK:
+            break
+    return np.concatenate(blocks)
+
+
+def _promised_seconds(sound: soundfile.SoundFile, decoded: int) -> float:
+    """Return how long the file is by its header, or by its size if that is unknown."""
+    frames = sound.frames if sound.frames < _UNKNOWN_LENGTH else decoded
+    sizes = [(int(promised), int(held)) for promised, held in _CUT_CHUNK.findall(sound.extra_info)]
+    # Of a whole file, the header is a small part.
+    if sizes and sizes[-1][0] < _UNKNOWN_SIZE and sizes[-1][1] > 0:
+        frames = max(frames, round(decoded * sizes[-1][0] / sizes[-1][1]))
+    return float(frames / sound.samplerate)
+
+
+def _with_unknown_size(wav: bytes) -> bytes | None:
+    """Return a WAV file whose samples have a size of 0 in the header with the largest size there; None for others."""
+    at = wav.find(b"data\0\0\0\0")
+    if not wav.startswith(b"RIFF") or at < 0 or at + 8 == len(wav):
+        return None
+    return wav[: at + 4] + b"\xff" * 4 + wav[at + 8 :]
+
+
+def _ogg_is_cut(path: Path) -> bool:
+    """Return whether the last page of an Ogg file is incomplete, or not marked as the last one (RFC 3533)."""
+    largest = 27 + 255 + 255 * 255  # bytes of a page
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - largest))
+        end = file.read()
+    page = end[max(0, end.rfind(b"OggS")) :]
+    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    return len(page) < 27 + len(segments) + sum(segments) or not segments or not page[5] & 4
+
+
+def _read_with_ffmpeg(path: Path) -> tuple[Samples, int]:
+    """Decode the first audio stream with the program ffmpeg, at its own rate and with its own channels."""
+    # "file:" keeps ffmpeg from taking a name such as "http:a.m4a" for an address.
+    source = ["-i", f"file:{path}", "-map", "0:a:0"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", *source, "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
+    result = subprocess.run(command, capture_output=True, check=False)
+    message = (result.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
+    if result.returncode != 0 or not result.stdout:
+        raise AudioError(f"{path}: not a sound file that can be read (ffmpeg: {message}); convert it to WAV")
+    if result.stderr:
+        logger.warning("%s: may be damaged or cut off; ffmpeg: %s", path, message)
+    with soundfile.SoundFile(io.BytesIO(result.stdout)) as sound:
+        return _decode(sound), sound.samplerate

@@ -84,7 +84,7 @@ class WhisperFeatures:
         """
         read = tuple(range(self.layers)) if layers is None else tuple(layers)
         segments = self._segments(audio, read)
-        while block := list(segments):
+        while block := list(islice(segments, BLOCK)):
             yield torch.cat(block, dim=1)
             block.clear()  # before the next one is encoded
 

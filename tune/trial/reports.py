@@ -8,7 +8,7 @@ from typing import Any
 
 from tune.config.secrets import masked
 
-__all__ = ["ERROR_FILE", "pack_scalars", "unpack_scalars", "write_error_file"]
+__all__ = ["ERROR_FILE", "pack_scalars", "raise_without_secrets", "unpack_scalars", "write_error_file"]
 
 # In the folder of a trial that met an unexpected error: the reason in one line, then the traceback.
 ERROR_FILE = "error.txt"
@@ -23,6 +23,13 @@ def pack_scalars(scalars: Mapping[str, float]) -> dict[str, str]:
 def unpack_scalars(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a Ray result with the scalars of ``pack_scalars`` as entries of their own."""
     return {**result, **json.loads(result.get(_SCALARS, "{}"))}
+
+
+def raise_without_secrets(error: Exception) -> None:
+    """Raise a RuntimeError in place of an error whose text or traceback holds passwords, with these masked."""
+    text = "".join(traceback.format_exception(error))
+    if masked(text) != text:
+        raise RuntimeError(masked(f"{type(error).__name__}: {error}")) from None
 
 
 def write_error_file(folder: Path, error: Exception) -> None:

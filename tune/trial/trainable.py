@@ -17,7 +17,7 @@ from tune.cluster.node_preparation import UnfitNodeError
 from tune.cluster.shared_storage import SharedFolder, scratch_folder
 from tune.config.space import Space
 from tune.trial.protocol import CONFIG_FILE, Run, StartRun
-from tune.trial.reports import ERROR_FILE, pack_scalars, write_error_file
+from tune.trial.reports import ERROR_FILE, pack_scalars, raise_without_secrets, write_error_file
 from tune.trial.resources import CONTEXT, out_of_memory
 from tune.trial.tensorboard import TensorBoardReport
 
@@ -107,6 +107,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
                 return {"done": True, **out_of_memory(self._trial["gpus"])}
             write_error_file(self._folder, error)
             self._try_push()
+            raise_without_secrets(error)  # Ray writes it to the disk
             raise
 
     def cleanup(self) -> None:

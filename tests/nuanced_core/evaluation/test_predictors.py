@@ -114,7 +114,7 @@ def test_predictions_do_not_depend_on_held_out_voices(setup: PredictorSetup, tmp
     expected = setup.predictors()(features, mask, [7] * 5)
     paths = {name: tmp_path / "voices" / f"{name}.npy" for name in setup.models.voices.names}
     for held_out in ("af_sky", "bm_lewis", *TEST_VOICES):
-        np.save(paths[held_out], np.full((510, 1, 256), np.nan, np.float32))
+        np.save(paths[held_out], np.full((510, 1, 256), 1e6, np.float32))
     setup.models.voices = VoiceBank(paths)
     found = setup.predictors()(features, mask, [7] * 5)
     assert all(torch.equal(found[name], styles) for name, styles in expected.items())

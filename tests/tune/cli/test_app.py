@@ -157,7 +157,7 @@ def test_completion_has_a_script_and_proposes_commands_and_options(
     assert main([]) == 0
     assert "_NUANCED_COMPLETE=complete_bash" in capsys.readouterr().out
     assert _completed("nuanced s", capsys, monkeypatch) == {"sweep", "status"}
-    assert _completed("nuanced sweep --t", capsys, monkeypatch) == {"--trials"}
+    assert _completed("nuanced sweep --tr", capsys, monkeypatch) == {"--trials"}
     assert _completed("nuanced status --log", capsys, monkeypatch) == {"--log-file"}
 
 
@@ -173,7 +173,7 @@ def test_help_and_completion_import_nothing_heavy() -> None:
     script = (
         "import os, sys\nfrom tune.cli.app import main\n"
         "main(['--help'])\nmain(['sweep', '--help'])\n"
-        "os.environ.update(_NUANCED_COMPLETE='complete_bash', COMP_WORDS='nuanced sweep --t', COMP_CWORD='2')\n"
+        "os.environ.update(_NUANCED_COMPLETE='complete_bash', COMP_WORDS='nuanced sweep --tr', COMP_CWORD='2')\n"
         "main([])\n"
         "print([m for m in ('torch', 'ray', 'optuna', 'numpy') if m in sys.modules])"
     )

@@ -39,6 +39,17 @@ def test_a_sound_machine_has_no_problem_even_before_models_are_fetched() -> None
     assert found["whisper-base files"].value == "not fetched yet"
 
 
+def test_what_keeps_ray_from_starting_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    problem = examined()["Ray's files"].problem
+    assert problem is not None and "not a folder that can be written; name another folder with --temp DIR" in problem
+    monkeypatch.delenv("RAY_TMPDIR")
+    monkeypatch.setattr(sys, "executable", "/opt/it's/bin/python")
+    problem = examined()["Ray's files"].problem
+    assert problem is not None and "make the virtual environment in another folder" in problem
+
+
 def test_a_machine_that_is_too_small_is_a_problem() -> None:
     problem = examined(cpus_per_trial=4000)["machine"].problem
     assert problem is not None and "sweep.cpus_per_trial: 4000" in problem

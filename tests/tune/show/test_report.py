@@ -35,15 +35,16 @@ def test_status_has_exactly_the_shape_that_is_promised(tmp_path: Path) -> None:
     study = swept(tmp_path)
     params = [trial.user_attrs["params"] for trial in study.trials]
     mark(study, "running")
+    trials = [
+        {"number": 0, "state": "complete", "value": 0.9, "epochs": 1, "params": params[0], "error": None},
+        {"number": 1, "state": "failed", "value": None, "epochs": 0, "params": params[1], "error": "no memory"},
+        {"number": 2, "state": "running", "value": 0.1, "epochs": 1, "params": params[2], "error": None},
+        {"number": 3, "state": "complete", "value": 0.4, "epochs": 1, "params": params[3], "error": None},
+    ]
     assert status(tmp_path) == {
         "state": "running",
-        "trials": [
-            {"number": 0, "state": "complete", "value": 0.9, "epochs": 1, "params": params[0], "error": None},
-            {"number": 1, "state": "failed", "value": None, "epochs": 0, "params": params[1], "error": "no memory"},
-            {"number": 2, "state": "running", "value": 0.1, "epochs": 1, "params": params[2], "error": None},
-            {"number": 3, "state": "complete", "value": 0.4, "epochs": 1, "params": params[3], "error": None},
-        ],
-        "best": {"number": 3, "value": 0.4, "skill": -0.4, "params": params[3]},
+        "trials": [{**trial, "retry_of": None, "repeat_of": None} for trial in trials],
+        "best": {"number": 3, "value": 0.4, "skill": -0.4, "params": params[3], "seeds": None},
         "pareto": [],
     }
 

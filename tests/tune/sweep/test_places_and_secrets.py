@@ -37,7 +37,7 @@ class VaultFileSystem(LocalFileSystem):
         self.url = url
     @classmethod
     def _strip_protocol(cls, path):
-        return "/" + path.rpartition("@host/")[2].lstrip("/")
+        return super()._strip_protocol(path.rpartition("@host")[2])
 """
 # The command with the toy's training. One trial fails with an error that quotes the URL, another looks for the password
 # in files and command lines while the sweep runs.
@@ -70,12 +70,12 @@ sys.exit(main(sys.argv[1:]))
 SETTINGS = """
 train: {epochs: 1}
 data: {sentences: mine.txt}
-search: {encoder.width: [32, 40, 48]}
+search: {encoder.width: [32, 40, 48, 56]}
 sweep:
   storage: sqlite:///study.db
   shared: env:VAULT_URL
   max_failures: 0
-  enqueue: [{encoder.width: 32}, {encoder.width: 40}]
+  enqueue: [{encoder.width: 32}, {encoder.width: 40}, {encoder.width: 48}]
 """
 
 

@@ -166,7 +166,7 @@ def test_a_finished_sweep_is_extended_and_a_changed_space_taken_where_it_can_be(
         resume(tmp_path, "sweep.trials=4", "search.encoder.width=[64, 128]")
     with pytest.raises(ConfigError, match=r"data\.val_voices: was .*trials could not be compared"):
         resume(tmp_path, "sweep.trials=4", "data.val_voices=[af_sky]")
-    with pytest.raises(ConfigError, match=r"sweep\.shared: was None, would be elsewhere"):
+    with pytest.raises(ConfigError, match=r"sweep\.shared: was None, would be .*/elsewhere: unfinished"):
         resume(tmp_path, "sweep.trials=4", "sweep.shared=elsewhere")
     widened = ["sweep.trials=4", "search.train.learning_rate.low=1.0e-6", "search.encoder.depth=[1, 2]"]
     result, _ = resume(tmp_path, *widened)

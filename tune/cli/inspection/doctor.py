@@ -29,8 +29,11 @@ def doctor(
 
     settings = None if config is None else load(config)
     sweep_machines = machines(address, insecure)
-    with sweep_machines.joined():
-        findings = examine(settings) if address is None else examine_nodes(sweep_machines.resources(), settings)
+    if address is None:
+        findings = examine(settings)
+    else:
+        with sweep_machines.joined():
+            findings = examine_nodes(sweep_machines.resources(), settings)
     for finding in findings:
         print(f"{finding.name:18} {finding.value}")
     problems = [finding for finding in findings if finding.problem]

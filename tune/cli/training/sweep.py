@@ -41,8 +41,7 @@ def sweep(
         typer.Option(metavar="SETTINGS", help="Try these first, as {name: value, ...}; may be repeated."),
     ] = None,
     retry_failed: Annotated[
-        bool,
-        typer.Option("--retry-failed", help="Run the settings of failed trials again; with --resume."),
+        bool, typer.Option("--retry-failed", help="With --resume: run the settings of failed trials again.")
     ] = False,
     warm_start: Annotated[
         str | None,
@@ -81,6 +80,5 @@ def sweep(
     else:
         assert resume is not None
         result = resume_sweep(resume, overrides=given, retry_failed=retry_failed, services=services)
-    for line in result.lines:
-        print(line)
+    print(*result.lines, sep="\n")
     raise typer.Exit(result.exit_code)

@@ -56,3 +56,9 @@ def test_dotted_names_list_every_setting_once() -> None:
 )
 def test_a_spelling_hint_suggests_the_most_similar_name_or_lists_all(name: str, hint: str) -> None:
     assert spelling_hint(name, ["encoder.width", "train.epochs"]) == hint
+
+
+def test_a_text_that_is_not_utf_8_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(RunConfig, {"data": {"voices": ["af_heart", "a\udcff"]}}, "a.yaml")
+    assert str(caught.value) == "a.yaml: data.voices: 'a\\udcff': holds bytes that are not UTF-8; rename it"

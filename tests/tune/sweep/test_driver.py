@@ -196,6 +196,10 @@ def test_a_name_that_is_no_folder_s_is_refused(tmp_path: Path, name: str) -> Non
     assert "not the name of a folder" in str(refused(tmp_path, name=name))
 
 
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    assert "toy\\udcff': holds bytes that are not UTF-8" in str(refused(tmp_path, name="toy\udcff"))
+
+
 @pytest.mark.parametrize("override", ["sweep.cpus_per_trial=4000", "sweep.gpus_per_trial=900"])
 def test_more_than_the_machine_has_is_refused(tmp_path: Path, override: str) -> None:
     error = refused(tmp_path, override)

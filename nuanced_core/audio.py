@@ -153,6 +153,9 @@ def _mono(path: Path, samples: Samples) -> Samples:
         reason = f"of its {len(levels)} channels, {', '.join(silent)} {'is' if len(silent) == 1 else 'are'} silent"
     else:
         quieter = 20 * math.log10(levels[loudest] / max(level, 1e-6 * levels[loudest]))
-        reason = f"its {len(levels)} channels cancel each other out: their mean is {quieter:.0f} dB quieter than one"
+        # The mean of channels with nothing in common has this level.
+        cancel = level < 0.9 * float(np.sqrt(np.square(levels).sum())) / len(levels)
+        relation = "cancel each other out" if cancel else "differ in level"
+        reason = f"its {len(levels)} channels {relation}: their mean is {quieter:.0f} dB quieter than one"
     logger.warning("%s: %s; channel %d was used instead of the mean", path, reason, loudest + 1)
     return np.ascontiguousarray(samples[:, loudest])

@@ -47,9 +47,8 @@ _BLOCK = 1 << 16  # samples of each channel that are decoded at once
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile reports at least as many samples if the header does not say how many there are
 # Programs that write to a pipe cannot fill in the size afterwards: they promise 0 bytes, or more than this (2 GB).
 _UNKNOWN_SIZE = 0x7F00_0000  # bytes
-_MIN_MISSING_SECONDS = (
-    0.05  # less is not reported: some writers count the header in, and the length of MP3 is estimated
-)
+# Less that is missing is not reported: some writers count the header in, and the length of MP3 is estimated.
+_MIN_MISSING_SECONDS = 0.05
 # Lines of libsndfile's log about a chunk of samples, or else a whole file (W64, RF64), that is shorter than it says.
 _CUT_CHUNK = re.compile(r"^ *(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
@@ -125,7 +124,8 @@ def _decode(sound: soundfile.SoundFile) -> Samples:
     """Decode a file (T, channels), at once or, if its end is damaged or its length is unknown, in blocks."""
     if sound.frames < _UNKNOWN_LENGTH:
         try:
-            whole: Samples = sound.read(dtype="float32", always_2d=True)
+            # soundfile wants the number for formats in which it cannot seek, such as GSM 6.10.
+            whole: Samples = sound.read(sound.frames, dtype="float32", always_2d=True)
             return whole
         except (soundfile.LibsndfileError, MemoryError):
             sound.seek(0)

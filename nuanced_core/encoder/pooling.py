@@ -26,6 +26,7 @@ __all__ = [
     "QueryPooling",
     "mean_over_time",
     "std_over_time",
+    "whole_mask",
 ]
 
 SCORE_CHANNELS = 128  # hidden channels of a frame's score
@@ -53,7 +54,7 @@ class Pooling(nn.Module):
         others one block.
         """
         frames = torch.cat(list(blocks), dim=1)
-        return self(frames, _all_frames(frames))  # type: ignore[no-any-return]
+        return self(frames, whole_mask(frames))  # type: ignore[no-any-return]
 
 
 class MeanPooling(Pooling):
@@ -226,8 +227,8 @@ def _weighted_mean(frames: Tensor, weights: Tensor) -> Tensor:
     return torch.cat(means, dim=1)
 
 
-def _all_frames(frames: Tensor) -> Tensor:
-    """Return the mask (B, T) of frames (B, T, C) without padding."""
+def whole_mask(frames: Tensor) -> Tensor:
+    """Return the mask (B, T) of clips without padding, for frames (B, T, C)."""
     return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
 
 

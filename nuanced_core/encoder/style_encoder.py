@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nuanced_core.config.settings import Encoder, Features, Settings
 from nuanced_core.config.validation import validate
-from nuanced_core.encoder.pooling import EPSILON, POOLINGS, mean_over_time, std_over_time
+from nuanced_core.encoder.pooling import EPSILON, POOLINGS, mean_over_time, std_over_time, whole_mask
 from nuanced_core.errors import ConfigError, WeightsError
 from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE, TIMBRE_SIZE
@@ -191,13 +191,13 @@ class StyleEncoder(nn.Module):
         frames = self._frames_of_blocks(blocks(), channel)
         first, second = next(frames), next(frames, None)
         if second is None:
-            return self.pooling(first, _whole_mask(first))  # type: ignore[no-any-return]
+            return self.pooling(first, whole_mask(first))  # type: ignore[no-any-return]
         return self.pooling.blocks(chain((first, second), frames))
 
     def _frames_of_blocks(self, blocks: Iterable[Tensor], channel: tuple[Tensor, Tensor] | None) -> Iterator[Tensor]:
         for block in blocks:
             features = block[None].to(self.mean_pack.device)
-            mask = _whole_mask(features[:, 0])
+            mask = whole_mask(features[:, 0])
             yield self._process(self._normalise(features, mask), mask, channel)
 
     def styles(self, pooled: Tensor, phoneme_counts: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ class StyleEncoder(nn.Module):
         parts = []
         for block in blocks:
             features = block[None].to(self.mean_pack.device)
-            x = self._normalise(features, _whole_mask(features[:, 0])).double()
+            x = self._normalise(features, whole_mask(features[:, 0])).double()
             parts.append((block.shape[1], x.sum(dim=1), x.square().sum(dim=1)))
         if len(parts) == 1:
             return None
@@ -349,11 +349,6 @@ class _BatchNorm(nn.BatchNorm1d):
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         return super().forward(x)
-
-
-def _whole_mask(frames: Tensor) -> Tensor:
-    """Return the mask (B, T) of clips without padding, for frames (B, T, C)."""
-    return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
 
 
 def _trunk(channels: int, settings: Encoder) -> nn.Sequential:

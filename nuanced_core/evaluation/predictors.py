@@ -100,10 +100,6 @@ class StylePredictors:
         distance = float(self.nearest.scaler.distance(pooled))
         return self._styles(pooled, encoder_pooled, [phoneme_count]), distance
 
-    def distance(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Return the distance (B,) of clips from the mean training clip, see ``FeatureScaler.distance``."""
-        return self.nearest.scaler.distance(pooled_features(features, mask).cpu())
-
     def _styles(self, pooled: Tensor, encoder_pooled: Tensor, phoneme_counts: Sequence[int]) -> dict[str, Tensor]:
         """Predict the styles of clips from their pooled features (B, C) and the encoder's own (B, P)."""
         nearest = zip(self.nearest(pooled), phoneme_counts, strict=True)

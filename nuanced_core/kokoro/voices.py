@@ -40,10 +40,8 @@ def read_pack(path: Path) -> Tensor:
     Raises:
         VoiceError: the file cannot be read, or has another shape, integers, or values that are not finite.
     """
-    shape, fix = (
-        (PACK_ROWS, 1, STYLE_SIZE),
-        "give the .npy file of a voice of Kokoro-82M v1.0; 'nuanced weights' has them",
-    )
+    shape = (PACK_ROWS, 1, STYLE_SIZE)
+    fix = "give the .npy file of a voice of Kokoro-82M v1.0; 'nuanced weights' has them"
     try:
         pack = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

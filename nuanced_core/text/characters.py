@@ -10,7 +10,10 @@ __all__ = ["foreign_characters", "has_latin_letters", "script_name", "unify_char
 _VARIANT_FORMS = ("<wide>", "<narrow>", "<font>", "<noBreak>", "<circle>", "<initial>", "<medial>", "<final>")
 _REPLACED = str.maketrans(
     {
+        "\u00b4": "'",  # acute accent, typed as an apostrophe
+        "\u02bc": "'",  # modifier letter apostrophe
         "\u2010": "-",  # hyphen
+        "\u2116": "No.",  # numero sign
         "\u2212": "-",  # minus sign
         "\u2015": "\u2014",  # horizontal bar
         "\u3001": ",",

@@ -60,13 +60,14 @@ _FIRST_RULES: _Rules = (
     (re.compile(r"\b(\d{3,4})p\b"), r"\1 p"),  # lines of a screen, not pence
     (re.compile(rf"\b({'|'.join(_TITLES)})\.(?= [A-Z])"), lambda m: _TITLES[m[1]]),
     (re.compile(rf"\b({'|'.join(_NUMBERED)})\. ?(?=\d)"), lambda m: _NUMBERED[m[1]] + " "),
+    (re.compile(r"\betc\.(?= [A-Z])"), "et cetera."),  # damga drops the period, here the end of a sentence
 )
 _LAST_RULES: _Rules = (
     (re.compile(r"(?<=[a-z]) ([ap]) m\b(?!')"), lambda m: f" {m[1].upper()}M"),
     (re.compile(r"(?<=\d),(?=\d{3})"), ""),
     (re.compile(r"(?<=\d)\.(?=\d)"), " point "),
 )
-_INITIALISM = re.compile(r"(?<![\w.])(?:[A-Za-z]\.){2,}")
+_INITIALISM = re.compile(r"(?<![\w.])[A-Za-z](?:\.[A-Za-z])+\b\.?(?!\w)")
 
 
 def expand(text: str) -> str:
@@ -80,7 +81,10 @@ def expand(text: str) -> str:
 
 
 def hyphenate_initialisms(text: str) -> str:
-    """Write U.S. as U-S, which espeak reads letter by letter without pausing at each period."""
+    """Write U.S. as U-S, which espeak reads letter by letter without pausing at each period.
+
+    The letter A becomes "eh", which espeak reads as its name: it would read L-A as "ella".
+    """
     return _INITIALISM.sub(lambda m: _without_periods(m[0], text[m.end() :]), text)
 
 
@@ -117,5 +121,5 @@ def _fraction(whole: str | None, fraction: str) -> str:
 
 
 def _without_periods(initialism: str, rest: str) -> str:
-    letters = "-".join(initialism.split(".")).rstrip("-")
-    return letters + "." if not rest.strip(" \"'\u201d\u2019)") else letters
+    letters = "-".join("eh" if letter in "Aa" else letter for letter in initialism.rstrip(".").split("."))
+    return letters + "." if initialism.endswith(".") and not rest.strip(" \"'\u201d\u2019)") else letters

@@ -78,8 +78,8 @@ class Phonemizer:
         return self._cache[sentence]
 
     def _warn_of_unknown_symbols(self, phonemes: str, sentence: str) -> None:
-        # espeak marks syllables with diacritics, which are no sounds.
-        sounds = {symbol for symbol in phonemes if not unicodedata.combining(symbol)}
+        # Brackets have no sound, nor have the diacritics with which espeak marks syllables.
+        sounds = {symbol for symbol in phonemes if unicodedata.category(symbol)[0] not in "MP"}
         unknown = sorted(sounds - self._symbols) if self._symbols else []
         if unknown:
             named = ", ".join(map(repr, unknown))

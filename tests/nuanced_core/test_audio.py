@@ -46,6 +46,7 @@ NOISE = 0.1 * torch.randn(12_000, generator=torch.Generator().manual_seed(0))
         ([_tone(24_000), 0 * NOISE], 0, "of its 2 channels, 2 is silent; channel 1 was used"),
         ([1e-3 * NOISE, 0 * NOISE, 1e-3 * NOISE, _tone(24_000)], 3, "of its 4 channels, 1, 2, 3 are silent; channel 4"),
         ([_tone(24_000), NOISE, -_tone(24_000)], 0, "its 3 channels cancel each other out"),
+        ([0.1 * _tone(24_000), _tone(24_000)], 1, "its 2 channels differ in level: their mean is 5 dB quieter"),
         ([_tone(24_000), 0.4 * _tone(24_000)], None, None),
         ([NOISE, NOISE.flip(0)], None, None),
         ([_tone(24_000)] * 6, None, None),

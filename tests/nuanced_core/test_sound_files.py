@@ -51,6 +51,7 @@ def no_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("WAV", "FLOAT", 0),
         ("WAV", "DOUBLE", 0),
         ("WAV", "ULAW", 0.05),
+        ("WAV", "GSM610", 0.3),
         ("RF64", "PCM_16", 1e-4),
         ("W64", "PCM_16", 1e-4),
         ("AIFF", "PCM_16", 1e-4),

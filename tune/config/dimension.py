@@ -8,7 +8,7 @@ the list, has one of its values.
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ __all__ = [
 
 _RANGE_KEYS = ("low", "high", "log", "step")
 _KEYS = (*_RANGE_KEYS, "choices", "when")
+_STEP_TOLERANCE = 1e-8  # in steps; Optuna's
 
 # Allowed values of other settings, by dotted name.
 Condition = Mapping[str, tuple[Any, ...]]
@@ -77,14 +78,14 @@ class Range:
         return number(self.low), number(self.high)
 
     @property
-    def all_values(self) -> Sequence[int | float] | None:
+    def all_values(self) -> Iterable[int | float] | None:
         """All values that can be suggested, in order; None if there is no limit to their number."""
         if self.is_integer:
             return range(int(self.low), int(self.high) + 1, 1 if self.step is None else int(self.step))
         if self.step is None:
             return None
         low, high, step = float(self.low), float(self.high), float(self.step)
-        return [min(low + n * step, high) for n in range(round((high - low) / step) + 1)]
+        return (min(low + n * step, high) for n in range(round((high - low) / step) + 1))
 
     def allows(self, value: Any) -> bool:
         """Return whether ``value`` can be suggested; never in a range of floats, where rounding would decide."""
@@ -103,12 +104,16 @@ class Range:
         """Convert a value that a user wrote to the form in which Optuna stores it.
 
         Raises:
-            ConfigError: the value is not in the range.
+            ConfigError: the value is not in the range, or no step reaches it: Optuna would sample another one.
         """
         is_number = isinstance(value, int if self.is_integer else int | float) and not isinstance(value, bool)
-        if not is_number or not self.low <= value <= self.high:
+        if not is_number or not self.low <= value <= self.high or not self._is_on_step(value):
             raise ConfigError(f"{place}: {value!r}: not in {json.dumps(self.as_yaml())}")
         return int(value) if self.is_integer else float(value)
+
+    def _is_on_step(self, value: int | float) -> bool:
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return abs(steps - round(steps)) < _STEP_TOLERANCE
 
     def as_yaml(self) -> dict[str, Any]:
         """Return the YAML form of the range."""

@@ -177,6 +177,14 @@ class Space:
                 found[name] = f"is searched only when {when}; {fix}"
         return found
 
+    def is_complete(self, params: Mapping[str, Any]) -> bool:
+        """Return whether a trial with the values ``params`` searches exactly these settings, and all are allowed."""
+        try:
+            self.as_stored(params, "search")
+        except ConfigError:
+            return False
+        return params.keys() == {name for name in self.dimensions if self._is_searched(name, params)}
+
     @property
     def names(self) -> list[str]:
         """The searched settings, by dotted name."""

@@ -128,7 +128,10 @@ def parse_sweep(data: Mapping[str, Any], place: str, overrides: Sequence[str] = 
     run = _on_trial_device(run, sweep, place)
     search = Space.parse(search_data, run, place)
     _refuse_fixed_and_searched(search, overrides)
-    _check_sampler(sweep, search, place)
+    # A sweep that a sampler was accepted for is still read and resumed.
+    saved = data.get("sweep") if "record" in data else None
+    accepted = saved.get("sampler") if isinstance(saved, Mapping) else None
+    _check_sampler(sweep, search, place, accepted)
     return SweepConfig(run, search, sweep)
 
 
@@ -199,8 +202,11 @@ def _refuse_fixed_and_searched(search: Space, overrides: Sequence[str]) -> None:
             )
 
 
-def _check_sampler(sweep: SweepSettings, search: Space, place: str) -> None:
+def _check_sampler(sweep: SweepSettings, search: Space, place: str, accepted: str | None) -> None:
     """Refuse a sampler that could not search the space, and repeats whose seed is searched.
+
+    Args:
+        accepted: sampler that the sweep has begun with, perhaps before it was refused.
 
     Raises:
         ConfigError: one line that names both settings.
@@ -215,7 +221,8 @@ def _check_sampler(sweep: SweepSettings, search: Space, place: str) -> None:
         raise ConfigError(
             f"{sampler} the search space has more than {MOST_COUNTED} combinations; list fewer values, or take tpe"
         )
-    if sweep.sampler == "cmaes" and not any(isinstance(d, Range) and not d.when for d in search.dimensions.values()):
+    has_free_range = any(isinstance(d, Range) and not d.when for d in search.dimensions.values())
+    if sweep.sampler == "cmaes" and accepted != "cmaes" and not has_free_range:
         raise ConfigError(
             f"{sampler} learns only about ranges without a condition, and search has none, so it would sample at "
             "random; take tpe, gp or random"

@@ -80,7 +80,9 @@ class DistinctDraws:
         if self._is_new(params):
             return params
         if self._untried is not None:
-            left = [params for params in self._untried.values() if self._agrees(params, draft.fixed)]
+            left = list(self._untried.values())
+            if draft.fixed:
+                left = [params for params in left if self._agrees(params, draft.fixed)]
             return random.Random(self._settings.seed + number).choice(left) if left else params
         draft.sampler = optuna.samplers.RandomSampler(seed=self._settings.seed + number)
         for _ in range(_RANDOM_DRAWS):

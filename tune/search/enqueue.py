@@ -8,6 +8,7 @@ A failed trial that is run again stays failed; the trial that replaces it has it
 
 import json
 import logging
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,9 +21,9 @@ from nuanced_core.paths import user_path
 from tune.config.space import SEED, Space
 from tune.config.sweep_config import SweepConfig
 from tune.search.results import ranked
-from tune.search.study import REPEAT, REPEAT_OF, RETRY_OF, read_study
+from tune.search.study import REPEAT, REPEAT_OF, RETRY_OF, RUN, read_study
 
-__all__ = ["enqueue", "enqueue_failed", "enqueue_repeats"]
+__all__ = ["enqueue", "enqueue_failed", "enqueue_repeats", "next_trial"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,10 @@ def enqueue(study: optuna.Study, config: SweepConfig) -> None:
     for i, params in enumerate(config.sweep.enqueue):
         place = f"sweep.enqueue[{i}]"
         stored = config.search.as_stored(params, place)
-        for name, reason in config.search.unused(params).items():
-            raise ConfigError(f"{place}: {name}: {reason}")
         earlier = _trial_with(study, stored)
         if earlier is None:
+            for name, reason in config.search.unused(params).items():
+                raise ConfigError(f"{place}: {name}: {reason}")
             study.enqueue_trial(stored)
         else:
             logger.info("%s: %s: left out: %s", place, json.dumps(params), _outcome(earlier))
@@ -76,10 +77,14 @@ def enqueue_failed(study: optuna.Study, config: SweepConfig) -> int:
     return count
 
 
-def enqueue_repeats(study: optuna.Study, repeats: int, number: int | None = None) -> int:
+def enqueue_repeats(study: optuna.Study, space: Space, run_key: str, repeats: int, number: int | None = None) -> int:
     """Enqueue the complete trials of a study with other seeds, and return the number of trials added.
 
+    Trials of another run, or with settings that a trial of ``space`` could not have, are not repeated: their repeats
+    would differ from them in more than the seed.
+
     Args:
+        run_key: key of the run that is searched now, as in the attribute ``run``.
         repeats: seeds that each complete trial is to be trained with, its own included.
         number: of the trial to repeat; None: all that are no repeats themselves, the best one first.
     """
@@ -88,7 +93,14 @@ def enqueue_repeats(study: optuna.Study, repeats: int, number: int | None = None
         return 0
     existing = {(t.user_attrs[REPEAT_OF], t.user_attrs[REPEAT]) for t in trials if REPEAT in t.user_attrs}
     first = [trials[number]] if number is not None else [t for t in trials if REPEAT not in t.user_attrs]
-    complete = [trial for trial in first if trial.state == TrialState.COMPLETE]
+    first_key = study.user_attrs.get(RUN, run_key)
+    complete = [
+        trial
+        for trial in first
+        if trial.state == TrialState.COMPLETE
+        and trial.user_attrs.get(RUN, first_key) == run_key
+        and space.is_complete(_without_seed(space, trial.user_attrs.get("params", {})))
+    ]
     count = 0
     for trial in sorted(complete, key=lambda trial: trial.values[0]):
         for repeat in range(1, repeats):
@@ -96,6 +108,21 @@ def enqueue_repeats(study: optuna.Study, repeats: int, number: int | None = None
                 study.enqueue_trial(dict(trial.params), {REPEAT_OF: trial.number, REPEAT: repeat})
                 count += 1
     return count
+
+
+def next_trial(study: optuna.Study, retries: deque[int]) -> optuna.Trial:
+    """Return the study's next trial.
+
+    Args:
+        retries: Optuna's ids of the enqueued trials that replace failed ones. They come first: the budget has room for
+            them, which other enqueued trials would take.
+    """
+    if not retries:
+        return study.ask()
+    trial_id = retries.popleft()
+    study._storage.set_trial_state_values(trial_id, TrialState.RUNNING)  # as study.ask does with the first one waiting
+    study._thread_local.cached_all_trials = None
+    return optuna.Trial(study, trial_id)
 
 
 def _checked(space: Space, run: RunConfig, params: Mapping[str, Any]) -> dict[str, Any]:

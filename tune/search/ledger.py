@@ -21,7 +21,7 @@ from nuanced_core.errors import ConfigError, DiskError
 from tune.config.space import SEED, Space
 from tune.config.sweep_settings import SweepSettings
 from tune.search.distinct import DistinctDraws, base_key
-from tune.search.enqueue import enqueue_repeats
+from tune.search.enqueue import enqueue_repeats, next_trial
 from tune.search.journal import sync_study
 from tune.search.results import Ending, TrialWatcher, epoch_metrics
 from tune.search.study import METRIC, REPEAT, RETRY_OF, RUN
@@ -72,12 +72,14 @@ class TrialLedger:
         self._trials_folder, self._settings = trials_folder, settings
         self.closed: str | None = None
         self.disk_error: DiskError | None = None
-        self._waiting = 0  # enqueued trials
+        self._waiting = 0  # enqueued trials; below 0 if others enqueue some meanwhile
         self._run_key = base_key(run)
         self._first_run_key = self._first_key()
         self._add_repeats()
         trials = study.get_trials(deepcopy=False)
-        self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        self._waiting = sum(bool(trial.system_attrs.get("fixed_params")) for trial in waiting)
+        self._retries = deque(trial._trial_id for trial in waiting if RETRY_OF in trial.user_attrs)
         again = {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
         self._asked = sum(trial.state != TrialState.WAITING and trial.number not in again for trial in trials)
         same_run = [t for t in trials if t.user_attrs.get(RUN, self._first_run_key) == self._run_key]
@@ -107,7 +109,7 @@ class TrialLedger:
             if self._pending:
                 open_trial = self._pending.popleft()
             elif self.has_budget:
-                asked = self._write(self._study.ask)
+                asked = self._write(partial(next_trial, self._study, self._retries))
                 if asked is None:
                     return None
                 self._asked += 1
@@ -275,7 +277,7 @@ class TrialLedger:
     @property
     def used_up(self) -> bool:
         """Whether every setting of a finite search space has been tried, and none is enqueued."""
-        return self._draws.used_up and not self._waiting
+        return self._draws.used_up and self._waiting <= 0
 
     @property
     def size(self) -> int | None:
@@ -291,7 +293,8 @@ class TrialLedger:
     def _add_repeats(self, number: int | None = None) -> None:
         """Enqueue what the complete trial ``number``, or each one in the study, lacks of ``sweep.repeats`` seeds."""
         if self._settings.repeats > 1:
-            added = self._write(lambda: enqueue_repeats(self._study, self._settings.repeats, number))
+            repeats = self._settings.repeats
+            added = self._write(lambda: enqueue_repeats(self._study, self._space, self._run_key, repeats, number))
             self._waiting += added or 0
 
     def _report_epoch(self, open_trial: _OpenTrial, result: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.search.study import METRIC, REPEAT_OF, SECONDS_PER_STEP
+from tune.search.study import METRIC, REPEAT_OF, RUN, SECONDS_PER_STEP
 
 __all__ = [
     "Ending",
@@ -90,10 +90,12 @@ def seed_mean(study: optuna.Study, trial: FrozenTrial) -> SeedMean | None:
 
 def _seed_means(study: optuna.Study) -> list[SeedMean]:
     """Return the mean of each setting's complete trials, in the order of their first trials."""
-    groups: dict[int, list[FrozenTrial]] = defaultdict(list)
+    groups: dict[tuple[int, Any], list[FrozenTrial]] = defaultdict(list)
     for trial in study.get_trials(deepcopy=False):
         if trial.state == TrialState.COMPLETE:
-            groups[trial.user_attrs.get(REPEAT_OF, trial.number)].append(trial)
+            # A repeat that waited while the run or the space was changed has other settings than its first trial.
+            first, run = trial.user_attrs.get(REPEAT_OF, trial.number), trial.user_attrs.get(RUN)
+            groups[first, (run, tuple(sorted(trial.params.items())))].append(trial)
     found = []
     for trials in groups.values():
         losses = [_loss_to_rank(trial) for trial in trials]

@@ -321,9 +321,10 @@ class HparamsTable(TrialWatcher):
     def _warnings(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, DiskError) as error:
+        except Exception as error:  # also of a value that TensorBoard's format cannot hold
             if not self._has_warned:
-                logger.warning("TensorBoard's HPARAMS tab is incomplete: %s", error)
+                kind = "" if isinstance(error, OSError | DiskError) else f"{type(error).__name__}: "
+                logger.warning("TensorBoard's HPARAMS tab is incomplete: %s%s", kind, error)
             self._has_warned = True
 
 

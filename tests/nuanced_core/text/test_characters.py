@@ -18,6 +18,7 @@ from nuanced_core.text.sentences import SENTENCE_SPLITS, load_sentences
         ("1\u202f000\u202f000 and 10\u00a0km", "1,000,000 and 10 km"),
         ("a \u2013 b, 3\u20135, Paris\u2013London", "a \u2014 b, 3\u20135, Paris\u2013London"),
         ("٣٤", "34"),
+        ("it\u00b4s and it\u02bcs, \u2116 5", "it's and it's, No. 5"),
     ],
 )
 def test_variants_become_the_plain_character(text: str, plain: str) -> None:

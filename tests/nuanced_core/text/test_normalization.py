@@ -57,6 +57,7 @@ SPOKEN = {
     "Louis XIV won.": "Louis the fourteenth won.",
     "World War II ended.": "World War two ended.",
     "The U.S. economy grew.": "The U-S economy grew.",
+    "We saw pens, etc. Then we left 2.": "We saw pens, et cetera. Then we left two.",
     "See https://example.com/a?b=1.": "See example dot com slash a question mark b equals one.",
     "Write to john.doe@example.com.": "Write to john dot doe at example dot com.",
     "They won 3-2.": "They won three to two.",
@@ -96,8 +97,17 @@ def test_a_pronunciation_given_in_the_notation_of_misaki_is_kept() -> None:
 
 def test_only_initialisms_with_periods_are_hyphenated() -> None:
     assert hyphenate_initialisms("The U.S. and the U.K. won.") == "The U-S and the U-K won."
-    assert hyphenate_initialisms('He said "U.S.A."') == 'He said "U-S-A."'
+    assert hyphenate_initialisms('He said "U.S.A."') == 'He said "U-S-eh."'
+    assert hyphenate_initialisms("The U.S.A won, U.K") == "The U-S-eh won, U-K"
     assert hyphenate_initialisms("J. R. Smith... x.y. I. It.") == "J. R. Smith... x-y I. It."
+
+
+@pytest.mark.parametrize("written", ["L.A. is", "An A.I. is", "The U.S.A. won", "A.B.C.", "The D.A.'s"])
+def test_the_letter_a_of_an_initialism_is_spoken_by_its_name(written: str, espeak: Phonemizer) -> None:
+    # "A" is the phoneme of the letter's name, "ɐ" that of the article.
+    spoken = espeak(written.split(maxsplit=1)[-1] if written.startswith(("An", "The")) else written)
+    assert "A" in spoken
+    assert "ɐ" not in spoken
 
 
 def test_the_grammars_are_loaded_only_when_they_are_needed() -> None:

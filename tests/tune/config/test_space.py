@@ -167,6 +167,7 @@ def test_all_params_are_what_can_be_suggested() -> None:
     assert chain is not None and len(chain) == 1 + 2 * (2 + len(range(8, 65)))
     endless = parse(SPACE)
     assert endless.unlimited == ["train.learning_rate"] and endless.all_params(10**6) is None
+    assert parse({"encoder.dropout": {"low": 0.0, "high": 0.5, "step": 1e-12}}).all_params(9) is None  # none are listed
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,13 @@ def test_parsed_data_give_the_sweep_that_its_file_gives(tmp_path: Path) -> None:
     assert data == unchanged
 
 
+def test_a_sweep_that_cmaes_was_accepted_for_is_still_read() -> None:
+    data: dict[str, Any] = {"search": {"encoder.width": [64, 128]}, "sweep": {"sampler": "cmaes"}, "record": {}}
+    assert parse_sweep(data, "sweep.yaml", ["sweep.trials=30"]).sweep.sampler == "cmaes"
+    with pytest.raises(ConfigError, match=r"sweep\.sampler: cmaes: learns only about ranges"):
+        parse_sweep({**data, "sweep": {}}, "sweep.yaml", ["sweep.sampler=cmaes"])
+
+
 def test_errors_of_parsed_data_name_its_place() -> None:
     with pytest.raises(ConfigError, match=r"^there\.yaml: sweep\.trails: unknown setting; did you mean sweep\.trials"):
         parse_sweep({"search": {"encoder.width": [64, 128]}, "sweep": {"trails": 3}}, "there.yaml")

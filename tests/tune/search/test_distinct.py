@@ -48,8 +48,13 @@ def distinct_ones(found: list[dict[str, Any]]) -> set[str]:
     return {str(sorted(params.items())) for params in found}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc", "grid"])
-@pytest.mark.parametrize(("search", "size"), [(FOUR, 4), (CONDITIONAL, 15)])
+@pytest.mark.parametrize(
+    ("sampler", "search", "size"),
+    [
+        *((sampler, FOUR, 4) for sampler in ("tpe", "random", "gp", "qmc", "grid")),
+        *((sampler, CONDITIONAL, 15) for sampler in ("tpe", "random", "qmc", "grid")),  # gp takes 10 s for it
+    ],
+)
 def test_a_finite_space_is_searched_to_its_end_without_a_repeat(
     tmp_path: Path, sampler: str, search: Any, size: int
 ) -> None:
@@ -101,6 +106,17 @@ def test_what_an_enqueued_trial_leaves_open_is_drawn_so_that_no_settings_repeat(
     found = run_all(ledger)
     assert [params["encoder.width"] for params in found] == [64, 64, 128, 128]
     assert len(distinct_ones(found)) == 4
+
+
+def test_a_grid_ends_though_a_trial_without_settings_is_enqueued(tmp_path: Path) -> None:
+    open_ledger(tmp_path, FOUR)._study.enqueue_trial({})
+    assert len(run_all(open_ledger(tmp_path, FOUR, sampler="grid", trials=None), most=6)) == 4
+
+
+def test_a_grid_ends_though_another_process_enqueues_settings_meanwhile(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, FOUR, sampler="grid", trials=None)
+    ledger._study.enqueue_trial({"encoder.width": 64, "encoder.depth": 1})
+    assert len(run_all(ledger, most=6)) == 4
 
 
 def test_enqueued_settings_are_run_though_the_space_is_used_up(tmp_path: Path) -> None:

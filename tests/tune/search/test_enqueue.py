@@ -58,12 +58,13 @@ def test_enqueued_settings_are_tried_first_and_once() -> None:
     [
         ({"encoder.widht": 64}, r"sweep\.enqueue\[0\]: encoder\.widht: is not searched; did you mean encoder\.width"),
         ({"encoder.width": 65}, r"sweep\.enqueue\[0\]: encoder\.width: 65: not one of \[64, 128\]"),
+        ({"train.batch_size": 5}, r"sweep\.enqueue\[0\]: train\.batch_size: 5: not in .*\"step\": 2"),
         ({"train.learning_rate": 1.0}, r"sweep\.enqueue\[0\]: train\.learning_rate: 1\.0: not in "),
     ],
 )
 def test_an_enqueued_setting_that_cannot_be_tried_is_refused(item: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        enqueued(sweep(enqueue=[item]))
+        enqueued(sweep({**SEARCH, "train.batch_size": {"low": 2, "high": 8, "step": 2}}, enqueue=[item]))
 
 
 def test_a_warm_start_tries_the_best_trials_of_another_sweep(tmp_path: Path) -> None:
@@ -231,10 +232,52 @@ def test_a_complete_trial_is_repeated_with_the_next_seeds(tmp_path: Path) -> Non
 
 def test_a_study_gets_the_repeats_that_it_lacks_when_it_is_opened_the_best_ones_first(tmp_path: Path) -> None:
     study = finished(tmp_path, "cfcc", search=SEARCH)
-    assert enqueue_repeats(study, 2, number=1) == 0  # a failed trial
+    space = sweep().search
+    assert enqueue_repeats(study, space, "", 2, number=1) == 0  # a failed trial
     book = ledger(tmp_path, budget=8, search=SEARCH, repeats=2)
     asked = [book.ask() for _ in range(3)]
     assert [trial["params"]["train.seed"] for trial in asked if trial is not None] == [1, 1, 1]
     trials = open_study(tmp_path, sweep(SEARCH).sweep).trials
     assert [trial.user_attrs["repeat_of"] for trial in trials[4:]] == [3, 2, 0]
-    assert enqueue_repeats(study, 2) == 0
+    assert enqueue_repeats(study, space, str(study.user_attrs["run"]), 2) == 0
+
+
+def test_failed_trials_are_run_again_before_repeats_for_which_the_budget_had_no_room(tmp_path: Path) -> None:
+    study = finished(tmp_path, "fcc", search=SEARCH, repeats=4)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE", "WAITING", "WAITING"]
+    assert enqueue_failed(study, sweep()) == 1
+    book = ledger(tmp_path, budget=3, search=SEARCH)
+    asked = book.ask()
+    assert asked is not None and asked["number"] == 5 and book.ask() is None
+    assert asked["params"].items() >= study.trials[0].params.items()
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"encoder.width": [64, 128]},  # the learning rate is that of the run
+        {**SEARCH, "encoder.depth": [1, 2]},  # the depth would be drawn
+        {**SEARCH, "train.learning_rate": {"low": 0.5, "high": 0.6, "log": True}},
+    ],
+)
+def test_trials_of_another_search_space_are_not_repeated(tmp_path: Path, search: dict[str, Any]) -> None:
+    finished(tmp_path, "cc", search=SEARCH)
+    ledger(tmp_path, budget=9, search=search, repeats=2)
+    assert len(open_study(tmp_path, sweep().sweep).trials) == 2
+
+
+def test_trials_of_another_run_are_not_repeated(tmp_path: Path) -> None:
+    study = finished(tmp_path, "cc", search=SEARCH)
+    assert enqueue_repeats(study, sweep().search, "another", 2) == 0
+    assert enqueue_repeats(study, sweep().search, str(study.user_attrs["run"]), 2) == 2
+
+
+def test_a_sweep_with_enqueued_settings_that_a_trial_has_not_searched_is_resumed(tmp_path: Path) -> None:
+    item = {"encoder.pooling": "mean", "encoder.heads": 4}
+    config = sweep(POOLINGS, enqueue=[item])
+    study = open_study(tmp_path, config.sweep, create=True)
+    study.enqueue_trial(item)  # as long as such settings were not refused
+    asked = ledger(tmp_path, search=POOLINGS).ask()
+    assert asked is not None and "encoder.heads" not in asked["params"]
+    enqueue(study, config)
+    assert len(study.trials) == 1

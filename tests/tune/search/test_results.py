@@ -73,6 +73,24 @@ def test_settings_with_several_seeds_are_ranked_by_their_mean() -> None:
     assert [number for _, number in complete_trials(study)] == [6, 7, 1, 5, 0, 4, 3, 2]
 
 
+def test_a_repeat_with_other_settings_than_its_first_trial_is_not_in_the_mean() -> None:
+    study = optuna.create_study()
+    first: dict[str, object] = {"repeat_of": 0, "repeat": 1}
+    for value, x, attributes in [
+        (3.0, 0.5, {}),
+        (5.0, 0.5, {**first, "repeat": 2}),
+        (1.0, 0.7, first),  # the space was changed
+        (2.0, 0.5, {**first, "run": "another"}),
+    ]:
+        study.add_trial(
+            create_trial(
+                value=value, params={"x": x}, distributions={"x": FloatDistribution(0, 1)}, user_attrs=attributes
+            )
+        )
+    mean = seed_mean(study, study.trials[0])
+    assert mean is not None and [trial.number for trial in mean.trials] == [0, 1]
+
+
 def test_settings_with_one_seed_have_no_mean() -> None:
     study = make_study([(TrialState.COMPLETE, 3.0)])
     assert seed_mean(study, study.trials[0]) is None

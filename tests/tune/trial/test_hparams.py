@@ -338,6 +338,14 @@ def test_a_table_that_cannot_be_written_stops_no_trial(
     assert [r.message for r in caplog.records if "HPARAMS" in r.message] == [caplog.records[0].message]
 
 
+def test_a_value_that_tensorboard_cannot_hold_stops_no_trial(
+    tmp_path: Path, book: TrialLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(watched(book, tmp_path)) as table:
+        table.started(0, {"train.learning_rate": 10**400})
+    assert "HPARAMS tab is incomplete: OverflowError: " in caplog.text
+
+
 def test_a_killed_and_resumed_sweep_with_shared_storage_shows_all_its_trials(ray_session: None, tmp_path: Path) -> None:
     fixed = ["sweep.trials=2", "train.epochs=1", "sweep.memory_per_trial=null"]
     fixed += [f"search.encoder.width=[{toy.SLOW}]", f"sweep.shared=file://{tmp_path / 'shared'}"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from nuanced_core.errors import ConfigError
-from nuanced_core.machine_limits import available_memory, usable_cpus
+from nuanced_core.machine_limits import available_memory, memory_limit, usable_cpus
 from tune.cluster.authentication import check_authentication, use_token
 from tune.cluster.ray_runtime import RAY_ENVIRONMENT, check_local_ray, joined_ray, local_ray
 from tune.config.sweep_settings import SweepSettings
@@ -50,6 +50,7 @@ class Resources:
         name: for messages.
         node: Ray's id of the node; None unless it belongs to a joined cluster.
         memory: bytes; None if it is not known, and then limits nothing.
+        memory_limit: bytes that trials could use if nothing else ran on the machine; None if it is not known.
     """
 
     cpus: int
@@ -57,6 +58,7 @@ class Resources:
     name: str = "this machine"
     node: str | None = None
     memory: int | None = None
+    memory_limit: int | None = None
 
     def capacity(self, settings: SweepSettings) -> int:
         """Return how many trials fit at the same time."""
@@ -206,8 +208,8 @@ def local_resources() -> Resources:
     """Return what this machine has for trials: the CPU cores and the memory are those that this process may use."""
     import torch
 
-    memory = max(0, available_memory() - MEMORY_RESERVE)
-    return Resources(usable_cpus(), torch.cuda.device_count(), memory=memory)
+    memory, limit = (max(0, found - MEMORY_RESERVE) for found in (available_memory(), memory_limit()))
+    return Resources(usable_cpus(), torch.cuda.device_count(), memory=memory, memory_limit=limit)
 
 
 def concurrent_trials(settings: SweepSettings, machines: Sequence[Resources]) -> int:

@@ -49,6 +49,11 @@ class DistinctDraws:
                 self._mark(trial.user_attrs["params"])
 
     @property
+    def tried(self) -> int:
+        """The number of different settings that have been tried."""
+        return len(self._tried)
+
+    @property
     def used_up(self) -> bool:
         """Whether every setting of the space has been tried."""
         return self._untried is not None and not self._untried

@@ -146,7 +146,7 @@ def _outcome(trial: FrozenTrial) -> str:
         return "it is enqueued already"
     if trial.state == TrialState.FAIL:
         reason = trial.user_attrs.get("error", "no reason is known")
-        return f"trial {trial.number} has failed with it ({reason}); --retry-failed runs it again"
+        return f"trial {trial.number} has failed with it ({reason}); --retry-failed runs failed trials again"
     state = {TrialState.RUNNING: "has it and is not finished", TrialState.PRUNED: "was pruned with it"}
     outcome = state.get(trial.state) or f"has it: {trial.values[0]:.4g}"
     return f"trial {trial.number} {outcome}"

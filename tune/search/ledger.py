@@ -280,9 +280,9 @@ class TrialLedger:
         return self._draws.used_up and self._waiting <= 0
 
     @property
-    def size(self) -> int | None:
-        """The number of settings in the search space; None if it is too large to be worked off."""
-        return self._draws.size
+    def tried(self) -> tuple[int, int | None]:
+        """How many settings have been tried, and how many there are; None if they are too many to be counted."""
+        return self._draws.tried, self._draws.size
 
     def _first_key(self) -> str:
         """Return the key of the run that the study began with; trials of another run have theirs as an attribute."""

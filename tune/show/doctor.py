@@ -101,7 +101,7 @@ def _parts(
     """Return the run, the sweep's settings, and all runs whose models and data the trials need."""
     if isinstance(config, SweepConfig):
         config, _ = with_whole_gpus(config, machines)
-        config = with_estimated_memory(config)
+        config = with_estimated_memory(config, machines)
         return config.run, config.sweep, config.runs_to_prepare()
     run = config or RunConfig()
     return run, SweepSettings(trials=1, memory_per_trial=estimated_memory(run) / 1e9), [run]

@@ -123,7 +123,7 @@ def _prepare(place: SweepPlace, config: SweepConfig, services: SweepServices) ->
     machines = services.machines.resources()
     config, measured = with_whole_gpus(config, machines)
     memory_setting = config.sweep.memory_per_trial
-    config = with_estimated_memory(config)
+    config = with_estimated_memory(config, machines)
     check_fit(config.sweep, machines)
     ready = prepare_machines(machines, config, services.prepare, place.storage.parent)
     if measured:
@@ -148,12 +148,12 @@ def _open(place: SweepPlace, prepared: _PreparedSweep, retry_failed: bool) -> Op
             copier.fetch_missing(ended_trials(study))
     ledger = TrialLedger(study, config.search, config.run, place.trials_folder, config.sweep)
     if not ledger.has_budget and not ledger.reopened:
+        again = "" if retry_failed else ", or run failed trials again with --retry-failed"
         if ledger.used_up:
-            fix = "widen it with --set search.NAME=…, or run failed trials again with --retry-failed"
-            raise ConfigError(f"{place.folder}: {_used_up(ledger)}; {fix}")
+            raise ConfigError(f"{place.folder}: {_tried(ledger)}; widen it with --set search.NAME=…{again}")
+        budget = _budget(config.sweep)
         raise ConfigError(
-            f"{place.folder}: its budget is met ({_budget(config.sweep)}); ask for more with --trials N or --hours H, "
-            "or run failed trials again with --retry-failed"
+            f"{place.folder}: its budget is met ({budget}); ask for more with --trials N or --hours H{again}"
         )
     place.save(prepared.saved)  # only now: everything that could be wrong with changed settings has been checked
     return OpenSweep(place, config, study, ledger, prepared.prepare_late_node)
@@ -176,15 +176,16 @@ def _conclude(sweep: OpenSweep, interrupted: bool, services: SweepServices) -> S
         raise ledger.disk_error.__class__(f"{ledger.disk_error}; then: {resume}")
     status = study_status(sweep.study)
     lines = final_lines(place.folder, sweep.study, status)
-    if ledger.used_up:
-        lines.append(_used_up(ledger))
+    if ledger.used_up or sweep.config.sweep.sampler == "grid":
+        lines.append(_tried(ledger))
     if interrupted:
         lines.append(f"{ledger.closed or 'stopped'}; resume with: {resume}")
     return SweepResult(place.folder, status, lines, interrupted)
 
 
-def _used_up(ledger: TrialLedger) -> str:
-    return f"all {ledger.size} combinations of the search space have been tried"
+def _tried(ledger: TrialLedger) -> str:
+    tried, size = ledger.tried
+    return f"{'all' if ledger.used_up else f'{tried} of the'} {size} combinations of the search space have been tried"
 
 
 def _log_start(sweep: OpenSweep, services: SweepServices) -> None:

@@ -38,10 +38,18 @@ def stop_on_signal(ask: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def interrupt_on_signal() -> Iterator[None]:
-    """Raise KeyboardInterrupt at each of those signals inside the context, so that it is left in good order."""
+    """Raise KeyboardInterrupt at each of those signals inside the context, so that it is left in good order.
+
+    Only the first SIGHUP counts: the kernel and the shell both send it, and the second would interrupt the clean-up.
+    """
+    hung_up = False
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal hung_up
         leave_closed_terminal()
+        if hung_up and number == signal.SIGHUP:
+            return
+        hung_up = number == signal.SIGHUP or hung_up
         raise KeyboardInterrupt
 
     with _handled(handle):

@@ -109,12 +109,27 @@ def with_measured_share(
     return config.with_gpus_per_trial(max(shares))
 
 
-def with_estimated_memory(config: SweepConfig) -> SweepConfig:
-    """Replace ``memory_per_trial: auto`` by the estimate of the largest trial, rounded up to 0.1 GB."""
+def with_estimated_memory(config: SweepConfig, machines: Sequence[Resources]) -> SweepConfig:
+    """Replace ``memory_per_trial: auto`` by the estimate of the largest trial, rounded up to 0.1 GB.
+
+    On a single machine whose memory is large enough but in use by others, it is replaced by what is left, with a
+    warning, so that one trial runs at a time.
+    """
     if config.sweep.memory_per_trial != "auto":
         return config
-    needed = estimated_host_memory(largest_run(config, estimated_host_memory))
-    return config.with_memory_per_trial(math.ceil(needed / 1e8) / 10)
+    needed = math.ceil(estimated_host_memory(largest_run(config, estimated_host_memory)) / 1e8) / 10  # GB
+    machine = machines[0]
+    free, limit = (math.floor((found or 0) / 1e8) / 10 for found in (machine.memory, machine.memory_limit))
+    if is_cluster(machines) or machine.memory is None or not 0 < free < needed <= limit:
+        return config.with_memory_per_trial(needed)
+    logger.warning(
+        "sweep.memory_per_trial: auto: a trial is estimated to take %.1f GB, and other programs leave %.1f of the %.1f "
+        "GB for trials: one runs at a time",
+        needed,
+        free,
+        limit,
+    )
+    return config.with_memory_per_trial(free)
 
 
 def largest_run(config: SweepConfig, memory: Callable[[RunConfig], int] = estimated_memory) -> RunConfig:

@@ -89,7 +89,7 @@ def test_mixes_contain_no_held_out_voice(
     fakes.voices = VoiceBank(paths)
     before = _contents(plan_with(fakes, tiny_run, MIXES, voices=voices)[0])
     for held_out in ("af_river", "af_sky", "bm_lewis"):
-        np.save(paths[held_out], np.full((510, 1, 256), np.nan, np.float32))
+        np.save(paths[held_out], np.full((510, 1, 256), 1e6, np.float32))
     fakes.voices = VoiceBank(paths)
     assert _contents(plan_with(fakes, tiny_run, MIXES, voices=voices)[0]) == before
 

@@ -54,7 +54,11 @@ def run_nuanced(*arguments: str) -> Invocation:
         return result
 
     def resume_sweep(
-        folder: Path, *, overrides: Sequence[str] = (), services: SweepServices | None = None
+        folder: Path,
+        *,
+        overrides: Sequence[str] = (),
+        retry_failed: bool = False,
+        services: SweepServices | None = None,
     ) -> SweepResult:
         assert services is not None
         seen.resume, seen.machines = folder, services.machines

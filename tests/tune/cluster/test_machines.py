@@ -15,6 +15,7 @@ from tune.cluster.machines import (
     check_fit,
     concurrency_limit,
     concurrent_trials,
+    local_resources,
 )
 from tune.config.sweep_settings import SweepSettings
 
@@ -77,6 +78,7 @@ def test_memory_that_is_too_small_for_one_trial_is_refused() -> None:
 def test_the_memory_of_this_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = iter([int(9e9), int(1e9)])
     monkeypatch.setattr(machines, "available_memory", lambda: next(measured))
+    monkeypatch.setattr(machines, "local_resources", local_resources)  # which the session's Ray has replaced
     machine = ThisMachine()
     first = machine.resources()
     assert first[0].memory == int(9e9) - MEMORY_RESERVE

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.tune.cluster.shell_commands import FOLDER, ROOT, parse_ray, run_nuanced, trials_per_node, write_script
+from tune.cluster.machines import Resources
 from tune.trial.resources import with_estimated_memory
 
 
@@ -85,7 +86,7 @@ def test_the_pods_have_the_resources_that_trials_need(manifests: dict[str, Any],
     per_node = trials_per_node(config.sweep, float(limits["cpu"]), float(limits["nvidia.com/gpu"]))
     assert config.sweep.max_concurrent == per_node * group["maxReplicas"]
     assert limits["memory"] == "32Gi"  # of which Ray takes 70 % as the node's memory
-    assert per_node * with_estimated_memory(config).sweep.memory < 0.7 * 32 * 2**30
+    assert per_node * with_estimated_memory(config, [Resources(1, 0)]).sweep.memory < 0.7 * 32 * 2**30
     assert cluster["enableInTreeAutoscaling"] is True
 
 

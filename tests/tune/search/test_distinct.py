@@ -60,7 +60,7 @@ def test_a_finite_space_is_searched_to_its_end_without_a_repeat(
 ) -> None:
     ledger = open_ledger(tmp_path, search, sampler=sampler)
     found = run_all(ledger)
-    assert len(found) == len(distinct_ones(found)) == size == ledger.size
+    assert len(found) == len(distinct_ones(found)) == size == ledger.tried[1]
     assert ledger.used_up and not ledger.has_budget and ledger.closed is None
     again = open_ledger(tmp_path, search, sampler=sampler)
     assert again.used_up and again.ask() is None
@@ -143,7 +143,7 @@ def test_repeats_are_replaced_in_a_space_that_is_too_large_to_count(
     monkeypatch.setattr(distinct, "MOST_COUNTED", 10)
     ledger = open_ledger(tmp_path, CONDITIONAL, sampler="tpe")
     found = run_all(ledger, most=13)
-    assert ledger.size is None and len(distinct_ones(found)) == 13
+    assert ledger.tried[1] is None and len(distinct_ones(found)) == 13
 
 
 def test_floats_that_differ_by_rounding_are_the_same_settings(tmp_path: Path) -> None:

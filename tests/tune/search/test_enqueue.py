@@ -150,7 +150,7 @@ def finished(folder: Path, states: str, search: Any = POOLINGS, **settings: Any)
     ("state", "outcome"),
     [
         ("c", "left out: trial 0 has it: 1"),
-        ("f", "left out: trial 0 has failed with it (reason 0); --retry-failed runs it again"),
+        ("f", "left out: trial 0 has failed with it (reason 0); --retry-failed runs failed trials again"),
         ("r", "left out: trial 0 has it and is not finished"),
     ],
 )

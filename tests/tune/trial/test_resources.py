@@ -1,5 +1,6 @@
 """tune.trial.resources: the share of a GPU that is derived from what a step held, and memory; the GPU is pretended."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,15 +64,37 @@ def test_the_largest_trial_of_the_space_is_measured(file: Path) -> None:
     assert estimated_memory(largest) > estimated_memory(config.run)
 
 
+LARGE = Resources(cpus=2, gpus=1, memory=int(64e9), memory_limit=int(64e9))
+
+
 def test_the_memory_of_the_largest_trial_replaces_auto(file: Path) -> None:
     config = load_sweep(file, ["sweep.gpus_per_trial=0"])
-    needed = with_estimated_memory(config).sweep.memory
+    needed = with_estimated_memory(config, [LARGE]).sweep.memory
     assert 0 <= needed - estimated_memory(largest_run(config)) < 1e8
     on_gpu = load_sweep(file, ["sweep.gpus_per_trial=0.5"])
-    assert 0 <= with_estimated_memory(on_gpu).sweep.memory - estimated_host_memory(on_gpu.run) < 1e8 < needed - 2e9
+    assert (
+        0
+        <= with_estimated_memory(on_gpu, [LARGE]).sweep.memory - estimated_host_memory(on_gpu.run)
+        < 1e8
+        < needed - 2e9
+    )
     for given, number in (("1.5", 1.5), ("null", None)):
         config = load_sweep(file, [f"sweep.memory_per_trial={given}"])
-        assert with_estimated_memory(config).sweep.memory_per_trial == number
+        assert with_estimated_memory(config, [LARGE]).sweep.memory_per_trial == number
+
+
+def test_one_trial_at_a_time_runs_where_other_programs_use_the_memory(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load_sweep(file, ["sweep.gpus_per_trial=0"])
+    needed = with_estimated_memory(config, [LARGE]).sweep.memory
+    busy = Resources(cpus=8, gpus=0, memory=int(1.27e9), memory_limit=needed)
+    found = with_estimated_memory(config, [busy]).sweep
+    assert (found.memory, busy.capacity(found)) == (int(1.2e9), 1)
+    assert "other programs leave 1.2 of the" in caplog.text and "one runs at a time" in caplog.text
+    # A machine that is too small, or has nothing left, and a node, whose memory is what Ray says.
+    for other in (replace(busy, memory_limit=needed - 1), replace(busy, memory=0), replace(busy, node="1")):
+        assert other.capacity(with_estimated_memory(config, [other]).sweep) == 0
 
 
 def test_without_a_gpu_trials_run_on_the_cpu_which_is_logged(file: Path) -> None:

@@ -50,8 +50,8 @@ class DistinctDraws:
 
     @property
     def tried(self) -> int:
-        """The number of different settings that have been tried."""
-        return len(self._tried)
+        """The number of different settings of the space that have been tried."""
+        return len(self._tried) if self.size is None else self.size - len(self._untried or ())
 
     @property
     def used_up(self) -> bool:

@@ -74,7 +74,9 @@ def test_trials_at_the_same_time_have_different_settings(tmp_path: Path) -> None
 
 
 def test_a_resumed_sweep_goes_on_with_what_is_left(tmp_path: Path) -> None:
-    first = run_all(open_ledger(tmp_path, CONDITIONAL, sampler="grid"), most=6)
+    ledger = open_ledger(tmp_path, CONDITIONAL, sampler="grid")
+    first = run_all(ledger, most=6)
+    assert ledger.tried == (6, 15)
     rest = run_all(open_ledger(tmp_path, CONDITIONAL, sampler="grid"))
     assert (len(first), len(rest), len(distinct_ones(first + rest))) == (6, 9, 15)
 

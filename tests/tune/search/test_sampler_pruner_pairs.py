@@ -61,7 +61,7 @@ def test_a_sampler_and_a_pruner_work_together(
         # A coarser optimum of its acquisition function and fewer models, in a twentieth of the time.
         study.sampler._n_preliminary_samples, study.sampler._n_local_search, study.sampler._tol = 64, 2, 0.1
         if pruner in ("none", "patience"):  # the others leave few complete trials to learn from
-            study.sampler._n_startup_trials = 30
+            study.sampler._n_startup_trials = 30 if objectives == ONE else 36
     space = FINITE if sampler == "grid" else SPACE
     ledger = TrialLedger(study, space, RUN, tmp_path / "trials", settings)
     with warnings.catch_warnings():

@@ -70,7 +70,7 @@ def killed(process: "subprocess.Popen[bytes]") -> None:
     process.wait(timeout=30)
 
 
-@pytest.mark.parametrize("after", [0.0, 1.7, 4.1])
+@pytest.mark.parametrize("after", [0.0, 4.1])
 def test_a_sweep_whose_driver_was_killed_goes_on_and_meets_its_budget_exactly(
     ray_session: None, tmp_path: Path, after: float
 ) -> None:
@@ -109,7 +109,7 @@ def test_a_sweep_that_is_killed_at_random_moments_again_and_again_is_whole_at_it
     wait_for(tmp_path / "toy" / "driver.lock", process)
     ended: dict[int, FrozenTrial] = {}
     waited = []
-    for _ in range(4):
+    for _ in range(3):
         waited.append(moments.uniform(3, 12))  # from before Ray is up to the middle of a trial
         time.sleep(waited[-1])
         killed(process)
@@ -221,11 +221,3 @@ def test_several_objectives_have_a_pareto_front(ray_session: None, tmp_path: Pat
     assert front[0]["values"]["val/stft"] == pytest.approx(best / 2)
     assert front[0]["number"] == result.status["best"]["number"]
     assert "Pareto front: no other trial is better in all of these" in lines
-
-
-@pytest.mark.parametrize("sampler", ["cmaes", "gp", "qmc"])
-def test_every_sampler_and_pruner_runs_a_sweep(ray_session: None, tmp_path: Path, sampler: str) -> None:
-    pruner = {"cmaes": "hyperband", "gp": "patience", "qmc": "median"}[sampler]
-    settings = [f"sweep.sampler={sampler}", f"sweep.pruner={pruner}", "sweep.trials=6", "search.encoder.width=[64]"]
-    result, _ = sweep(MIXED, tmp_path, *settings)
-    assert result.exit_code == 0 and len(result.status["trials"]) == 6

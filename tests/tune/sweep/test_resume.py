@@ -70,7 +70,7 @@ def killed(process: "subprocess.Popen[bytes]") -> None:
     process.wait(timeout=30)
 
 
-@pytest.mark.parametrize("after", [0.0, 4.1])
+@pytest.mark.parametrize("after", [4.1])  # the next test kills at random moments
 def test_a_sweep_whose_driver_was_killed_goes_on_and_meets_its_budget_exactly(
     ray_session: None, tmp_path: Path, after: float
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nuanced_core.audio import SAMPLES_PER_FRAME
 from nuanced_core.errors import WeightsError
 from nuanced_core.hashing import hash_bytes, hash_file
 from nuanced_core.weights import manifest
@@ -25,7 +26,6 @@ __all__ = ["check_kokoro", "check_whisper", "fill_voices", "kokoro", "voices_key
 
 _SUFFIXES = (".npy", ".pt", ".bin")
 _STYLE_SIZE = 128  # of each half of a style
-_FRAME_SAMPLES = 600  # of a Kokoro frame
 # The published model lacks some of these, which KModel never uses or which are the identity.
 _OPTIONAL = ("pooler.weight", "pooler.bias", ".norm.weight", ".norm.bias")
 _OTHER_SOURCE = "or use the source auto, hub or packages"
@@ -58,10 +58,10 @@ def check_kokoro(config: Path, model: Path) -> None:
         found = settings["style_dim"], frame
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{config}: not the config of a Kokoro model ({_reason(error)}); {_KOKORO_FIX}") from error
-    if found != (_STYLE_SIZE, _FRAME_SAMPLES):
+    if found != (_STYLE_SIZE, SAMPLES_PER_FRAME):
         raise WeightsError(
             f"{config}: the config of another Kokoro: style_dim is {found[0]} and a frame {found[1]} samples, not "
-            f"{_STYLE_SIZE} and {_FRAME_SAMPLES}; {_KOKORO_FIX}"
+            f"{_STYLE_SIZE} and {SAMPLES_PER_FRAME}; {_KOKORO_FIX}"
         )
     saved = _load_tensors(model, _KOKORO_FIX)
     for group, parameters in _kokoro_shapes(config, settings).items():

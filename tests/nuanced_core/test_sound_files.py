@@ -2,12 +2,13 @@
 
 import io
 import logging
-import shutil
+import os
 import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
@@ -192,9 +193,13 @@ def test_links_folders_and_locked_files_are_named(tmp_path: Path, monkeypatch: p
         read_sound(tmp_path / "locked.wav")
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
 @pytest.mark.parametrize("name", ["a.m4a", "a.aac", "a.wma", "a.webm"])
-def test_other_formats_are_read_with_ffmpeg_if_it_is_installed(tmp_path: Path, name: str) -> None:
+def test_other_formats_are_read_with_ffmpeg_if_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     soundfile.write(tmp_path / "a.wav", np.stack([SPEECH, 0.5 * SPEECH], axis=1), RATE)
     subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / name], check=True)
     samples, rate = read_sound(tmp_path / name)

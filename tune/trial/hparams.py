@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -332,10 +333,8 @@ def _listed_values(dimension: Range | Choices) -> tuple[Any, ...] | None:
     """Return all values of a dimension, or None if they are too many to list."""
     if isinstance(dimension, Choices):
         return dimension.values
-    if not dimension.is_integer:
-        return None
-    values = range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1))
-    return tuple(values) if len(values) <= _MOST_LISTED else None
+    values = tuple(islice(dimension.all_values or (), _MOST_LISTED + 1)) if dimension.is_integer else ()
+    return values if 0 < len(values) <= _MOST_LISTED else None
 
 
 def _earlier_dimensions(trials: Sequence[FrozenTrial]) -> dict[str, Range | Choices]:

@@ -53,14 +53,7 @@ def run_nuanced(*arguments: str) -> Invocation:
         seen.config, seen.name, seen.machines = config, name, services.machines
         return result
 
-    def resume_sweep(
-        folder: Path,
-        *,
-        overrides: Sequence[str] = (),
-        retry_failed: bool = False,
-        services: SweepServices | None = None,
-    ) -> SweepResult:
-        assert services is not None
+    def resume_sweep(folder: Path, *, services: SweepServices, **options: Any) -> SweepResult:
         seen.resume, seen.machines = folder, services.machines
         return result
 

@@ -151,7 +151,9 @@ def test_the_first_signal_asks_for_a_stop_and_a_later_one_stops_at_once(number: 
 def test_a_hangup_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop_on_signal(lambda: pytest.fail("stopped")):
+        with stop_on_signal(lambda: pytest.fail("stopped")), interrupt_on_signal():
             os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

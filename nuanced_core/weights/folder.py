@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nuanced_core.audio import SAMPLES_PER_FRAME
 from nuanced_core.errors import WeightsError
 from nuanced_core.hashing import hash_bytes, hash_file
 from nuanced_core.weights import manifest
@@ -50,6 +49,8 @@ def check_kokoro(config: Path, model: Path) -> None:
     Raises:
         WeightsError: a file cannot be read, the model does not fit the config, or it lacks parameters.
     """
+    from nuanced_core.audio import SAMPLES_PER_FRAME  # here because it imports torch, which fetching does not need
+
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
         istft = settings["istftnet"]

@@ -128,7 +128,7 @@ def test_trials_of_a_lost_node_continue_elsewhere_and_an_added_node_is_prepared_
     first = [cluster.add_node(num_cpus=1) for _ in range(2)]
     # More trials than are needed: the sweep is stopped once the added node is in use and the moved trial is complete.
     driver = Driver(
-        cluster, tmp_path, f"search.encoder.width=[{toy.SLOW}]", "sweep.trials=99", "train.epochs=3", "sweep.seed=1"
+        cluster, tmp_path, f"search.encoder.width=[{toy.SLOW}]", "sweep.trials=40", "train.epochs=3", "sweep.seed=1"
     )
     folder = tmp_path / "toy" / "trials"
     try:

@@ -22,7 +22,7 @@ from nuanced_core.data.dataset import Clip, Dataset
 from nuanced_core.evaluation import metrics
 from nuanced_core.hashing import content_key
 from nuanced_core.kokoro.model import TIMBRE_SIZE, Prosody, TextStates
-from nuanced_core.training.losses import MelSTFTLoss, style_loss
+from nuanced_core.losses.reference import MelSTFTLoss, style_loss
 
 __all__ = ["Comparison", "Floats", "Measures", "PitchTracker", "SpeakerEmbedder"]
 

@@ -22,11 +22,11 @@ from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
 from nuanced_core.encoder.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import DiskError, StoppedError, TrainingError, WeightsError
+from nuanced_core.losses.reference import style_loss
+from nuanced_core.losses.spoken import SpokenLosses
 from nuanced_core.training.batches import BatchSampler, TrainingBatch
-from nuanced_core.training.losses import style_loss
 from nuanced_core.training.memory import peak_memory, reset_peak_memory
 from nuanced_core.training.run_setup import RunData, build_encoder, load_data
-from nuanced_core.training.spoken_losses import SpokenLosses
 from nuanced_core.training.validation import skill
 from nuanced_core.weights.store import cache_dir
 

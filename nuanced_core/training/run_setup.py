@@ -12,7 +12,7 @@ from nuanced_core.data.dataset import Batch, Clip, Dataset
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.utterances import Utterance, plan_utterances, voice_styles
 from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
-from nuanced_core.training.losses import MelSTFTLoss
+from nuanced_core.losses.reference import MelSTFTLoss
 from nuanced_core.training.validation import Baselines, Validation, baseline_pack, validation_inputs
 
 __all__ = ["RunData", "build_encoder", "load_data", "load_validation"]

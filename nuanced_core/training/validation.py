@@ -14,7 +14,7 @@ from nuanced_core.config.settings import Condition, Objective, RunConfig
 from nuanced_core.data.dataset import Clip, Dataset, windows
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.hashing import content_key
-from nuanced_core.training.losses import MelSTFTLoss, style_loss
+from nuanced_core.losses.reference import MelSTFTLoss, style_loss
 
 __all__ = ["Baselines", "Scores", "Validation", "baseline_pack", "skill", "validation_inputs"]
 

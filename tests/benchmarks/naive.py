@@ -18,8 +18,8 @@ from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.kokoro.model import PACK_ROWS
+from nuanced_core.losses.reference import MelSTFTLoss, style_loss
 from nuanced_core.text.phonemes import make_phonemizer
-from nuanced_core.training.losses import MelSTFTLoss, style_loss
 
 __all__ = ["NaiveTraining"]
 

@@ -32,8 +32,8 @@ from nuanced_core.data.dataset import Clip, Dataset, windows
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.kokoro import decoder as kokoro_decoder
+from nuanced_core.losses.reference import MelSTFTLoss
 from nuanced_core.text.sentences import load_sentences
-from nuanced_core.training.losses import MelSTFTLoss
 from nuanced_core.weights.store import cache_dir
 
 VOICES = ("af_heart", "am_michael", "bf_emma", "am_puck", "ff_siwis", "jm_kumo", "af_bella", "bm_george")

@@ -12,7 +12,7 @@ from nuanced_core.audio import KOKORO_RATE
 from nuanced_core.data.dataset import Clip, Dataset
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.evaluation.comparison import Comparison
-from nuanced_core.training.losses import MelSTFTLoss
+from nuanced_core.losses.reference import MelSTFTLoss
 from tests.fakes import LivelyKokoro, band_embedding, loudness_pitch
 
 NAMES = ("af_bella", "am_fenrir", "bf_alice")

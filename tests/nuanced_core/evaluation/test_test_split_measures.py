@@ -18,7 +18,7 @@ from nuanced_core.config.validation import validate
 from nuanced_core.data import rendering
 from nuanced_core.hearing.augmentation import DEGRADATIONS, degraded
 from nuanced_core.kokoro.voices import TEST_VOICES
-from nuanced_core.training.losses import MelSTFTLoss
+from nuanced_core.losses.reference import MelSTFTLoss
 from tests.fakes import VOICES, FakeWhisper, LivelyKokoro, band_embedding, loudness_pitch
 from tests.nuanced_core.evaluation.conftest import SplitSetup
 

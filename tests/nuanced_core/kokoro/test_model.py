@@ -12,7 +12,7 @@ from torch import Tensor
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.errors import TextError
 from nuanced_core.kokoro.model import DifferentiableKokoro
-from nuanced_core.training.losses import MelSTFTLoss
+from nuanced_core.losses.reference import MelSTFTLoss
 from tests.nuanced_core.kokoro.sentences import SENTENCES, Sentences
 
 pytestmark = pytest.mark.real

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nuanced_core.config.settings import Objective
-from nuanced_core.training.losses import MelSTFTLoss
+from nuanced_core.losses.reference import MelSTFTLoss
 from nuanced_core.training.validation import Baselines, Scores, Validation, skill, validation_inputs
 from tests.nuanced_core.training.conftest import RunFactory
 

@@ -13,7 +13,7 @@ from nuanced_core.config.settings import Loss
 from nuanced_core.data.dataset import Clip, Dataset
 from nuanced_core.kokoro.decoder import Precision
 from nuanced_core.kokoro.model import Prosody
-from nuanced_core.training.losses import MelSTFTLoss, STFTLoss, duration_loss, energy_loss, f0_loss
+from nuanced_core.losses.reference import MelSTFTLoss, STFTLoss, duration_loss, energy_loss, f0_loss
 
 __all__ = ["SpokenLosses"]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from nuanced_core.config.settings import Loss
 from nuanced_core.data.dataset import Clip, Dataset
 from nuanced_core.data.utterances import Utterance
-from nuanced_core.training import spoken_losses
-from nuanced_core.training.losses import MelSTFTLoss, STFTLoss
-from nuanced_core.training.spoken_losses import SpokenLosses
+from nuanced_core.losses import spoken as spoken_losses
+from nuanced_core.losses.reference import MelSTFTLoss, STFTLoss
+from nuanced_core.losses.spoken import SpokenLosses
 from tests.fakes import LivelyKokoro
 
 ALL = Loss(stft=1, linear_stft=1, f0=1, energy=1, duration=1)

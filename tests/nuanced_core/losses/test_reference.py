@@ -8,7 +8,7 @@ import scipy.signal
 import torch
 from torch import Tensor
 
-from nuanced_core.training.losses import (
+from nuanced_core.losses.reference import (
     FLOOR,
     RESOLUTIONS,
     MelSTFTLoss,

@@ -17,7 +17,7 @@ import soundfile
 
 from nuanced_core.errors import AudioError
 
-__all__ = ["SOUND_SUFFIXES", "is_sound_file", "read_sound"]
+__all__ = ["SOUND_SUFFIXES", "is_sound_file", "looks_like_sound", "read_sound"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,15 @@ def is_sound_file(path: Path) -> bool:
             return True
     except (OSError, soundfile.LibsndfileError):
         return False
+
+
+def looks_like_sound(path: Path) -> bool:
+    """Return whether a file is to be read as sound: its name ends like that of a sound file, in lower or upper case, or
+    has no ending and libsndfile recognises its content; so files that cannot be read are among them. Hidden files and
+    folders are not."""
+    if path.name.startswith(".") or path.is_dir():
+        return False
+    return path.suffix.lower() in SOUND_SUFFIXES or (path.suffix == "" and is_sound_file(path))
 
 
 def _open_problem(path: Path, error: OSError) -> str:

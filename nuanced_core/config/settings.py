@@ -29,6 +29,10 @@ WindowFrames = Annotated[int, Field(ge=16)] | Literal["full"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # Degradations of a clip, see ``nuanced_core.hearing.augmentation.degraded``.
 Condition = Literal["clean", "snr20", "snr10", "telephone", "room"]
+# Names of ``nuanced_core.speakers.encoders.SPEAKER_ENCODERS``.
+SpeakerEncoderName = Literal["campplus", "resemblyzer"]
+# Terms of the loss, in units of their own, that need ``data.people``.
+PEOPLE_TERMS = ("speaker", "surrogate", "pitch", "rate", "hearing", "prior")
 T = TypeVar("T")
 WeightsT = TypeVar("WeightsT", "Loss", "Objective")
 
@@ -68,6 +72,11 @@ class Data(Settings):
         510, description="largest number of phonemes; longer sentences are left out"
     )
     seed: Seed = Field(0, description="seed of the sentences of each voice, of the mixes, and of Kokoro's noise")
+    people: str | None = Field(None, description="folder of recordings of people, a folder a speaker; null: none")
+    people_recordings: PositiveInt = Field(4, description="largest number of recordings of each person that are heard")
+    people_seconds: Annotated[float, Field(ge=2, le=60)] = Field(
+        10.0, description="seconds that are heard of each recording of a person"
+    )
 
     @field_validator("val_voices")
     @classmethod
@@ -150,6 +159,17 @@ class Features(Settings):
         "mean, encoder.pooling mean has nothing left to pool unless encoder.frame_width projects first",
     )
     bound: Weight = Field(4.0, description="smooth bound of normalised features, in standard deviations; 0: no bound")
+    speaker: Literal["none", "campplus", "resemblyzer", "all"] = Field(
+        "none", description="speaker encoder whose embedding of the clip is an input beside Whisper's pooled features"
+    )
+    pitch: bool = Field(False, description="median and spread of the clip's F0 as inputs too")
+
+    @property
+    def speaker_encoders(self) -> tuple[SpeakerEncoderName, ...]:
+        """Names of the speaker encoders that the setting ``speaker`` means."""
+        if self.speaker == "all":
+            return ("campplus", "resemblyzer")
+        return () if self.speaker == "none" else (self.speaker,)
 
     @field_validator("layers")
     @classmethod
@@ -202,6 +222,11 @@ class Encoder(Settings):
         description="use of the phoneme count: none; it selects the row of the training voices; or it is also an input "
         "of the network",
     )
+    surrogate_steps: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0,
+        description="gradient steps from the predicted style towards the speaker embeddings and pitch that were heard "
+        "(features.speaker), on a network that predicts them from the style; not in training; 0: none",
+    )
 
     @model_validator(mode="after")
     def _heads_have_channels(self) -> "Encoder":
@@ -234,10 +259,39 @@ class Loss(Settings):
     f0: Weight = Field(0.0, description="pitch, in octaves of voiced frames")
     energy: Weight = Field(0.0, description="Kokoro's energy curve")
     duration: Weight = Field(0.0, description="durations of phonemes before rounding")
+    speaker: Weight = Field(
+        0.0,
+        description="1 - cosine of the speaker embeddings of what Kokoro speaks, through a random channel, and of a "
+        "person (data.people), summed over speaker_encoders",
+    )
+    surrogate: Weight = Field(
+        0.0, description="as speaker, with the embedding that a network predicts from the style, without Kokoro"
+    )
+    pitch: Weight = Field(0.0, description="median and spread of F0 against the person's, in octaves")
+    rate: Weight = Field(0.0, description="speaking rate against the person's, in octaves")
+    hearing: Weight = Field(
+        0.0, description="Whisper's early states of what Kokoro speaks against the person's, means over time"
+    )
+    prior: Weight = Field(
+        0.0, description="distance of people's styles from the range of the stock voices, in their standard deviations"
+    )
+    speaker_encoders: tuple[SpeakerEncoderName, ...] = Field(
+        ("campplus",), min_length=1, description="speaker encoders of the terms speaker and surrogate"
+    )
+
+    @field_validator("speaker_encoders")
+    @classmethod
+    def _no_repeats(cls, names: tuple[SpeakerEncoderName, ...]) -> tuple[SpeakerEncoderName, ...]:
+        return _without_repeats(names)
 
     @model_validator(mode="after")
     def _some_weight(self) -> "Loss":
         return _with_some_weight(self)
+
+    @property
+    def of_people(self) -> tuple[str, ...]:
+        """Names of the terms that have a weight and compare with people, who have no true style."""
+        return tuple(name for name in PEOPLE_TERMS if getattr(self, name))
 
 
 class Objective(Settings):
@@ -248,6 +302,16 @@ class Objective(Settings):
 
     stft: Weight = 1.0
     style: Weight = 1.0
+    people: Weight = Field(
+        0.0,
+        description="1 - the identity of what Kokoro speaks in the voices of validation people: 0 another "
+        "person, 1 the same, by people_encoder",
+    )
+    pitch: Weight = Field(0.0, description="error of validation people's median F0, in octaves")
+    people_encoder: SpeakerEncoderName = Field(
+        "resemblyzer", description="speaker encoder that judges people, of which no loss may consist"
+    )
+    people_count: Annotated[int, Field(ge=2)] = Field(16, description="number of validation people, at most")
     window_frames: WindowFrames = Field(
         80, description="Kokoro frames (25 ms) that are spoken of each validation sentence, or full"
     )
@@ -274,6 +338,11 @@ class Train(Settings):
         1, description="Kokoro speaks at every Nth step; the other steps train on the style loss alone"
     )
     window_frames: WindowFrames = Field(40, description="Kokoro frames (25 ms) that are spoken of each clip, or full")
+    people: PositiveInt = Field(32, description="recordings of people per step, for the surrogate, with data.people")
+    people_spoken: PositiveInt = Field(1, description="people of each of these in whose voice Kokoro speaks")
+    people_frames: Annotated[int, Field(ge=40)] = Field(
+        80, description="Kokoro frames (25 ms) that are spoken in a person's voice for the speaker encoders"
+    )
     rows: Literal["own", "any"] = Field(
         "any",
         description="phoneme count for which the style loss is computed: that of the clip's sentence, or any",
@@ -317,9 +386,32 @@ class RunConfig(Settings):
                 f"features.channel {self.features.channel} removes the mean of each clip, so encoder.pooling mean has "
                 "nothing left to pool; choose another pooling, set encoder.frame_width, or set features.channel none"
             )
+        if self.encoder.surrogate_steps and not self.features.speaker_encoders:
+            raise ValueError(
+                f"encoder.surrogate_steps {self.encoder.surrogate_steps}: there is nothing to approach with "
+                "features.speaker none; name a speaker encoder there, or set it to 0"
+            )
+        self._check_people()
         if self.train.speak_every > 1 and not self.loss.style:
             raise ValueError(
                 f"train.speak_every {self.train.speak_every}: without loss.style, steps at which Kokoro does not speak "
                 "learn nothing; set it to 1, or give loss.style a weight"
             )
         return self
+
+    def _check_people(self) -> None:
+        """Check what concerns people, whose recordings ``data.people`` names."""
+        judged = [f"objective.{name}" for name in ("people", "pitch") if getattr(self.objective, name)]
+        wanted = [*(f"loss.{name}" for name in self.loss.of_people), *judged]
+        if wanted and self.data.people is None:
+            raise ValueError(
+                f"{wanted[0]} needs recordings of people; set data.people to a folder that holds a folder for each "
+                "speaker, or set it to 0"
+            )
+        judge = self.objective.people_encoder
+        trains = self.loss.speaker or self.loss.surrogate
+        if self.objective.people and trains and judge in self.loss.speaker_encoders:
+            raise ValueError(
+                f"objective.people_encoder {judge} judges what loss.speaker_encoders trains by the same encoder; "
+                "choose different ones"
+            )

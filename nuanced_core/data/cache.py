@@ -29,8 +29,8 @@ __all__ = ["KINDS", "Cache", "Entry", "Kind", "cache_limit", "format_size", "loc
 
 STALE_PART_SECONDS = 3600  # age at which a .part file is taken for the rest of a dead process
 
-Kind = Literal["clips", "features", "windows", "baselines"]
-KINDS: tuple[Kind, ...] = ("clips", "features", "windows", "baselines")
+Kind = Literal["clips", "features", "speakers", "people", "windows", "baselines", "surrogates"]
+KINDS: tuple[Kind, ...] = ("clips", "features", "speakers", "people", "windows", "baselines", "surrogates")
 
 _NAME = re.compile(r"[0-9a-f]{64}\.(safetensors|json)")
 _PART = re.compile(r"[0-9a-f]{64}\.(safetensors|json)\.[0-9a-f]+\.part")

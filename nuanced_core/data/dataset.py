@@ -4,7 +4,8 @@ The key of a cache entry is the hash of everything that the entry depends on (we
 device), so a changed setting renders only what it changes. The hash does not cover this project's code: raise
 ``FEATURES_FORMAT``, or ``KEY_FORMAT`` of ``nuanced_core.hashing``, when the code computes something else.
 
-Dimensions: B batch, L layers, T feature frames, D Whisper channels, N tokens, S = 256 style.
+Dimensions: B batch, L layers, T feature frames, D Whisper channels, E channels of speaker features, N tokens, S = 256
+style.
 """
 
 import hashlib
@@ -18,13 +19,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, resample
-from nuanced_core.config.settings import Augment, Condition, WindowFrames
+from nuanced_core.config.settings import Augment, Condition, Features, WindowFrames
 from nuanced_core.data.cache import Cache
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.errors import ConfigError
 from nuanced_core.hashing import content_key, derived_seed
 from nuanced_core.hearing.augmentation import augmented, degraded
+from nuanced_core.hearing.pitch import pitch_statistics, track_pitch
+from nuanced_core.hearing.speaker_features import PITCH, speaker_features, speaker_parts
 from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.kokoro.decoder import Precision
 from nuanced_core.kokoro.model import Prosody, Speech
@@ -32,6 +35,7 @@ from nuanced_core.kokoro.model import Prosody, Speech
 __all__ = ["CLEAN", "AugmentedCopy", "Batch", "Clip", "Dataset", "Version", "resolve_layers", "windows"]
 
 FEATURES_FORMAT = "2"  # part of features' keys: raise it when augmentation or Whisper's states of a clip change
+SPEAKERS_FORMAT = "1"  # part of the keys of speaker embeddings and pitch
 CLEAN = (0,)  # the version without changes
 NO_COPIES = Augment(copies=0)
 
@@ -71,6 +75,7 @@ class Batch:
     mask: Tensor  # (B, T), True where a clip has a feature frame
     phoneme_counts: Tensor  # (B,)
     styles: Tensor  # (B, 256)
+    speaker: Tensor | None = None  # (B, E), if ``features.speaker`` or ``features.pitch`` is set
 
 
 class Dataset:
@@ -80,12 +85,15 @@ class Dataset:
         models: Kokoro and Whisper; Whisper is loaded only to compute features that the cache lacks.
         folder: the cache.
         augment: settings that define the augmented copies of a clip.
+        parts: what is computed of each version of a clip beside Whisper's states: names of speaker encoders, and
+            ``PITCH``.
     """
 
-    def __init__(self, models: ModelSet, folder: Path, augment: Augment = NO_COPIES) -> None:
+    def __init__(self, models: ModelSet, folder: Path, augment: Augment = NO_COPIES, parts: Sequence[str] = ()) -> None:
         self.models = models
         self.folder = folder
         self.augment = augment
+        self.parts = tuple(parts)
         self.cache = Cache(folder)
 
     @property
@@ -110,6 +118,9 @@ class Dataset:
             for version in versions:
                 if not self.cache.has("features", self._features_key(clips[-1].key, version)):
                     self._compute_features(clips[-1], version)
+                for part in self.parts:
+                    if not self.cache.has("speakers", self._part_key(clips[-1].key, version, part)):
+                        self.part(clips[-1], version, part)
         return clips
 
     def missing(self, utterances: Iterable[Utterance], versions: Sequence[Version] = CLEAN) -> list[Utterance]:
@@ -141,15 +152,17 @@ class Dataset:
         layers: Sequence[int],
         versions: Sequence[Version] | None = None,
         target_clips: Sequence[Clip] | None = None,
+        speaker: Features | None = None,
     ) -> Batch:
         """Return features of some layers, padded to the longest clip, and targets, on the models' device.
 
         Args:
+            speaker: the settings that say which speaker features the batch has.
             versions: the version of each clip whose features are returned; default: the clean one.
             target_clips: the clip whose phoneme count and style are the target of each item; default: ``clips``.
         """
         device = self.models.device
-        pairs = zip(clips, versions or [0] * len(clips), strict=True)
+        pairs = [*zip(clips, versions or [0] * len(clips), strict=True)]
         states = [self._features(clip, layers, version) for clip, version in pairs]  # each (L, T, D)
         lengths = torch.tensor([s.shape[1] for s in states])
         features = pad_sequence([s.transpose(0, 1) for s in states], batch_first=True).transpose(1, 2)
@@ -158,7 +171,29 @@ class Dataset:
             (torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
             torch.tensor([clip.utterance.phoneme_count for clip in target_clips or clips], device=device),
             torch.stack([clip.utterance.style for clip in target_clips or clips]).to(device),
+            torch.stack([self.speaker(*pair, speaker) for pair in pairs]).to(device)
+            if speaker and speaker_parts(speaker)
+            else None,
         )
+
+    def speaker(self, clip: Clip, version: Version, settings: Features) -> Tensor:
+        """Return the speaker features (E,) of a version of a clip."""
+        found = {name: self.part(clip, version, name) for name in speaker_parts(settings)}
+        return speaker_features(settings, found, found.get(PITCH, torch.full((2,), torch.nan)))
+
+    def part(self, clip: Clip, version: Version, name: str) -> Tensor:
+        """Return the speaker embedding of a version of a clip by an encoder, or for ``PITCH`` the median and the
+        spread of its F0 (2,)."""
+        key = self._part_key(clip.key, version, name)
+        kept = self.cache.load("speakers", key)
+        if kept is None:
+            audio = self._heard(clip, version)
+            if name == PITCH:
+                found = torch.stack(pitch_statistics(track_pitch(audio, WHISPER_RATE)))
+            else:
+                found = self.models.speaker_encoder(name).embed(audio, WHISPER_RATE)
+            kept = self.cache.save("speakers", key, {"part": found})
+        return kept["part"]
 
     def statistics(self, clips: Sequence[Clip], layers: Sequence[int]) -> FeatureStatistics:
         """Return mean and standard deviation (L, D) of each feature over all frames of some clips.
@@ -265,6 +300,12 @@ class Dataset:
 
     def _compute_features(self, clip: Clip, version: Version) -> dict[str, Tensor]:
         """Compute and save Whisper's states of a version of a clip, by layer, each (T, D) float16."""
+        states = self.models.whisper(self._heard(clip, version)).half()
+        key = self._features_key(clip.key, version)
+        return self.cache.save("features", key, {str(layer): s for layer, s in enumerate(states)})
+
+    def _heard(self, clip: Clip, version: Version) -> Tensor:
+        """Return the audio (samples,) at 16 kHz of a version of a clip."""
         audio = resample(clip.audio, KOKORO_RATE, WHISPER_RATE)
         if isinstance(version, str):
             if version != "clean":
@@ -272,25 +313,34 @@ class Dataset:
         elif version:
             settings, number = self._copy(version)
             audio = augmented(audio, WHISPER_RATE, settings, derived_seed(clip.key, number))
-        states = self.models.whisper(audio).half()
-        key = self._features_key(clip.key, version)
-        return self.cache.save("features", key, {str(layer): s for layer, s in enumerate(states)})
+        return audio
 
     def _is_cached(self, clip_key: str, versions: Sequence[Version]) -> bool:
-        features = [self.cache.has("features", self._features_key(clip_key, version)) for version in versions]
-        return self.cache.has("clips", clip_key) and all(features)
+        found = [self.cache.has("features", self._features_key(clip_key, version)) for version in versions]
+        found += [
+            self.cache.has("speakers", self._part_key(clip_key, v, part)) for v in versions for part in self.parts
+        ]
+        return self.cache.has("clips", clip_key) and all(found)
 
     def _copy(self, version: int | AugmentedCopy) -> AugmentedCopy:
         return version if isinstance(version, AugmentedCopy) else AugmentedCopy(self.augment, version)
 
     def _features_key(self, clip_key: str, version: Version) -> str:
+        return content_key(clip_key, self.models.whisper_file.sha256, FEATURES_FORMAT, *self._changes(version))
+
+    def _part_key(self, clip_key: str, version: Version, part: str) -> str:
+        method = "" if part == PITCH else self.models.speaker_sha256(part)
+        return content_key(clip_key, part, method, SPEAKERS_FORMAT, *self._changes(version))
+
+    def _changes(self, version: Version) -> list[object]:
+        """Return what distinguishes a version from the clean clip, as part of a key."""
         changes: list[object] = []
         if isinstance(version, str):
             changes = [] if version == "clean" else [version]
         elif version:
             settings, number = self._copy(version)
             changes = [settings.model_dump(mode="json", exclude={"copies"}), number]
-        return content_key(clip_key, self.models.whisper_file.sha256, FEATURES_FORMAT, *changes)
+        return changes
 
 
 def windows(frames: int, window: WindowFrames) -> list[tuple[int, int]]:

@@ -1,13 +1,12 @@
 """The StyleEncoder: maps Whisper features of a clip to the Kokoro style of its voice.
 
 Dimensions: B batch, L layers, T feature frames, D Whisper channels, C channels of a frame before pooling, P channels
-after pooling, V training voices, K knots, S = 256 style (timbre, then prosody, 128 each).
+after pooling, E channels of the speaker's description, V training voices, K knots, S = 256 style (timbre, then prosody,
+128 each).
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -20,16 +19,28 @@ from torch import Tensor, nn
 
 from nuanced_core.config.settings import Encoder, Features, Settings
 from nuanced_core.config.validation import validate
+from nuanced_core.encoder.layers import (
+    ACTIVATIONS,
+    COUNT_CHANNELS,
+    KNOTS,
+    embed_counts,
+    knot_weights,
+    knots,
+    make_trunk,
+)
 from nuanced_core.encoder.pooling import EPSILON, POOLINGS, mean_over_time, std_over_time, whole_mask
+from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.errors import ConfigError, WeightsError
+from nuanced_core.hearing.speaker_features import heard_voice
 from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE, TIMBRE_SIZE
+from nuanced_core.kokoro.style_frame import StyleFrame
+from nuanced_core.speakers.encoders import SPEAKER_SIZES
 
 __all__ = ["StyleEncoder", "StyleEncoderConfig"]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
-KNOTS = 32  # rows stored of each training voice; the others are interpolated
-COUNT_CHANNELS = 8  # channels of the embedding of a phoneme count
+APPROACHED_ROW = 39  # of a pack, for 40 phonemes: where the steps on the surrogate begin
+
 MIN_SPREAD = 1e-3  # least standard deviation of a channel; that of a single training voice is 0
 
 
@@ -42,6 +53,7 @@ class StyleEncoderConfig(Settings):
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="what features.layers means")
     channels: Annotated[int, Field(ge=1)] = Field(description="D")
     voices: Annotated[int, Field(ge=1)] = Field(description="V")
+    speaker_channels: Annotated[int, Field(ge=0)] = Field(0, description="E, of features.speaker and features.pitch")
 
     def to_dict(self) -> dict[str, object]:
         """Return the JSON form, as stored in ``config.json`` and in checkpoints."""
@@ -99,7 +111,7 @@ class StyleEncoder(nn.Module):
             # Rows change slowly, fastest for few phonemes. For 41 stock voices, 32 knots in float16 (0.7 MB; the packs
             # take 21 MB) reproduce each half of each row with a cosine above 0.9997, 0.999999 on average.
             self.register_buffer("voice_offsets", torch.zeros(config.voices, KNOTS, STYLE_SIZE, dtype=torch.float16))
-            self.register_buffer("knot_weights", _knot_weights().clone(), persistent=False)  # (510, K)
+            self.register_buffer("knot_weights", knot_weights().clone(), persistent=False)  # (510, K)
 
         mixes_layers = config.features.combine == "mix" and len(config.layers) > 1
         self.layer_logits = nn.Parameter(torch.zeros(len(config.layers))) if mixes_layers else None
@@ -111,17 +123,22 @@ class StyleEncoder(nn.Module):
             width = settings.frame_width
         self.pooling = POOLINGS[settings.pooling](width, settings.heads)
 
-        self.register_buffer("pooled_mean", torch.zeros(self.pooling.out_channels))
-        self.register_buffer("pooled_std", torch.ones(self.pooling.out_channels))
-        width = self.pooling.out_channels + (COUNT_CHANNELS if settings.phoneme_count == "embedding" else 0)
+        width = self.pooling.out_channels + config.speaker_channels
+        self.register_buffer("pooled_mean", torch.zeros(width))
+        self.register_buffer("pooled_std", torch.ones(width))
+        width += COUNT_CHANNELS if settings.phoneme_count == "embedding" else 0
         halves = (slice(0, TIMBRE_SIZE), slice(TIMBRE_SIZE, STYLE_SIZE))
         self._parts = halves if settings.trunk == "separate" else (slice(0, STYLE_SIZE),)  # of a style, one per trunk
-        self.trunks = nn.ModuleList(_trunk(width, settings) for _ in self._parts)
+        self.trunks = nn.ModuleList(make_trunk(width, settings) for _ in self._parts)
         self.heads = nn.ModuleList(
             nn.Linear(settings.width, self._head_channels(part.stop - part.start)) for part in self._parts
         )
         for weights in self.heads.parameters():
             nn.init.zeros_(weights)
+        self.surrogate: Surrogate | None = None
+        if settings.surrogate_steps:
+            frame = StyleFrame(torch.zeros(1, PACK_ROWS, STYLE_SIZE))
+            self.surrogate = Surrogate(frame, {name: SPEAKER_SIZES[name] for name in config.features.speaker_encoders})
 
     @torch.no_grad()
     def calibrate(self, features: FeatureStatistics, packs: Tensor) -> None:
@@ -141,32 +158,39 @@ class StyleEncoder(nn.Module):
         self.mean_pack.copy_(packs.mean(dim=0))
         self.style_std.copy_(offsets.square().mean(dim=(0, 1)).sqrt().clamp(min=MIN_SPREAD))
         if self._combines_voices:
-            self.voice_offsets.copy_(offsets[:, _knots()])
+            self.voice_offsets.copy_(offsets[:, knots()])
 
     @torch.no_grad()
     def calibrate_pooled(self, pooled: Tensor) -> None:
-        """Store mean and standard deviation of N pooled training clips (N, P), if ``encoder.standardise`` is set."""
+        """Store mean and standard deviation of pooled training clips (N, P + E), if ``encoder.standardise`` is set."""
         if self.config.encoder.standardise:
             self.pooled_mean.copy_(pooled.mean(dim=0))
             self.pooled_std.copy_(pooled.std(dim=0, correction=0).clamp(min=MIN_SPREAD))
 
-    def forward(self, features: Tensor, mask: Tensor, phoneme_counts: Tensor) -> Tensor:
+    def forward(self, features: Tensor, mask: Tensor, phoneme_counts: Tensor, speaker: Tensor | None = None) -> Tensor:
         """Predict styles (B, 256) for phoneme counts (B,).
 
         Args:
             features: (B, L, T, D).
             mask: (B, T), True at a clip's frames.
             phoneme_counts: (B,), clamped to 1 to 510.
+            speaker: (B, E), see ``nuanced_core.hearing.speaker_features``; None if E is 0.
         """
-        return self.styles(self.pooled(features, mask), phoneme_counts)
+        return self.styles(self.pooled(features, mask, speaker), phoneme_counts)
 
-    def pack(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Predict a pack (510, 1, 256) from the features (1, L, T, D) and mask (1, T) of one clip.
+    def pack(self, features: Tensor, mask: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """Predict a pack (510, 1, 256) from features (1, L, T, D), mask (1, T) and speaker (1, E) of one clip.
 
         Call it in eval mode.
         """
-        pooled = self.pooled(features, mask).expand(PACK_ROWS, -1)
-        return self.styles(pooled, torch.arange(1, PACK_ROWS + 1, device=pooled.device)).unsqueeze(1)
+        return self.pack_of(self.pooled(features, mask, speaker))
+
+    def pack_of(self, pooled: Tensor) -> Tensor:
+        """Predict a pack (510, 1, 256) from the pooled features (1, P + E) of one clip."""
+        styles = self._styles_of_rows(pooled.expand(PACK_ROWS, -1), torch.arange(PACK_ROWS, device=pooled.device))
+        if self.surrogate is not None:
+            styles = styles + self._approach(pooled)
+        return styles.unsqueeze(1)
 
     @property
     def has_fixed_pooling(self) -> bool:
@@ -174,24 +198,42 @@ class StyleEncoder(nn.Module):
         learned = (self.layer_logits, self.projection, *self.pooling.parameters())
         return all(part is None for part in learned)
 
-    def pooled(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Normalise and pool features (B, L, T, D) to (B, P), independent of phoneme counts."""
-        return self.pooling(self.frames(features, mask), mask)  # type: ignore[no-any-return]
+    def pooled(self, features: Tensor, mask: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """Normalise and pool features (B, L, T, D), followed by speaker (B, E): (B, P + E).
+
+        The result does not depend on phoneme counts.
+        """
+        return self._with_speaker(self.pooling(self.frames(features, mask), mask), speaker)
 
     @torch.no_grad()
-    def pooled_blocks(self, blocks: Callable[[], Iterable[Tensor]]) -> Tensor:
-        """Normalise and pool the features of one clip to (1, P) as ``pooled`` does, without all of them in memory.
+    def pooled_blocks(self, blocks: Callable[[], Iterable[Tensor]], speaker: Tensor | None = None) -> Tensor:
+        """Normalise and pool the features of one clip as ``pooled`` does, without all of them in memory: (1, P + E).
 
         The result is that of the whole clip, except for rounding if there are several blocks.
 
         Args:
             blocks: returns the clip's features in blocks (L, t, D); it is called twice if ``features.channel`` is set.
+            speaker: (1, E).
         """
+        return self._with_speaker(self._pooled_blocks(blocks), speaker)
+
+    def _with_speaker(self, pooled: Tensor, speaker: Tensor | None) -> Tensor:
+        found = 0 if speaker is None else speaker.shape[1]
+        if found != self.config.speaker_channels:
+            raise ConfigError(
+                f"speaker: {found} channels are not the {self.config.speaker_channels} that features.speaker "
+                f"{self.config.features.speaker} and features.pitch {self.config.features.pitch} mean; "
+                "give what nuanced_core.hearing.speaker_features computes for them"
+            )
+        return pooled if speaker is None else torch.cat([pooled, speaker.to(pooled)], dim=1)
+
+    def _pooled_blocks(self, blocks: Callable[[], Iterable[Tensor]]) -> Tensor:
         channel = None if self.config.features.channel == "none" else self._channel_of_blocks(blocks())
         frames = self._frames_of_blocks(blocks(), channel)
         first, second = next(frames), next(frames, None)
         if second is None:
-            return self.pooling(first, whole_mask(first))  # type: ignore[no-any-return]
+            pooled: Tensor = self.pooling(first, whole_mask(first))
+            return pooled
         return self.pooling.blocks(chain((first, second), frames))
 
     def _frames_of_blocks(self, blocks: Iterable[Tensor], channel: tuple[Tensor, Tensor] | None) -> Iterator[Tensor]:
@@ -201,8 +243,18 @@ class StyleEncoder(nn.Module):
             yield self._process(self._normalise(features, mask), mask, channel)
 
     def styles(self, pooled: Tensor, phoneme_counts: Tensor) -> Tensor:
-        """Predict styles (B, 256) from pooled features (B, P) for phoneme counts (B,)."""
-        return self._styles_of_rows(pooled, phoneme_counts.clamp(1, PACK_ROWS) - 1)
+        """Predict styles (B, 256) from pooled features (B, P + E) for phoneme counts (B,)."""
+        styles = self._styles_of_rows(pooled, phoneme_counts.clamp(1, PACK_ROWS) - 1)
+        return styles if self.training or self.surrogate is None else styles + self._approach(pooled)
+
+    def _approach(self, pooled: Tensor) -> Tensor:
+        """Return what ``encoder.surrogate_steps`` steps add to the styles of clips with pooled features (B, P + E)."""
+        assert self.surrogate is not None
+        frame, settings = self.surrogate.frame, self.config
+        rows = torch.full((len(pooled),), APPROACHED_ROW, device=pooled.device)
+        start = frame.offsets(self._styles_of_rows(pooled, rows), rows + 1)
+        heard = heard_voice(settings.features, pooled[:, -settings.speaker_channels :])
+        return (self.surrogate.approach(start, *heard, settings.encoder.surrogate_steps) - start) * frame.std
 
     def frames(self, features: Tensor, mask: Tensor) -> Tensor:
         """Compute the frames to pool (B, T, C) from features (B, L, T, D) and mask (B, T).
@@ -265,10 +317,10 @@ class StyleEncoder(nn.Module):
         return part_size
 
     def _styles_of_rows(self, pooled: Tensor, rows: Tensor) -> Tensor:
-        """Predict styles (B, S) from pooled features (B, P) for rows (B,) of a pack."""
+        """Predict styles (B, S) from pooled features (B, P + E) for rows (B,) of a pack."""
         x = (pooled - self.pooled_mean) / self.pooled_std
         if self.config.encoder.phoneme_count == "embedding":
-            x = torch.cat([x, _embed_counts(rows).to(x.dtype)], dim=1)
+            x = torch.cat([x, embed_counts(rows).to(x.dtype)], dim=1)
         outputs = [head(trunk(x)) for trunk, head in zip(self.trunks, self.heads, strict=True)]
         if self._combines_voices:
             voices = torch.einsum("bk,vks->bvs", self.knot_weights[rows], self.voice_offsets.to(x.dtype))
@@ -315,67 +367,3 @@ class StyleEncoder(nn.Module):
         except (RuntimeError, SafetensorError) as error:
             raise WeightsError(f"{weights_file}: does not fit {config_file.name}: {str(error)[:200]}") from None
         return encoder.eval()
-
-
-class _HiddenLayer(nn.Module):
-    """Linear layer, normalisation, activation, dropout; with a residual connection if ``encoder.residual`` is set.
-
-    The residual connection requires as many input channels as ``encoder.width``.
-    """
-
-    def __init__(self, channels: int, settings: Encoder) -> None:
-        super().__init__()
-        norms = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": _BatchNorm}
-        # Batch normalisation would cancel a bias.
-        self.linear = nn.Linear(channels, settings.width, bias=settings.normalisation != "batch")
-        self.normalisation = norms[settings.normalisation](settings.width)
-        self.activation = ACTIVATIONS[settings.activation]()
-        self.dropout = nn.Dropout(settings.dropout)
-        self.residual = settings.residual and channels == settings.width
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, channels) to (B, width)."""
-        y: Tensor = self.dropout(self.activation(self.normalisation(self.linear(x))))
-        return x + y if self.residual else y
-
-
-class _BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation that uses the running statistics for a batch of one, which has no variance."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (B, channels)."""
-        if self.training and len(x) == 1:
-            return nn.functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(x)
-
-
-def _trunk(channels: int, settings: Encoder) -> nn.Sequential:
-    widths = [channels, *[settings.width] * (settings.depth - 1)]
-    return nn.Sequential(*(_HiddenLayer(width, settings) for width in widths))
-
-
-def _embed_counts(rows: Tensor) -> Tensor:
-    """Embed the phoneme counts of rows (B,) as the first terms of a cosine series in their logarithm, (B, 8)."""
-    log_count = torch.log(rows + 1.0) / math.log(PACK_ROWS)  # 0 for 1 phoneme, 1 for 510
-    return torch.cos(torch.pi * log_count.unsqueeze(1) * torch.arange(1, COUNT_CHANNELS + 1, device=rows.device))
-
-
-def _knots() -> Tensor:
-    """Return the stored rows (K,): from 0 to 509, closer together for few phonemes."""
-    linear_rows = 10  # knots are evenly spaced below this row; above it, their distance grows with the row
-    end = math.log1p((PACK_ROWS - 1) / linear_rows)
-    return (torch.linspace(0, end, KNOTS, dtype=torch.float64).expm1() * linear_rows).round().long()
-
-
-@cache
-def _knot_weights() -> Tensor:
-    """Return the weight of each knot for each row, (510, K): linear interpolation between neighbours."""
-    with torch.device("cpu"):  # on the meta device, where parameters are counted, this loads TorchDynamo for seconds
-        knots, rows = _knots(), torch.arange(PACK_ROWS)
-        right = torch.searchsorted(knots, rows, right=True).clamp(max=KNOTS - 1)
-        left = right - 1
-        fraction = ((rows - knots[left]) / (knots[right] - knots[left])).unsqueeze(1)
-        identity = torch.eye(KNOTS)
-        return identity[left] * (1 - fraction) + identity[right] * fraction

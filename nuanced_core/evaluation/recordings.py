@@ -22,12 +22,12 @@ from nuanced_core.data.dataset import Dataset
 from nuanced_core.errors import AudioError
 from nuanced_core.evaluation import metrics
 from nuanced_core.evaluation.comparison import Floats, SpeakerEmbedder
-from nuanced_core.evaluation.identity import SpeakerEncoder
 from nuanced_core.evaluation.metrics import as_json, estimate
 from nuanced_core.evaluation.predictors import StylePredictors, load_export, open_dataset, render_clips
 from nuanced_core.evaluation.test_split import held_out_sentences, held_out_utterances
+from nuanced_core.judges.identity import SpeakerEncoder
 from nuanced_core.progress import progress_bar
-from nuanced_core.sound_files import SOUND_SUFFIXES, is_sound_file
+from nuanced_core.sound_files import SOUND_SUFFIXES, looks_like_sound
 
 __all__ = ["evaluate_clips", "evaluate_recordings", "find_recordings"]
 
@@ -94,24 +94,18 @@ def find_recordings(place: Path) -> list[Path]:
         entries = sorted(path for path in place.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise AudioError(f"{place}: cannot be read ({error.strerror}); check its permissions") from None
-    if files := [path for path in entries if _looks_like_sound(path)]:
+    if files := [path for path in entries if looks_like_sound(path)]:
         for folder in (path for path in entries if path.suffix.lower() in SOUND_SUFFIXES and path.is_dir()):
             logger.info("%s: is a folder; passed over", folder)
         return files
     for folder in entries:
         with suppress(OSError):  # a file, or a folder that cannot be read
-            if any(_looks_like_sound(path) for path in folder.iterdir()):
+            if any(looks_like_sound(path) for path in folder.iterdir()):
                 raise AudioError(
                     f"{place}: holds no recordings itself, but folders that do, such as {folder.name}; name one of "
                     "these, or put all recordings into one folder"
                 )
     raise AudioError(f"{place}: holds no sound file ({', '.join(SOUND_SUFFIXES[:7])}, …); put recordings in it")
-
-
-def _looks_like_sound(path: Path) -> bool:
-    if path.name.startswith(".") or path.is_dir():
-        return False
-    return path.suffix.lower() in SOUND_SUFFIXES or (path.suffix == "" and is_sound_file(path))
 
 
 def evaluate_recordings(

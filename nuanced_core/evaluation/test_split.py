@@ -22,9 +22,7 @@ from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError, TextError
 from nuanced_core.evaluation import metrics
 from nuanced_core.evaluation.comparison import Comparison, Measures, PitchTracker, SpeakerEmbedder
-from nuanced_core.evaluation.identity import SpeakerEncoder
 from nuanced_core.evaluation.metrics import as_json, estimate
-from nuanced_core.evaluation.pitch import CrepePitch
 from nuanced_core.evaluation.predictors import (
     AUDIO_PREDICTORS,
     StylePredictors,
@@ -34,6 +32,8 @@ from nuanced_core.evaluation.predictors import (
 )
 from nuanced_core.hashing import derived_seed
 from nuanced_core.hearing.augmentation import DEGRADATIONS
+from nuanced_core.judges.identity import SpeakerEncoder
+from nuanced_core.judges.pitch import CrepePitch
 from nuanced_core.kokoro.voices import TEST_VOICES, VoiceBank
 from nuanced_core.progress import progress_bar
 from nuanced_core.text.phonemes import Phonemizer

@@ -94,11 +94,12 @@ class WhisperFeatures:
         segments = -(-len(audio) // SEGMENT)
         samples = -(-frames // segments) * SAMPLES_PER_FEATURE_FRAME
         for part in torch.split(audio, samples):
-            yield self._encode_segment(part, layers)
+            with torch.no_grad():
+                states = self.encode_segment(part, layers)
+            yield states.cpu()
 
-    @torch.no_grad()
-    def _encode_segment(self, audio: Tensor, layers: Sequence[int]) -> Tensor:
-        """Encode at most 30 s to states (L, t, D) of the given layers, on the CPU."""
+    def encode_segment(self, audio: Tensor, layers: Sequence[int]) -> Tensor:
+        """Encode audio (samples,) of at most 30 s to states (L, t, D) of the given layers, differentiable in it."""
         from whisper.audio import log_mel_spectrogram
 
         padding = -len(audio) % SAMPLES_PER_FEATURE_FRAME
@@ -112,4 +113,4 @@ class WhisperFeatures:
             x = block(x)
             if layer in layers:
                 states[layer] = encoder.ln_post(x) if layer == self.layers - 1 else x
-        return torch.cat([states[layer] for layer in layers]).cpu()
+        return torch.cat([states[layer] for layer in layers])

@@ -3,7 +3,7 @@
 Everything random in a step is drawn from the run's seed and the step's number, so a run that is resumed at any step
 takes the same steps as one that never stopped.
 
-Dimensions: B batch, P pooled channels, S = 256 style.
+Dimensions: B batch, P pooled channels, E channels of speaker features, S = 256 style.
 """
 
 import math
@@ -30,7 +30,7 @@ class TrainingBatch(NamedTuple):
 
     generator: torch.Generator  # of the step's further random choices
     clips: list[Clip]
-    features: Batch | Tensor  # pooled, (B, P), if pooling has no parameters
+    features: Batch | Tensor  # pooled, (B, P + E), if pooling has no parameters
     clip_counts: Tensor  # (B,) phoneme counts of the clips
     target_counts: Tensor  # (B,) phoneme counts of the targets
     targets: Tensor  # (B, 256) styles
@@ -45,11 +45,12 @@ class PooledFeatures:
 
     @torch.no_grad()
     def __call__(self, clip: Clip, version: Version) -> Tensor:
-        """Return the pooled features (P,) of a version of a clip."""
+        """Return the pooled features (P + E,) of a version of a clip."""
         pooled = self._kept.get((clip.key, version))
         if pooled is None:
-            batch = self._data.dataset.batch([clip], self._data.layers, [version])
-            pooled = self._encoder.pooled(batch.features, batch.mask)[0]
+            settings = self._encoder.config.features
+            batch = self._data.dataset.batch([clip], self._data.layers, [version], speaker=settings)
+            pooled = self._encoder.pooled(batch.features, batch.mask, batch.speaker)[0]
             if len(self._kept) * pooled.nbytes < POOLED_CACHE_BYTES:
                 self._kept[clip.key, version] = pooled
         return pooled
@@ -91,7 +92,7 @@ class BatchSampler:
         if self._pooled is not None:
             features = torch.stack([self._pooled(clip, version) for clip, version in zip(clips, versions, strict=True)])
         else:
-            features = data.dataset.batch(clips, data.layers, versions)
+            features = data.dataset.batch(clips, data.layers, versions, speaker=self._config.features)
         clip_counts = torch.tensor([clip.utterance.phoneme_count for clip in clips], device=self._device)
         if settings.rows == "own":
             targets = torch.stack([clip.utterance.style for clip in clips]).to(self._device)

@@ -12,6 +12,7 @@ from nuanced_core.data.rendering import RenderJob, RenderRequest, make_job, merg
 from nuanced_core.data.utterances import Split, plan_utterances
 from nuanced_core.hearing.whisper_features import feature_shape
 from nuanced_core.training.run_setup import load_validation
+from nuanced_core.training.surrogates import load_surrogate, wanted_parts
 from nuanced_core.training.validation import validation_inputs
 from nuanced_core.weights.store import cache_dir
 
@@ -54,7 +55,7 @@ def _plan(config: RunConfig) -> _PlannedRun:
     if models.whisper_file.name == config.models.whisper:  # refused before anything is rendered, where that is known
         resolve_layers(config.features.layers, feature_shape(config.models.whisper)[0], config.models.whisper)
     utterances = plan_utterances(config.data, config.mixes, models.voices, models.phonemizer)
-    return _PlannedRun(config, Dataset(models, cache_dir(), config.augment), utterances)
+    return _PlannedRun(config, Dataset(models, cache_dir(), config.augment, wanted_parts(config)), utterances)
 
 
 def _render_jobs(runs: Sequence[_PlannedRun]) -> list[RenderJob]:
@@ -66,7 +67,8 @@ def _render_jobs(runs: Sequence[_PlannedRun]) -> list[RenderJob]:
         by_models.setdefault(key, []).append(run)
     jobs = []
     for group in by_models.values():
-        dataset = group[0].dataset
+        parts = dict.fromkeys(part for run in group for part in run.dataset.parts)
+        dataset = Dataset(group[0].dataset.models, cache_dir(), parts=tuple(parts))
         requests = merge_requests([request for run in group for request in _missing(run)], dataset)
         jobs.append(make_job(requests, dataset))
     return jobs
@@ -91,6 +93,9 @@ def _compute_baselines(run: _PlannedRun) -> None:
     first_clip = dataset.clips(run.utterances.validation[:1])[0]
     dataset.layers(run.config.features.layers, first_clip)  # raises ConfigError if Whisper lacks one
     load_validation(run.config, dataset, run.utterances.validation)
+    if run.config.encoder.surrogate_steps:
+        clips = dataset.clips(run.utterances.train)
+        load_surrogate(dataset, clips, run.config.features.speaker_encoders, run.config.data.val_voices)
 
 
 def _prune(limit: int, cache: Cache) -> None:

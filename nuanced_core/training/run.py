@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nuanced_core.audio import FRAMES_PER_SECOND, write_audio
 from nuanced_core.config.settings import RunConfig, Train
-from nuanced_core.data.dataset import windows
+from nuanced_core.data.dataset import Batch, windows
 from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
 from nuanced_core.encoder.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from nuanced_core.encoder.style_encoder import StyleEncoder
@@ -207,7 +207,7 @@ class Run:
     def _loss_terms(self, batch: TrainingBatch) -> tuple[dict[str, Tensor], float]:
         """Compute the unweighted terms of a step's loss; also return the seconds of speech that Kokoro rendered."""
         settings, features = self.config.train, batch.features
-        pooled = features if isinstance(features, Tensor) else self.encoder.pooled(features.features, features.mask)
+        pooled = features if isinstance(features, Tensor) else self._pooled(features)
         terms = {"style": style_loss(self.encoder.styles(pooled, batch.target_counts), batch.targets)}
         if not self.losses.wanted or self.step % settings.speak_every:
             return terms, 0.0
@@ -218,6 +218,9 @@ class Run:
         terms |= self.losses(spoken, chosen, styles)
         speech_seconds = sum(frames for _, frames in chosen) / FRAMES_PER_SECOND if self.losses.spectral else 0.0
         return terms, speech_seconds
+
+    def _pooled(self, batch: Batch) -> Tensor:
+        return self.encoder.pooled(batch.features, batch.mask, batch.speaker)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -237,7 +240,7 @@ class Run:
     def _validation_styles(self) -> Tensor:
         """Predict the styles (V, 256) of the validation clips, in eval mode."""
         batch = self.data.validation_batch
-        predicted: Tensor = self.encoder.eval()(batch.features, batch.mask, batch.phoneme_counts)
+        predicted: Tensor = self.encoder.eval()(batch.features, batch.mask, batch.phoneme_counts, batch.speaker)
         return predicted
 
     @torch.no_grad()

@@ -12,7 +12,10 @@ from nuanced_core.data.dataset import Batch, Clip, Dataset
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.utterances import Utterance, plan_utterances, voice_styles
 from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
+from nuanced_core.encoder.surrogate import Surrogate
+from nuanced_core.hearing.speaker_features import speaker_channels
 from nuanced_core.losses.reference import MelSTFTLoss
+from nuanced_core.training.surrogates import load_surrogate, wanted_parts
 from nuanced_core.training.validation import Baselines, Validation, baseline_pack, validation_inputs
 
 __all__ = ["RunData", "build_encoder", "load_data", "load_validation"]
@@ -33,6 +36,7 @@ class RunData:
     validation: Validation
     baselines: Baselines
     validation_batch: Batch  # inputs of the encoder for the validation clips
+    encoder_surrogate: Surrogate | None  # for encoder.surrogate_steps
 
 
 def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
@@ -41,7 +45,7 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
     Raises:
         NuancedError: a voice or a sentence is missing or wrong, Whisper lacks a layer, or the cache cannot be written.
     """
-    dataset = Dataset(models, cache, config.augment)
+    dataset = Dataset(models, cache, config.augment, wanted_parts(config))
     voices = models.voices
     utterances = plan_utterances(config.data, config.mixes, voices, models.phonemizer)
     clips = dataset.clips(utterances.train)
@@ -58,6 +62,9 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
         validation=validation,
         baselines=baselines,
         validation_batch=_validation_batch(config, dataset, validation.clips, layers),
+        encoder_surrogate=load_surrogate(dataset, clips, config.features.speaker_encoders, config.data.val_voices)
+        if config.encoder.surrogate_steps
+        else None,
     )
 
 
@@ -77,7 +84,7 @@ def load_validation(
 def _validation_batch(config: RunConfig, dataset: Dataset, clips: Sequence[Clip], layers: Sequence[int]) -> Batch:
     inputs = validation_inputs([clip.utterance.voice for clip in clips], config.objective.conditions)
     input_clips, conditions = [clips[index] for index, _ in inputs], [condition for _, condition in inputs]
-    return dataset.batch(input_clips, layers, conditions, clips)
+    return dataset.batch(input_clips, layers, conditions, clips, config.features)
 
 
 def build_encoder(config: RunConfig, data: RunData) -> StyleEncoder:
@@ -91,11 +98,14 @@ def build_encoder(config: RunConfig, data: RunData) -> StyleEncoder:
         layers=data.layers,
         channels=data.validation_batch.features.shape[-1],
         voices=len(data.voices),
+        speaker_channels=speaker_channels(config.features),
     )
     encoder = StyleEncoder(encoder_config).to(dataset.models.device)
     packs = torch.stack([voices.pack(name) for name in data.voices])  # (V, 510, 256)
     encoder.calibrate(dataset.statistics(data.clips, data.layers), packs)
     encoder.calibrate_pooled(_calibration_features(encoder, data))
+    if encoder.surrogate is not None and data.encoder_surrogate is not None:
+        encoder.surrogate.load_state_dict(data.encoder_surrogate.state_dict())
     return encoder
 
 
@@ -106,6 +116,7 @@ def _calibration_features(encoder: StyleEncoder, data: RunData) -> Tensor:
     versions = data.dataset.versions
     pooled = []
     for index, clip in enumerate(clips):
-        batch = data.dataset.batch([clip], data.layers, [versions[index % len(versions)]])
-        pooled.append(encoder.pooled(batch.features, batch.mask)[0])
+        version = versions[index % len(versions)]
+        batch = data.dataset.batch([clip], data.layers, [version], speaker=encoder.config.features)
+        pooled.append(encoder.pooled(batch.features, batch.mask, batch.speaker)[0])
     return torch.stack(pooled)

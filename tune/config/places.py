@@ -129,6 +129,7 @@ _PATH_SETTINGS: dict[str, Callable[[str, Path], str]] = {
     "models.source": _absolute_source,
     "data.sentences": _absolute_sentences,
     "data.val_sentences": _absolute_sentences,
+    "data.people": _absolute_path,
     "sweep.warm_start": _absolute_path,
     "sweep.outputs": _absolute_path,
     "sweep.shared": _absolute_shared,

@@ -41,6 +41,7 @@ _NOT_SEARCHABLE = {
     "data.val_": _SAME_OBJECTIVE,
     "data.max_phonemes": f"it decides which sentences are used for validation, and {_SAME_OBJECTIVE}",
     "data.seed": f"it decides which sentences are used for validation, and {_SAME_OBJECTIVE}",
+    "data.people": f"it decides which people are used for validation, and {_SAME_OBJECTIVE}",
     "models.source": "where files come from does not change what they are",
     "train.device": "sweep.gpus_per_trial decides where trials run",
 }

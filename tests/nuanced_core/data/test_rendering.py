@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nuanced_core.config.settings import Augment
-from nuanced_core.data import rendering
+from nuanced_core.data import processes, rendering
 from nuanced_core.data.cache import Cache
 from nuanced_core.data.dataset import AugmentedCopy, Dataset
 from nuanced_core.data.rendering import RenderJob, RenderRequest, merge_requests, render_jobs, worker_count
@@ -77,10 +77,10 @@ def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
     """What rendering logs, without the lines of the progress bar, which depend on the machine's speed."""
     caplog.set_level(logging.INFO, logger="nuanced_core.data.rendering")
     messages: list[str] = []
-    for level in ("info", "warning"):
-        log = getattr(rendering.logger, level)
+    for logger, level in ((rendering.logger, "info"), (processes.logger, "warning")):
+        log = getattr(logger, level)
         monkeypatch.setattr(
-            rendering.logger, level, lambda text, *args, log=log: (messages.append(text % args), log(text, *args))
+            logger, level, lambda text, *args, log=log: (messages.append(text % args), log(text, *args))
         )
     return messages
 

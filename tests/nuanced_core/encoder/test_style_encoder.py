@@ -21,7 +21,8 @@ from tests.nuanced_core.encoder.small_encoders import (
 
 
 def test_pairwise_settings_cover_all_fields() -> None:
-    assert {*SPACE, "layers", "width"} == {*Features.model_fields, *Encoder.model_fields}
+    others = {"layers", "width", "speaker", "pitch", "surrogate_steps"}  # the last three: test_speakers.py
+    assert {*SPACE, *others} == {*Features.model_fields, *Encoder.model_fields}
     assert 28 <= len(PAIRWISE) < 50  # 7 poolings with 4 activations each
 
 

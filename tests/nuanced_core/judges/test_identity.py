@@ -1,4 +1,4 @@
-"""nuanced_core.evaluation.identity: speaker embeddings of synthetic vowels and of Kokoro's voices."""
+"""nuanced_core.judges.identity: speaker embeddings of synthetic vowels and of Kokoro's voices."""
 
 import sys
 import warnings
@@ -11,7 +11,7 @@ from torch import Tensor
 from nuanced_core.audio import resample
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.errors import ConfigError
-from nuanced_core.evaluation.identity import SpeakerEncoder
+from nuanced_core.judges.identity import SpeakerEncoder
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""nuanced_core.evaluation.pitch on synthetic tones, noise and Kokoro's speech."""
+"""nuanced_core.judges.pitch on synthetic tones, noise and Kokoro's speech."""
 
 import sys
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.errors import ConfigError
-from nuanced_core.evaluation.pitch import CrepePitch
+from nuanced_core.judges.pitch import CrepePitch
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, resample
 from nuanced_core.errors import ConfigError
-from nuanced_core.evaluation.identity import INSTALL_EXTRA
+from nuanced_core.judges.identity import INSTALL_EXTRA
 
 __all__ = ["CrepePitch"]
 

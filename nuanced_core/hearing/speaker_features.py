@@ -1,0 +1,65 @@
+"""What a StyleEncoder hears of a speaker beside Whisper's frames: speaker embeddings, and the pitch of the voice.
+
+Dimensions: B batch, E channels: those of the speaker encoders in the order of ``Features.speaker_encoders``, then the
+pitch.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nuanced_core.config.settings import Features
+from nuanced_core.speakers.encoders import SPEAKER_SIZES
+
+__all__ = ["PITCH", "heard_voice", "speaker_channels", "speaker_features", "speaker_parts"]
+
+PITCH = "pitch"  # the part that is no speaker embedding
+PITCH_CHANNELS = 2  # median and spread of F0
+USUAL_PITCH = (7.3, 0.2)  # log2 Hz and octaves; of a voice without a voiced frame
+PITCH_SCALE = (0.4, 0.1)  # how much they differ between voices
+
+
+def speaker_parts(features: Features) -> tuple[str, ...]:
+    """Return the names of the parts of the input: speaker encoders, and ``PITCH``."""
+    return (*features.speaker_encoders, *((PITCH,) if features.pitch else ()))
+
+
+def speaker_channels(features: Features) -> int:
+    """Return E, the number of channels that ``features.speaker`` and ``features.pitch`` mean."""
+    return sum(PITCH_CHANNELS if part == PITCH else SPEAKER_SIZES[part] for part in speaker_parts(features))
+
+
+def speaker_features(features: Features, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
+    """Return the input (E,) of a clip, whose channels are of the order of 1.
+
+    Args:
+        embeddings: speaker embeddings, each of norm 1, by the encoder's name.
+        pitch: (2,) median in log2 Hz and spread in octaves of the clip's F0; NaN if it has no voiced frame.
+    """
+    parts = []
+    for name in speaker_parts(features):
+        if name == PITCH:
+            usual, scale = torch.tensor(USUAL_PITCH), torch.tensor(PITCH_SCALE)
+            parts.append((torch.where(pitch.isnan(), usual, pitch) - usual) / scale)
+        else:
+            parts.append(embeddings[name] * math.sqrt(SPEAKER_SIZES[name]))
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def heard_voice(features: Features, speaker: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what inputs (B, E) of ``speaker_features`` consist of: embeddings (B, …) of norm 1 by the encoder's name,
+    and pitch (B, 2), which is NaN if ``features.pitch`` is not set."""
+    embeddings: dict[str, Tensor] = {}
+    pitch = speaker.new_full((len(speaker), PITCH_CHANNELS), torch.nan)
+    start = 0
+    for name in speaker_parts(features):
+        size = PITCH_CHANNELS if name == PITCH else SPEAKER_SIZES[name]
+        part = speaker[:, start : start + size]
+        start += size
+        if name == PITCH:
+            pitch = speaker.new_tensor(USUAL_PITCH) + part * speaker.new_tensor(PITCH_SCALE)
+        else:
+            embeddings[name] = part / math.sqrt(size)
+    return embeddings, pitch

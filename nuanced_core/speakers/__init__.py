@@ -1,0 +1,1 @@
+"""Speaker encoders: frozen networks that say who speaks, differentiable in the audio."""

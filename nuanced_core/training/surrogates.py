@@ -1,0 +1,93 @@
+"""The surrogate of a run: fitted once to its training clips, then kept in the cache."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from nuanced_core.config.settings import RunConfig
+from nuanced_core.data.dataset import Clip, Dataset
+from nuanced_core.encoder.surrogate import Surrogate
+from nuanced_core.hashing import content_key
+from nuanced_core.hearing.speaker_features import PITCH, speaker_parts
+from nuanced_core.kokoro.style_frame import StyleFrame
+from nuanced_core.losses.surrogate import SurrogateErrors, VoiceSamples, fit_surrogate
+from nuanced_core.speakers.encoders import SPEAKER_SIZES
+
+__all__ = ["load_frame", "load_surrogate", "wanted_parts"]
+
+logger = logging.getLogger(__name__)
+
+SURROGATE_FORMAT = "1"  # part of the key: raise it when the network or its fitting change
+
+
+def wanted_parts(config: RunConfig) -> tuple[str, ...]:
+    """Return what a run needs of each clip beside Whisper's states, see ``Dataset``."""
+    parts = list(speaker_parts(config.features))
+    if config.encoder.surrogate_steps:
+        parts.append(PITCH)
+    if config.loss.surrogate:
+        parts += [*config.loss.speaker_encoders, PITCH]
+    return tuple(dict.fromkeys(parts))
+
+
+def load_frame(dataset: Dataset, val_voices: tuple[str, ...]) -> StyleFrame:
+    """Return the coordinates of styles, of all stock voices that may be trained on, whichever a run uses."""
+    voices = dataset.models.voices
+    return StyleFrame(torch.stack([voices.pack(name) for name in voices.training_voices("all", val_voices)]))
+
+
+def load_surrogate(
+    dataset: Dataset, clips: Sequence[Clip], encoders: Sequence[str], val_voices: tuple[str, ...]
+) -> Surrogate:
+    """Return the surrogate of some speaker encoders, from the cache or fitted to clips and kept.
+
+    A clip's embedding is the mean over its versions, which is what is heard through rooms and noise.
+
+    Raises:
+        DiskError: the cache cannot be written.
+    """
+    frame = load_frame(dataset, val_voices)
+    hashes = [dataset.models.speaker_sha256(name) for name in encoders]
+    augment = dataset.augment.model_dump(mode="json")
+    key = content_key(SURROGATE_FORMAT, [clip.key for clip in clips], [*encoders], hashes, augment, [*val_voices])
+    surrogate = Surrogate(frame, {name: SPEAKER_SIZES[name] for name in encoders})
+    kept = dataset.cache.load("surrogates", key)
+    if kept is None:
+        logger.info("fitting a surrogate of %s to %d clips", " and ".join(encoders), len(clips))
+        surrogate, errors = fit_surrogate(frame, _samples(frame, dataset, clips, encoders), _voices(clips))
+        _log(errors)
+        kept = dataset.cache.save("surrogates", key, surrogate.state_dict())
+    surrogate.load_state_dict(kept)
+    return surrogate.to(dataset.models.device)
+
+
+def _samples(frame: StyleFrame, dataset: Dataset, clips: Sequence[Clip], encoders: Sequence[str]) -> VoiceSamples:
+    styles = torch.stack([clip.utterance.style for clip in clips])
+    counts = torch.tensor([clip.utterance.phoneme_count for clip in clips])
+    embeddings = {}
+    for name in encoders:
+        versions = [torch.stack([dataset.part(clip, v, name) for v in dataset.versions]) for clip in clips]
+        embeddings[name] = F.normalize(torch.stack(versions).mean(dim=1), dim=1)
+    pitch = torch.stack([dataset.part(clip, 0, PITCH) for clip in clips])
+    return VoiceSamples(frame.offsets(styles, counts), embeddings, pitch)
+
+
+def _voices(clips: Sequence[Clip]) -> list[str]:
+    return [clip.utterance.voice for clip in clips]
+
+
+def _log(errors: SurrogateErrors) -> None:
+    for name, cosine in errors.cosine.items():
+        logger.info(
+            "surrogate of %s: cosine %.2f on voices that it was not fitted to (%.2f for the mean voice)",
+            name,
+            cosine,
+            errors.mean_cosine[name],
+        )
+    logger.info(
+        "surrogate of F0: error of the median %.1f semitones (%.1f for the mean voice)",
+        errors.semitones,
+        errors.mean_semitones,
+    )

@@ -5,6 +5,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
+    "PEOPLE_TERMS",
+    "PITCH",
     "Augment",
     "Data",
     "Encoder",
@@ -31,6 +33,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Condition = Literal["clean", "snr20", "snr10", "telephone", "room"]
 # Names of ``nuanced_core.speakers.encoders.SPEAKER_ENCODERS``.
 SpeakerEncoderName = Literal["campplus", "resemblyzer"]
+PITCH = "pitch"  # the part of a clip's speaker features that is no speaker embedding
 # Terms of the loss, in units of their own, that need ``data.people``.
 PEOPLE_TERMS = ("speaker", "surrogate", "pitch", "rate", "hearing", "prior")
 T = TypeVar("T")
@@ -170,6 +173,11 @@ class Features(Settings):
         if self.speaker == "all":
             return ("campplus", "resemblyzer")
         return () if self.speaker == "none" else (self.speaker,)
+
+    @property
+    def speaker_parts(self) -> tuple[str, ...]:
+        """Names of the parts of the speaker features: speaker encoders, and ``PITCH``."""
+        return (*self.speaker_encoders, *((PITCH,) if self.pitch else ()))
 
     @field_validator("layers")
     @classmethod
@@ -377,6 +385,16 @@ class RunConfig(Settings):
     loss: Loss = Loss()
     objective: Objective = Objective()
     train: Train = Train()
+
+    @property
+    def clip_parts(self) -> tuple[str, ...]:
+        """What a run needs of each clip beside Whisper's states: names of speaker encoders, and ``PITCH``."""
+        parts = list(self.features.speaker_parts)
+        if self.loss.surrogate:
+            parts += self.loss.speaker_encoders
+        if self.encoder.surrogate_steps or self.loss.surrogate:
+            parts.append(PITCH)
+        return tuple(dict.fromkeys(parts))
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "RunConfig":

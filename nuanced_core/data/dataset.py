@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, resample
-from nuanced_core.config.settings import Augment, Condition, Features, WindowFrames
+from nuanced_core.config.settings import PITCH, Augment, Condition, Features, WindowFrames
 from nuanced_core.data.cache import Cache
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.utterances import Utterance
@@ -27,7 +27,7 @@ from nuanced_core.errors import ConfigError
 from nuanced_core.hashing import content_key, derived_seed
 from nuanced_core.hearing.augmentation import augmented, degraded
 from nuanced_core.hearing.pitch import pitch_statistics, track_pitch
-from nuanced_core.hearing.speaker_features import PITCH, speaker_features, speaker_parts
+from nuanced_core.hearing.speaker_features import speaker_features
 from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.kokoro.decoder import Precision
 from nuanced_core.kokoro.model import Prosody, Speech
@@ -172,13 +172,13 @@ class Dataset:
             torch.tensor([clip.utterance.phoneme_count for clip in target_clips or clips], device=device),
             torch.stack([clip.utterance.style for clip in target_clips or clips]).to(device),
             torch.stack([self.speaker(*pair, speaker) for pair in pairs]).to(device)
-            if speaker and speaker_parts(speaker)
+            if speaker and speaker.speaker_parts
             else None,
         )
 
     def speaker(self, clip: Clip, version: Version, settings: Features) -> Tensor:
         """Return the speaker features (E,) of a version of a clip."""
-        found = {name: self.part(clip, version, name) for name in speaker_parts(settings)}
+        found = {name: self.part(clip, version, name) for name in settings.speaker_parts}
         return speaker_features(settings, found, found.get(PITCH, torch.full((2,), torch.nan)))
 
     def part(self, clip: Clip, version: Version, name: str) -> Tensor:

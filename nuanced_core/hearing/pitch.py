@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nuanced_core.audio import FRAMES_PER_SECOND, WHISPER_RATE, resample
 
-__all__ = ["pitch_statistics", "track_pitch"]
+__all__ = ["loud_frames", "pitch_statistics", "track_pitch"]
 
 HOP = WHISPER_RATE // FRAMES_PER_SECOND  # samples; a pitch frame is as long as a Kokoro frame
 LOWEST_HZ, HIGHEST_HZ = 50.0, 550.0  # range of speaking voices
@@ -32,8 +32,8 @@ VOICED = 0.5  # height of a peak above which a frame is more likely voiced
 OCTAVE_COST = 0.01  # of each octave below the highest pitch: of equal peaks the shortest period is right
 JUMP_COST = 0.14  # of a jump by an octave between frames
 VOICING_COST = 0.056  # of a change between voiced and unvoiced
-# A voiced frame is louder than the background and within a range below the loud ones.
-RANGE_DB, MARGIN_DB = 25.0, 6.0
+# A loud frame is within a range below the loudest ones and above the background, unless that is as loud as speech.
+RANGE_DB, MARGIN_DB, LEAST_GAP_DB = 25.0, 6.0, 12.0
 # Range of the second pass, times the median of the first: ten semitones down and eleven up.
 BELOW_MEDIAN, ABOVE_MEDIAN = 0.56, 1.9
 
@@ -43,7 +43,7 @@ def track_pitch(audio: Tensor, rate: int) -> Tensor:
     """Return the pitch (P,) in Hz of audio (samples,) at ``rate`` Hz, every 25 ms; 0 where it is unvoiced."""
     samples = resample(audio.detach().float().cpu(), rate, WHISPER_RATE)
     samples = samples - samples.mean()
-    loud = _is_loud(_frames(samples, HOP))
+    loud = loud_frames(samples)
     first = _best_path(_autocorrelation(samples, LOWEST_HZ), loud, LOWEST_HZ, HIGHEST_HZ)
     voiced = first[first > 0]
     if len(voiced) < 2:
@@ -51,6 +51,18 @@ def track_pitch(audio: Tensor, rate: int) -> Tensor:
     middle = float(voiced.median())
     lowest, highest = max(LOWEST_HZ, BELOW_MEDIAN * middle), min(HIGHEST_HZ, ABOVE_MEDIAN * middle)
     return _best_path(_autocorrelation(samples, lowest), loud, lowest, highest)
+
+
+def loud_frames(audio: Tensor) -> Tensor:
+    """Return which pitch frames (P,) of audio (samples,) at 16 kHz are louder than the background.
+
+    The level is that of the differences of samples, in which the hum of the mains is quiet.
+    """
+    power = _frames(audio, HOP).diff(dim=1).square().mean(dim=1)
+    level = 10 * power.clamp(min=1e-14).log10()  # dB
+    background, speech = torch.quantile(level, torch.tensor([0.1, 0.95])).unbind()
+    gate = torch.maximum(speech - RANGE_DB, torch.minimum(background + MARGIN_DB, speech - LEAST_GAP_DB))
+    return level > gate
 
 
 def pitch_statistics(hertz: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,17 +83,6 @@ def _frames(samples: Tensor, length: int) -> Tensor:
     padded = nn.functional.pad(samples, (length // 2, length // 2 + HOP))
     frames = padded.unfold(0, length, HOP)[: len(samples) // HOP + 1]
     return frames - frames.mean(dim=1, keepdim=True)
-
-
-def _is_loud(frames: Tensor) -> Tensor:
-    """Return which frames (P,) are louder than the background.
-
-    The level is that of the differences of samples, in which the hum of the mains is quiet.
-    """
-    level = 10 * frames.diff(dim=1).square().mean(dim=1).clamp(min=1e-14).log10()  # dB
-    background, speech = torch.quantile(level, torch.tensor([0.1, 0.95])).unbind()
-    gate = torch.maximum(speech - RANGE_DB, torch.minimum(background + MARGIN_DB, speech - 12))
-    return level > gate
 
 
 def _autocorrelation(samples: Tensor, lowest: float) -> Tensor:

@@ -10,25 +10,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nuanced_core.config.settings import Features
+from nuanced_core.config.settings import PITCH, Features
 from nuanced_core.speakers.encoders import SPEAKER_SIZES
 
-__all__ = ["PITCH", "heard_voice", "speaker_channels", "speaker_features", "speaker_parts"]
+__all__ = ["heard_voice", "speaker_channels", "speaker_features"]
 
-PITCH = "pitch"  # the part that is no speaker embedding
 PITCH_CHANNELS = 2  # median and spread of F0
 USUAL_PITCH = (7.3, 0.2)  # log2 Hz and octaves; of a voice without a voiced frame
 PITCH_SCALE = (0.4, 0.1)  # how much they differ between voices
 
 
-def speaker_parts(features: Features) -> tuple[str, ...]:
-    """Return the names of the parts of the input: speaker encoders, and ``PITCH``."""
-    return (*features.speaker_encoders, *((PITCH,) if features.pitch else ()))
-
-
 def speaker_channels(features: Features) -> int:
     """Return E, the number of channels that ``features.speaker`` and ``features.pitch`` mean."""
-    return sum(PITCH_CHANNELS if part == PITCH else SPEAKER_SIZES[part] for part in speaker_parts(features))
+    return sum(PITCH_CHANNELS if part == PITCH else SPEAKER_SIZES[part] for part in features.speaker_parts)
 
 
 def speaker_features(features: Features, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
@@ -39,7 +33,7 @@ def speaker_features(features: Features, embeddings: Mapping[str, Tensor], pitch
         pitch: (2,) median in log2 Hz and spread in octaves of the clip's F0; NaN if it has no voiced frame.
     """
     parts = []
-    for name in speaker_parts(features):
+    for name in features.speaker_parts:
         if name == PITCH:
             usual, scale = torch.tensor(USUAL_PITCH), torch.tensor(PITCH_SCALE)
             parts.append((torch.where(pitch.isnan(), usual, pitch) - usual) / scale)
@@ -54,7 +48,7 @@ def heard_voice(features: Features, speaker: Tensor) -> tuple[dict[str, Tensor],
     embeddings: dict[str, Tensor] = {}
     pitch = speaker.new_full((len(speaker), PITCH_CHANNELS), torch.nan)
     start = 0
-    for name in speaker_parts(features):
+    for name in features.speaker_parts:
         size = PITCH_CHANNELS if name == PITCH else SPEAKER_SIZES[name]
         part = speaker[:, start : start + size]
         start += size

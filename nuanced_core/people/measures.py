@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from nuanced_core.audio import FRAMES_PER_SECOND, WHISPER_RATE
 from nuanced_core.errors import TextError
-from nuanced_core.hearing.pitch import pitch_statistics, track_pitch
+from nuanced_core.hearing.pitch import loud_frames, pitch_statistics
 from nuanced_core.text.phonemes import Phonemizer
 from nuanced_core.text.splitting import split_sentences
 
 __all__ = ["PhonemeCounter", "VoiceMeasures", "measure_voice", "speech_frames"]
 
 SAMPLES = WHISPER_RATE // FRAMES_PER_SECOND  # of a pitch frame
-REACH = 6  # frames (0.15 s): a frame this close to a voiced one belongs to speech; longer pauses do not
+# Frames (0.3 s): a frame this close to a loud one belongs to speech. The rate of stock voices' clips, clean, in a room,
+# by telephone or in noise of 10 dB, is then within 2 % of that of Kokoro's own durations, with a deviation of 4 %.
+REACH = 12
 TRANSCRIBED_SECONDS = 30  # that Whisper hears at once
 # A transcript is not trusted beyond these, which are Whisper's own.
 LEAST_LOG_PROBABILITY, MOST_COMPRESSION, MOST_SILENCE = -1.0, 2.4, 0.6
@@ -45,15 +47,15 @@ def measure_voice(audio: Tensor, pitch: Tensor) -> VoiceMeasures:
     median, spread = (float(value) for value in pitch_statistics(pitch))
     if len(voiced) == 0:
         return VoiceMeasures(median, spread, 0.0, torch.nan, torch.nan)
-    share = len(voiced) / float(speech_frames(pitch).sum())
+    share = len(voiced) / float(speech_frames(audio).sum())
     deviation = float((10 * voiced.log10()).std(correction=0))
     return VoiceMeasures(median, spread, share, float(10 * voiced.mean().log10()), deviation)
 
 
-def speech_frames(pitch: Tensor) -> Tensor:
-    """Return which frames (P,) are speech: those within 0.15 s of a voiced one."""
-    voiced = (pitch > 0).float()[None, None]
-    return nn.functional.max_pool1d(voiced, 2 * REACH + 1, stride=1, padding=REACH)[0, 0] > 0
+def speech_frames(audio: Tensor) -> Tensor:
+    """Return which frames (P,) of 25 ms of audio (samples,) at 16 kHz are speech: those within 0.3 s of a loud one."""
+    loud = loud_frames(audio).float()[None, None]
+    return nn.functional.max_pool1d(loud, 2 * REACH + 1, stride=1, padding=REACH)[0, 0] > 0
 
 
 class PhonemeCounter:
@@ -80,7 +82,7 @@ class PhonemeCounter:
         count. NaN: Whisper does not trust its transcript, or there is no word in it.
         """
         heard = audio[: TRANSCRIBED_SECONDS * WHISPER_RATE]
-        seconds = float(speech_frames(track_pitch(heard, WHISPER_RATE)).sum()) / FRAMES_PER_SECOND
+        seconds = float(speech_frames(heard).sum()) / FRAMES_PER_SECOND
         text = self._transcribe(heard)
         try:
             count = sum(len(self.phonemizer(sentence)) for sentence in split_sentences(text))

@@ -12,7 +12,7 @@ from nuanced_core.data.rendering import RenderJob, RenderRequest, make_job, merg
 from nuanced_core.data.utterances import Split, plan_utterances
 from nuanced_core.hearing.whisper_features import feature_shape
 from nuanced_core.training.run_setup import load_validation
-from nuanced_core.training.surrogates import load_surrogate, wanted_parts
+from nuanced_core.training.surrogates import load_surrogate
 from nuanced_core.training.validation import validation_inputs
 from nuanced_core.weights.store import cache_dir
 
@@ -55,7 +55,7 @@ def _plan(config: RunConfig) -> _PlannedRun:
     if models.whisper_file.name == config.models.whisper:  # refused before anything is rendered, where that is known
         resolve_layers(config.features.layers, feature_shape(config.models.whisper)[0], config.models.whisper)
     utterances = plan_utterances(config.data, config.mixes, models.voices, models.phonemizer)
-    return _PlannedRun(config, Dataset(models, cache_dir(), config.augment, wanted_parts(config)), utterances)
+    return _PlannedRun(config, Dataset(models, cache_dir(), config.augment, config.clip_parts), utterances)
 
 
 def _render_jobs(runs: Sequence[_PlannedRun]) -> list[RenderJob]:

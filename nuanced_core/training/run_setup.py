@@ -15,7 +15,7 @@ from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.hearing.speaker_features import speaker_channels
 from nuanced_core.losses.reference import MelSTFTLoss
-from nuanced_core.training.surrogates import load_surrogate, wanted_parts
+from nuanced_core.training.surrogates import load_surrogate
 from nuanced_core.training.validation import Baselines, Validation, baseline_pack, validation_inputs
 
 __all__ = ["RunData", "build_encoder", "load_data", "load_validation"]
@@ -45,7 +45,7 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
     Raises:
         NuancedError: a voice or a sentence is missing or wrong, Whisper lacks a layer, or the cache cannot be written.
     """
-    dataset = Dataset(models, cache, config.augment, wanted_parts(config))
+    dataset = Dataset(models, cache, config.augment, config.clip_parts)
     voices = models.voices
     utterances = plan_utterances(config.data, config.mixes, voices, models.phonemizer)
     clips = dataset.clips(utterances.train)

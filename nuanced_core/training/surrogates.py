@@ -6,30 +6,19 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from nuanced_core.config.settings import RunConfig
+from nuanced_core.config.settings import PITCH
 from nuanced_core.data.dataset import Clip, Dataset
 from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.hashing import content_key
-from nuanced_core.hearing.speaker_features import PITCH, speaker_parts
 from nuanced_core.kokoro.style_frame import StyleFrame
 from nuanced_core.losses.surrogate import SurrogateErrors, VoiceSamples, fit_surrogate
 from nuanced_core.speakers.encoders import SPEAKER_SIZES
 
-__all__ = ["load_frame", "load_surrogate", "wanted_parts"]
+__all__ = ["load_frame", "load_surrogate"]
 
 logger = logging.getLogger(__name__)
 
 SURROGATE_FORMAT = "1"  # part of the key: raise it when the network or its fitting change
-
-
-def wanted_parts(config: RunConfig) -> tuple[str, ...]:
-    """Return what a run needs of each clip beside Whisper's states, see ``Dataset``."""
-    parts = list(speaker_parts(config.features))
-    if config.encoder.surrogate_steps:
-        parts.append(PITCH)
-    if config.loss.surrogate:
-        parts += [*config.loss.speaker_encoders, PITCH]
-    return tuple(dict.fromkeys(parts))
 
 
 def load_frame(dataset: Dataset, val_voices: tuple[str, ...]) -> StyleFrame:

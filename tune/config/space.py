@@ -48,6 +48,8 @@ _NOT_SEARCHABLE = {
 # Models, clips and features are prepared before the first trial for every value of these settings, so the number of
 # values has to be finite.
 _PREPARED = ("models.", "data.", "mixes.", "augment.")
+# Settings whose choices decide what else is prepared of the clips.
+_HEARD = ("features.layers", "features.speaker", "features.pitch", "encoder.surrogate_steps", "loss.speaker_encoders")
 
 
 @dataclass(frozen=True)
@@ -211,14 +213,15 @@ class Space:
         """Return the runs to prepare: ``run`` with each combination of choices that needs other models or data.
 
         ``features.layers`` adds no combinations, because the cache holds the features of all layers; but each of its
-        choices occurs with each Whisper model, which may lack such a layer.
+        choices occurs with each Whisper model, which may lack such a layer. Speaker embeddings and surrogates are
+        computed for each combination of clips and speaker encoders.
 
         Raises:
             ConfigError: the values of a combination contradict each other.
         """
         combinations: list[dict[str, Any]] = [{}]
         for name, dimension in self.dimensions.items():
-            if isinstance(dimension, Choices) and name.startswith((*_PREPARED, "features.layers")):
+            if isinstance(dimension, Choices) and name.startswith((*_PREPARED, *_HEARD)):
                 combinations = [
                     params | chosen
                     for params in combinations
@@ -228,7 +231,10 @@ class Space:
         covered: set[Any] = set()
         for params in combinations:
             one = self.apply(run, params)
-            needs = {(one.models, one.data, one.mixes, one.augment), (one.models, one.features.layers)}
+            clips = one.models, one.data, one.mixes, one.augment
+            needs = {clips, (one.models, one.features.layers), *((*clips, part) for part in one.clip_parts)}
+            if one.encoder.surrogate_steps:
+                needs.add((*clips, "surrogate", one.features.speaker))
             if not needs <= covered:
                 variants.append(one)
                 covered |= needs

@@ -26,7 +26,7 @@ from tune.sweep.place import SweepPlace
 from tune.sweep.services import SweepServices
 from tune.sweep.signals import stop_on_signal
 from tune.trial.checkpoints import CheckpointKeeper
-from tune.trial.hparams import HparamsTable
+from tune.trial.hparams import PEOPLE_SCORES, HparamsTable
 from tune.trial.ray_search import StudyScheduler, StudySearcher
 from tune.trial.trainable import DISK_FULL, STOP_FILE, StyleEncoderTrial
 
@@ -134,7 +134,7 @@ def _hparams_table(sweep: OpenSweep) -> HparamsTable:
     table = HparamsTable(
         place.trials_folder,
         config.search,
-        objectives=config.sweep.objectives,
+        scores=(*config.sweep.objectives, *(PEOPLE_SCORES if config.run.data.people else ())),
         others={SEED: Choices(seeds)} if len(seeds) > 1 else {},
         copy=place.storage.child("trials") if place.is_shared else None,
     )

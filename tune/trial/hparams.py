@@ -35,7 +35,7 @@ from tune.config.space import Space
 from tune.search.results import TrialWatcher
 from tune.trial.tensorboard import EVENT_FILE, encode_summaries
 
-__all__ = ["BEST", "NOT_SEARCHED", "STATE", "HparamsColumn", "HparamsTable"]
+__all__ = ["BEST", "NOT_SEARCHED", "PEOPLE_SCORES", "STATE", "HparamsColumn", "HparamsTable"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ _STATUS = {
     "failed": api_pb2.STATUS_FAILURE,
 }
 _ENDED = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-_SCORES = ("val/loss", "val/skill", "val/stft", "val/style")  # shown for each trial, beside the objectives
+_SCORES = ("val/loss", "val/skill", "val/stft", "val/style")  # shown for each trial
+PEOPLE_SCORES = ("val/identity", "val/pitch")  # of runs with validation people
 _ROW = ".hparams"  # suffix of the event file with the row of an ended trial
 _MOST_LISTED = 9  # TensorBoard offers a checkbox per value up to here, and a regular expression for more
 
@@ -138,7 +139,7 @@ class HparamsTable(TrialWatcher):
         folder: contains the trials' folders.
         space: the searched settings.
         others: further settings that trials differ in.
-        objectives: of the study.
+        scores: names of scalars that are shown for each trial, beside the usual ones.
         copy: ``folder`` in shared storage, where the same is written, in the background.
     """
 
@@ -147,14 +148,14 @@ class HparamsTable(TrialWatcher):
         folder: Path,
         space: Space,
         *,
-        objectives: Sequence[str],
+        scores: Sequence[str],
         others: Mapping[str, Choices] | None = None,
         copy: SharedFolder | None = None,
     ) -> None:
         self._folder, self._copy = folder, copy
         self._dimensions = {**space.dimensions, **(others or {})}
         self._columns: dict[str, HparamsColumn] = {}
-        self._scores = tuple(dict.fromkeys([*objectives, *_SCORES]))
+        self._scores = tuple(dict.fromkeys([*scores, *_SCORES]))
         self._rows: dict[int, _Row] = {}
         self._copier = ThreadPoolExecutor(1)  # one thread, so that the order of writes is kept
         self._has_warned = False

@@ -49,7 +49,7 @@ def test_word_errors(heard: str, text: str, expected: tuple[int, int]) -> None:
 def test_word_errors_equal_jiwer_s() -> None:
     draw = random.Random(0)
     for _ in range(50):
-        heard, text = (" ".join(draw.choices(["red", "door", "green", "hill"], k=draw.randint(1, 12))) for _ in range(2))
+        heard, text = (" ".join(draw.choices(["red", "door", "hill"], k=draw.randint(1, 12))) for _ in range(2))
         errors, count = word_errors(heard, text)
         assert errors / count == pytest.approx(jiwer.wer(text, heard))
 

@@ -208,7 +208,7 @@ def book(tmp_path: Path) -> TrialLedger:
 
 def watched(book: TrialLedger, folder: Path, search: Any = SEARCH, **settings: Any) -> HparamsTable:
     space = Space.parse(search, RunConfig(), "a.yaml")
-    table = HparamsTable(folder / "trials", space, objectives=("val/loss",), **settings)
+    table = HparamsTable(folder / "trials", space, scores=("val/loss",), **settings)
     table.open(open_study(folder, SweepSettings()))
     book.watcher = table
     return table
@@ -264,7 +264,7 @@ def test_a_trial_whose_settings_are_refused_is_a_failed_row(tmp_path: Path) -> N
     space = Space(dimensions={name: Choices(tuple(values)) for name, values in search.items()})
     study = open_study(tmp_path, SweepSettings(), create=True)
     book = TrialLedger(study, space, RunConfig(), tmp_path / "trials", SweepSettings(trials=1, sampler="random"))
-    with closing(HparamsTable(tmp_path / "trials", space, objectives=("val/loss",))) as table:
+    with closing(HparamsTable(tmp_path / "trials", space, scores=("val/loss",))) as table:
         table.open(study)
         book.watcher = table
         assert book.ask() is None

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from nuanced_core.audio import SAMPLES_PER_FEATURE_FRAME, SAMPLES_PER_FRAME
+from nuanced_core.audio import SAMPLES_PER_FEATURE_FRAME, SAMPLES_PER_FRAME, WHISPER_RATE, resample
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
+from nuanced_core.hearing.speaker_features import speaker_channels
 from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE, Prosody, Speech, TextStates
 from nuanced_core.kokoro.voices import TEST_VOICES, VoiceBank
+from nuanced_core.speakers.encoders import SPEAKER_SIZES
 from nuanced_core.text.phonemes import Phonemizer
 
 VOICES = ("af_bella", "af_heart", "af_nicole", "af_sky", "am_fenrir", "am_michael", "bf_alice", "bm_lewis")
@@ -68,6 +70,45 @@ class LivelyKokoro(FakeKokoro):
         return Prosody(plain.durations, plain.token_frames, f0, energy, plain.frames)
 
 
+class FakeSpeakerEncoder:
+    """Fake speaker encoder, differentiable in the audio: a random projection of the log levels of 24 bands of 100 Hz."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.size = name, SPEAKER_SIZES[name]
+        self.embedded = 0
+        generator = torch.Generator().manual_seed(self.size)
+        self._projection = torch.randn(24, self.size, generator=generator)
+
+    def __call__(self, audio: Tensor) -> Tensor:
+        power = torch.fft.rfft(audio).abs().square()[:, 1 : int(2400 * audio.shape[1] / WHISPER_RATE) + 1]
+        levels = torch.log(torch.nn.functional.adaptive_avg_pool1d(power[:, None], 24)[:, 0] / audio.shape[1] + 1e-4)
+        return torch.nn.functional.normalize((levels - levels.mean(dim=1, keepdim=True)) @ self._projection, dim=1)
+
+    @torch.no_grad()
+    def embed(self, audio: Tensor, rate: int) -> Tensor:
+        self.embedded += 1
+        return self(resample(audio, rate, WHISPER_RATE)[None])[0]
+
+
+class FakeSpeakers:
+    """The speaker encoders of a fake ``ModelSet``, made when they are asked for."""
+
+    def __init__(self) -> None:
+        self.used: dict[str, FakeSpeakerEncoder] = {}
+        self.hashes = {name: f"{name} weights" for name in SPEAKER_SIZES}
+
+    def encoder(self, name: str) -> FakeSpeakerEncoder:
+        return self.used.setdefault(name, FakeSpeakerEncoder(name))
+
+    def sha256(self, name: str) -> str:
+        return self.hashes[name]
+
+    @property
+    def embedded(self) -> int:
+        """Number of recordings that were embedded."""
+        return sum(encoder.embedded for encoder in self.used.values())
+
+
 class FakeWhisper:
     """Fake Whisper: 3 layers of 4 channels, the levels of four bands per 20 ms, times the number of the layer."""
 
@@ -84,6 +125,9 @@ class FakeWhisper:
         bands = torch.fft.rfft(padded.view(frames, -1)).abs()[:, :160].view(frames, 4, 40).mean(dim=2)
         return torch.stack([bands * (layer + 1.0) for layer in layers or range(3)])
 
+    def encode_segment(self, audio: Tensor, layers: Sequence[int]) -> Tensor:
+        return self(audio, layers)
+
 
 def fake_models(folder: Path, names: Sequence[str] = VOICES) -> SimpleNamespace:
     """Make a fake ``ModelSet`` with random packs for the given voices, eight by default."""
@@ -94,6 +138,7 @@ def fake_models(folder: Path, names: Sequence[str] = VOICES) -> SimpleNamespace:
         voice = rng.normal(size=(1, 1, STYLE_SIZE)) + 0.1 * rng.normal(size=(PACK_ROWS, 1, STYLE_SIZE))
         packs[name] = folder / f"{name}.npy"
         np.save(packs[name], voice.astype(np.float32))
+    speakers = FakeSpeakers()
     return SimpleNamespace(
         kokoro=FakeKokoro(),
         whisper=FakeWhisper(),
@@ -102,6 +147,9 @@ def fake_models(folder: Path, names: Sequence[str] = VOICES) -> SimpleNamespace:
         kokoro_files=SimpleNamespace(sha256="kokoro"),
         whisper_file=SimpleNamespace(sha256="whisper", name="fake"),
         device=torch.device("cpu"),
+        speakers=speakers,
+        speaker_encoder=speakers.encoder,
+        speaker_sha256=speakers.sha256,
     )
 
 
@@ -119,7 +167,13 @@ def random_encoder(models: SimpleNamespace, run: RunConfig, layers: tuple[int, .
     torch.manual_seed(0)
     encoder = StyleEncoder(
         StyleEncoderConfig(
-            encoder=run.encoder, features=run.features, whisper="fake", layers=layers, channels=4, voices=len(packs)
+            encoder=run.encoder,
+            features=run.features,
+            whisper="fake",
+            layers=layers,
+            channels=4,
+            voices=len(packs),
+            speaker_channels=speaker_channels(run.features),
         )
     )
     encoder.calibrate(FeatureStatistics(torch.ones(len(layers), 4), torch.full((len(layers), 4), 2.0)), packs)

@@ -54,6 +54,7 @@ class StyleEncoderConfig(Settings):
     channels: Annotated[int, Field(ge=1)] = Field(description="D")
     voices: Annotated[int, Field(ge=1)] = Field(description="V")
     speaker_channels: Annotated[int, Field(ge=0)] = Field(0, description="E, of features.speaker and features.pitch")
+    surrogate_clips: Annotated[int, Field(ge=0)] = Field(0, description="clips that the surrogate is fitted to")
 
     def to_dict(self) -> dict[str, object]:
         """Return the JSON form, as stored in ``config.json`` and in checkpoints."""
@@ -138,7 +139,8 @@ class StyleEncoder(nn.Module):
         self.surrogate: Surrogate | None = None
         if settings.surrogate_steps:
             frame = StyleFrame(torch.zeros(1, PACK_ROWS, STYLE_SIZE))
-            self.surrogate = Surrogate(frame, {name: SPEAKER_SIZES[name] for name in config.features.speaker_encoders})
+            sizes = {name: SPEAKER_SIZES[name] for name in config.features.speaker_encoders}
+            self.surrogate = Surrogate(frame, sizes, config.surrogate_clips)
 
     @torch.no_grad()
     def calibrate(self, features: FeatureStatistics, packs: Tensor) -> None:
@@ -248,11 +250,14 @@ class StyleEncoder(nn.Module):
         return styles if self.training or self.surrogate is None else styles + self._approach(pooled)
 
     def _approach(self, pooled: Tensor) -> Tensor:
-        """Return what ``encoder.surrogate_steps`` steps add to the styles of clips with pooled features (B, P + E)."""
+        """Return what ``encoder.surrogate_steps`` steps add to the styles of clips with pooled features (B, P + E).
+
+        It has no gradient: that of the styles is as if it were constant.
+        """
         assert self.surrogate is not None
         frame, settings = self.surrogate.frame, self.config
         rows = torch.full((len(pooled),), APPROACHED_ROW, device=pooled.device)
-        start = frame.offsets(self._styles_of_rows(pooled, rows), rows + 1)
+        start = frame.offsets(self._styles_of_rows(pooled, rows), rows + 1).detach()
         heard = heard_voice(settings.features, pooled[:, -settings.speaker_channels :])
         return (self.surrogate.approach(start, *heard, settings.encoder.surrogate_steps) - start) * frame.std
 

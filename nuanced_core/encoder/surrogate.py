@@ -1,9 +1,10 @@
 """A surrogate of Kokoro and the speaker encoders: style → speaker embeddings and pitch, without speaking.
 
-A step on it takes milliseconds where one through Kokoro takes seconds. Styles can deceive it, so several networks are
-asked, and the styles stay where stock voices are (``StyleFrame.prior``).
+It is a kernel ridge regression on clips that were rendered in many styles, which for some hundred to some thousand
+clips predicts better than a network (docs/LOG.md). A step on it takes milliseconds where one through Kokoro takes
+seconds. Styles can deceive it, so they stay near stock voices (``StyleFrame.priors``).
 
-Dimensions: B batch, M members, E speaker embedding, S = 256 style.
+Dimensions: B batch, N clips, E speaker embedding, C all predicted channels, S = 256 style.
 """
 
 from collections.abc import Mapping
@@ -15,73 +16,51 @@ from torch import Tensor, nn
 from nuanced_core.kokoro.model import STYLE_SIZE
 from nuanced_core.kokoro.style_frame import StyleFrame
 
-__all__ = ["Surrogate", "SurrogateNetwork"]
-
-MEMBERS = 3
+__all__ = ["PITCH_CHANNELS", "Surrogate"]
 
 PITCH_CHANNELS = 2  # median in log2 Hz and spread in octaves of F0
-WIDTH = 512
-DROPOUT = 0.1
+KERNEL_WIDTH = 0.8  # root mean square over the channels of the distance at which two styles become unlike
 LEARNING_RATE = 0.03  # of Adam, in coordinates of the frame
-PITCH_WEIGHT, SPREAD_WEIGHT, PRIOR_WEIGHT = 0.3, 0.15, 0.02  # beside 1 - cosine of each speaker encoder
-
-
-class SurrogateNetwork(nn.Module):
-    """A linear map plus a small network: offsets (B, S) → speaker embeddings and pitch.
-
-    Args:
-        sizes: E of each speaker encoder, by name.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, sizes: Mapping[str, int]) -> None:
-        super().__init__()
-        self.sizes = dict(sizes)
-        channels = sum(self.sizes.values()) + PITCH_CHANNELS
-        self.linear = nn.Linear(STYLE_SIZE, channels)
-        self.network = nn.Sequential(
-            *(nn.Linear(STYLE_SIZE, WIDTH), nn.GELU(), nn.Dropout(DROPOUT)),
-            *(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Dropout(DROPOUT)),
-            nn.Linear(WIDTH, channels),
-        )
-        self.register_buffer("mean", torch.zeros(channels))  # of the outputs
-        self.register_buffer("std", torch.ones(channels))
-
-    def forward(self, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Predict embeddings (B, E) of norm 1 by speaker encoder, and pitch (B, 2)."""
-        outputs = (self.linear(offsets) + self.network(offsets)) * self.std + self.mean
-        *embeddings, pitch = outputs.split([*self.sizes.values(), PITCH_CHANNELS], dim=1)
-        return {name: F.normalize(x, dim=1) for name, x in zip(self.sizes, embeddings, strict=True)}, pitch
+# Beside 1 - cosine of each speaker encoder. Chosen on validation people (docs/LOG.md).
+PITCH_WEIGHT, SPREAD_WEIGHT, PRIOR_WEIGHT = 1.0, 0.5, 0.1
 
 
 class Surrogate(nn.Module):
-    """Frozen networks that were fitted to the same clips from different initial weights.
+    """Kernel ridge regression: offsets (B, S) → speaker embeddings and pitch.
 
     Args:
         frame: coordinates of the styles.
         sizes: E of each speaker encoder, by name.
+        clips: N, the number of clips that it is fitted to.
     """
 
-    def __init__(self, frame: StyleFrame, sizes: Mapping[str, int]) -> None:
+    points: Tensor  # (N, S) offsets of the clips' styles
+    coefficients: Tensor  # (N, C)
+    mean: Tensor  # (C,)
+
+    def __init__(self, frame: StyleFrame, sizes: Mapping[str, int], clips: int) -> None:
         super().__init__()
         self.frame = frame
-        self.members = nn.ModuleList(SurrogateNetwork(sizes) for _ in range(MEMBERS))
-        self.eval().requires_grad_(False)
+        self.sizes = dict(sizes)
+        channels = sum(self.sizes.values()) + PITCH_CHANNELS
+        self.register_buffer("points", torch.zeros(clips, STYLE_SIZE))
+        self.register_buffer("coefficients", torch.zeros(clips, channels))
+        self.register_buffer("mean", torch.zeros(channels))
 
-    def train(self, mode: bool = True) -> "Surrogate":
-        """Stay in eval mode: dropout served the fitting alone."""
-        return super().train(False)
+    def kernel(self, offsets: Tensor) -> Tensor:
+        """Return the similarity (B, N) of offsets (B, S) to the clips' styles: a linear part and a Gaussian one."""
+        products = offsets @ self.points.T
+        squares = offsets.square().sum(dim=1, keepdim=True) + self.points.square().sum(dim=1) - 2 * products
+        return products / STYLE_SIZE + torch.exp(-squares / (2 * STYLE_SIZE * KERNEL_WIDTH**2))
 
-    def predict(self, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Predict embeddings (B, E) of norm 1 by speaker encoder, and pitch (B, 2): the means of the members."""
-        embeddings, pitch = zip(*(member(offsets) for member in self.members), strict=True)
-        means = {name: F.normalize(sum(x[name] for x in embeddings), dim=1) for name in embeddings[0]}
-        return means, torch.stack(pitch).mean(dim=0)
+    def forward(self, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Predict embeddings (B, E) of norm 1 by speaker encoder, and pitch (B, 2)."""
+        outputs = self.kernel(offsets) @ self.coefficients + self.mean
+        *embeddings, pitch = outputs.split([*self.sizes.values(), PITCH_CHANNELS], dim=1)
+        return {name: F.normalize(x, dim=1) for name, x in zip(self.sizes, embeddings, strict=True)}, pitch
 
     def loss(self, offsets: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
-        """Compute how far the voices of offsets (B, S) are from what was heard, (B,): the mean over the members.
+        """Compute how far the voices of offsets (B, S) are from what was heard: (B,).
 
         The sum over speaker encoders of ``1 - cosine``, plus the weighted differences of pitch in octaves.
 
@@ -89,27 +68,22 @@ class Surrogate(nn.Module):
             embeddings: (B, E) of norm 1, of some or all of the speaker encoders.
             pitch: (B, 2); NaN where it is unknown, which counts 0.
         """
-        losses = []
-        weights = pitch.new_tensor([PITCH_WEIGHT, SPREAD_WEIGHT])
-        for member in self.members:
-            found, found_pitch = member(offsets)
-            unlike = torch.stack([1 - (found[name] * wanted).sum(dim=1) for name, wanted in embeddings.items()])
-            # Not where() after the difference: its gradient would be NaN.
-            difference = (found_pitch - torch.where(pitch.isnan(), found_pitch.detach(), pitch)).abs() * weights
-            losses.append(unlike.sum(dim=0) + difference.sum(dim=1))
-        return torch.stack(losses).mean(dim=0)
+        found, found_pitch = self(offsets)
+        unlike = torch.stack([1 - (found[name] * wanted).sum(dim=1) for name, wanted in embeddings.items()])
+        # NaN is replaced before the difference, whose gradient would be NaN otherwise.
+        difference = (found_pitch - torch.where(pitch.isnan(), found_pitch.detach(), pitch)).abs()
+        return unlike.sum(dim=0) + (difference * pitch.new_tensor([PITCH_WEIGHT, SPREAD_WEIGHT])).sum(dim=1)
 
     @torch.enable_grad()
     def approach(self, offsets: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor, steps: int) -> Tensor:
         """Move offsets (B, S) by gradient steps towards voices that were heard; returns (B, S), detached.
 
-        Each item moves as it would alone. Arguments are those of ``loss``.
+        Each item moves as it would alone. The other arguments are those of ``loss``.
         """
         moved = offsets.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([moved], lr=LEARNING_RATE)
         for _ in range(steps):
-            prior = self.frame.priors(moved)
-            total = (self.loss(moved, embeddings, pitch) + PRIOR_WEIGHT * prior).sum()
+            total = (self.loss(moved, embeddings, pitch) + PRIOR_WEIGHT * self.frame.priors(moved)).sum()
             (moved.grad,) = torch.autograd.grad(total, moved)
             optimizer.step()
         return moved.detach()

@@ -5,6 +5,7 @@ An undefined value (such as the pitch error of unvoiced audio) is NaN; statistic
 Dimensions: F Kokoro frames, V voices, U utterances per voice, R resamples.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "f0_error",
     "f0_spread",
     "mean",
+    "median",
     "relative_error",
     "skill",
     "speaker_identity",
@@ -73,6 +75,14 @@ def mean(values: Floats) -> Floats:
     defined = ~np.isnan(values)
     count = defined.sum(axis=-1)
     return np.where(count > 0, np.where(defined, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+
+
+def median(values: Floats) -> Floats:
+    """Return the median over the last axis without NaN; NaN if all values are NaN."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of values that are all NaN
+        found: Floats = np.asarray(np.nanmedian(values, axis=-1))
+    return found
 
 
 def correlation(x: Floats, y: Floats) -> Floats:

@@ -23,7 +23,7 @@ from nuanced_core.errors import AudioError
 from nuanced_core.evaluation import metrics
 from nuanced_core.evaluation.comparison import Floats, SpeakerEmbedder
 from nuanced_core.evaluation.metrics import as_json, estimate
-from nuanced_core.evaluation.predictors import StylePredictors, load_export, open_dataset, render_clips
+from nuanced_core.evaluation.predictors import StylePredictors, load_export, open_dataset, render_clips, speak
 from nuanced_core.evaluation.test_split import held_out_sentences, held_out_utterances
 from nuanced_core.judges.identity import SpeakerEncoder
 from nuanced_core.progress import progress_bar
@@ -177,26 +177,17 @@ def _evaluate_recording(
     if any(is_silent(half) for half in audio.tensor_split(2)):
         raise AudioError(f"{file}: one half is silent, and the halves are compared; cut off the silence")
     halves = torch.stack([embed(half, WHISPER_RATE).double() for half in audio.tensor_split(2)])  # (2, E)
-    styles, distance = predictors.of_recording(dataset.models.whisper, audio, len(phonemes))
+    styles, distance = predictors.of_recording(dataset.models, audio, len(phonemes))
     return _Result(
         file=file.name,
         distance=distance,
         cosines={
-            name: float((halves @ embed(_speak(dataset, phonemes, style), KOKORO_RATE).double()).mean())
+            name: float((halves @ embed(speak(dataset, phonemes, style), KOKORO_RATE).double()).mean())
             for name, style in styles.items()
         },
         other_speaker=float((halves @ test_voices.T).mean()),
         same_speaker=float(halves[0] @ halves[1]),
     )
-
-
-@torch.no_grad()
-def _speak(dataset: Dataset, phonemes: str, style: Tensor) -> Tensor:
-    """Speak a sentence in a style (1, S), with the style's own durations; returns (samples,) at 24 kHz."""
-    kokoro = dataset.models.kokoro
-    text = kokoro.encode_text([phonemes])
-    style = style.to(dataset.models.device)
-    return kokoro.speak(text, kokoro.prosody(text, style), style, [0]).item(0).cpu()
 
 
 def _column(values: Sequence[float]) -> Floats:

@@ -239,8 +239,10 @@ def _predict_styles(predictors: StylePredictors, comparison: Comparison, conditi
     """Predict styles (B, S) from the input clips in a condition, for each predictor but the oracle."""
     found: dict[str, list[Tensor]] = {}
     for clip, phoneme_count in zip(comparison.input_clips, comparison.phoneme_counts, strict=True):
-        batch = comparison.dataset.batch([clip], predictors.layers, [condition])
-        for name, style in predictors(batch.features, batch.mask, [phoneme_count]).items():
+        batch = comparison.dataset.batch(
+            [clip], predictors.layers, [condition], speaker=predictors.encoder.config.features
+        )
+        for name, style in predictors(batch.features, batch.mask, [phoneme_count], batch.speaker).items():
             found.setdefault(name, []).append(style)
     return {name: torch.cat(styles) for name, styles in found.items()}
 

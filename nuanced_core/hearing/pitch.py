@@ -23,6 +23,7 @@ __all__ = ["loud_frames", "pitch_statistics", "track_pitch"]
 HOP = WHISPER_RATE // FRAMES_PER_SECOND  # samples; a pitch frame is as long as a Kokoro frame
 LOWEST_HZ, HIGHEST_HZ = 50.0, 550.0  # range of speaking voices
 PERIODS = 3  # of the lowest pitch, in a frame
+BLOCK = 1000  # frames whose spectra are in memory at once
 CANDIDATES = 8  # of a frame, the best peaks of its autocorrelation
 ENVELOPE_HZ = 600.0  # width of the mean that is the envelope of a spectrum, of a few harmonics
 LEAST_ENVELOPE = 0.01  # of the envelope's peak, so that bands without sound stay without sound
@@ -73,16 +74,15 @@ def pitch_statistics(hertz: Tensor) -> tuple[Tensor, Tensor]:
     """
     octaves = hertz[hertz > 0].log2()
     if len(octaves) == 0:
-        return torch.full((2,), torch.nan).unbind()
+        return torch.tensor(torch.nan), torch.tensor(torch.nan)
     low, middle, high = torch.quantile(octaves, octaves.new_tensor([0.16, 0.5, 0.84])).unbind()
     return middle, (high - low) / 2
 
 
 def _frames(samples: Tensor, length: int) -> Tensor:
-    """Return frames (P, length) of samples (T,), each without its mean; the middles of two are HOP apart."""
-    padded = nn.functional.pad(samples, (length // 2, length // 2 + HOP))
-    frames = padded.unfold(0, length, HOP)[: len(samples) // HOP + 1]
-    return frames - frames.mean(dim=1, keepdim=True)
+    """Return frames (P, length) of samples (T,), without copying them; the middles of two are HOP apart."""
+    frames: Tensor = nn.functional.pad(samples, (length // 2, length // 2 + HOP)).unfold(0, length, HOP)
+    return frames[: len(samples) // HOP + 1]
 
 
 def _autocorrelation(samples: Tensor, lowest: float) -> Tensor:
@@ -90,17 +90,26 @@ def _autocorrelation(samples: Tensor, lowest: float) -> Tensor:
     length = round(PERIODS * WHISPER_RATE / lowest)
     window = torch.hann_window(length, periodic=False)
     size = 1 << (2 * length - 1).bit_length()
-    bins_per_hertz = size / WHISPER_RATE
     lags = math.ceil(WHISPER_RATE / lowest) + 2
-    power = torch.fft.rfft(_frames(samples, length) * window, size).abs().square()
+    of_window = torch.fft.irfft(torch.fft.rfft(window, size).abs().square(), size)[:lags]
+    rows = []
+    for frames in torch.split(_frames(samples, length), BLOCK):
+        centred = (frames - frames.mean(dim=1, keepdim=True)) * window
+        flat = _flattened(torch.fft.rfft(centred, size).abs().square(), size)
+        rows.append(torch.fft.irfft(flat, size)[:, :lags])
+    of_frames = torch.cat(rows)
+    normalised: Tensor = of_frames / of_frames[:, :1].clamp(min=1e-12) * (of_window[0] / of_window)
+    return normalised
+
+
+def _flattened(power: Tensor, size: int) -> Tensor:
+    """Divide power spectra (P, size // 2 + 1) by their envelopes, and remove what is above the harmonics."""
+    bins_per_hertz = size / WHISPER_RATE
     width = round(ENVELOPE_HZ * bins_per_hertz) // 2 * 2 + 1
     envelope = nn.functional.avg_pool1d(power[:, None], width, 1, width // 2, count_include_pad=False)[:, 0]
     flat = power / (envelope + LEAST_ENVELOPE * envelope.amax(dim=1, keepdim=True)).clamp(min=1e-20)
     flat[:, round(HARMONICS_HZ * bins_per_hertz) :] = 0
-    of_frames, of_window = (
-        torch.fft.irfft(spectrum, size)[..., :lags] for spectrum in (flat, torch.fft.rfft(window, size).abs().square())
-    )
-    return of_frames / of_frames[:, :1].clamp(min=1e-12) * (of_window[0] / of_window)
+    return flat
 
 
 def _best_path(correlation: Tensor, loud: Tensor, lowest: float, highest: float) -> Tensor:

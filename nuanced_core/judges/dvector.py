@@ -59,8 +59,8 @@ class DVector:
         Long silences are removed; the first 30 s of what is left are heard.
         """
         samples = resample(audio.detach().float().cpu(), rate, RATE)
-        samples = F.pad(samples, (0, max(0, FFT - len(samples))))
         speech = speech_only(samples)[: MAX_SECONDS * RATE]
+        speech = F.pad(speech, (0, max(0, FFT - len(speech))))
         return self._embed(level_speech(speech[None], SPEECH_DB)[0])
 
     def _embed(self, samples: Tensor) -> Tensor:

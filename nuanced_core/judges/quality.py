@@ -1,4 +1,4 @@
-"""Quality of speech as listeners would rate it: DNSMOS (Reddy et al. 2022, arXiv:2110.01763); needs the extra ``eval``."""
+"""Quality of speech as listeners rate it, by DNSMOS (Reddy et al. 2022, arXiv:2110.01763); needs the extra ``eval``."""
 
 from dataclasses import dataclass
 from importlib.metadata import version

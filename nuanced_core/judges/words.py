@@ -60,7 +60,9 @@ def word_errors(heard: str, text: str) -> tuple[int, int]:
     from whisper.normalizers import EnglishTextNormalizer
 
     normalize = EnglishTextNormalizer()
-    found, wanted = normalize(heard).split(), normalize(text).split()
+    found, wanted = (
+        [word for word in normalize(words).split() if any(map(str.isalnum, word))] for words in (heard, text)
+    )
     if not wanted:
         raise TextError(f"{text!r} has no words whose errors could be counted; name a sentence")
     costs = list(range(len(wanted) + 1))  # of the words found so far, for each beginning of the text

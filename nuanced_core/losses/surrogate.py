@@ -1,6 +1,6 @@
 """Fitting of a surrogate to clips that were rendered in many styles, and its errors on styles that it has not seen.
 
-Dimensions: N clips, B batch, E speaker embedding, S = 256 style.
+Dimensions: N clips, E speaker embedding, C all predicted channels, S = 256 style.
 """
 
 import math
@@ -11,17 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nuanced_core.encoder.surrogate import Surrogate, SurrogateNetwork
+from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.kokoro.style_frame import StyleFrame
-from nuanced_core.losses.people import pitch_loss, speaker_loss
 
 __all__ = ["SurrogateErrors", "VoiceSamples", "fit_surrogate"]
 
-EPOCHS, MIN_STEPS = 60, 600
-BATCH = 64
-LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.05
-UNSEEN_SHARE = 0.1  # of the clips, by which the error is measured
-MIN_SPREAD = 1e-3
+PENALTY = 1.0  # of the ridge regression
+UNSEEN_SHARE = 0.1  # of the voices, by which the error is measured
 
 
 class VoiceSamples(NamedTuple):
@@ -33,23 +29,23 @@ class VoiceSamples(NamedTuple):
 
 
 class SurrogateErrors(NamedTuple):
-    """Errors on clips with styles that the surrogate was not fitted to, and of the mean of the others as prediction."""
+    """Errors on clips of voices that the surrogate was not fitted to, and of the mean of the others as prediction."""
 
     cosine: Mapping[str, float]  # mean cosine of predicted and true embeddings, by speaker encoder
     mean_cosine: Mapping[str, float]  # the same for the mean embedding
-    semitones: float  # median error of the median F0
+    semitones: float  # median error of the median F0; NaN if no clip is voiced
     mean_semitones: float
 
 
 def fit_surrogate(
     frame: StyleFrame, samples: VoiceSamples, groups: Sequence[str], seed: int = 0
 ) -> tuple[Surrogate, SurrogateErrors]:
-    """Fit a surrogate to clips, and measure it on clips of voices that it was not fitted to.
+    """Fit a surrogate to clips; its errors are those of one that is fitted to nine tenths of the voices.
 
     Args:
         frame: coordinates of the samples' offsets.
-        groups: the voice of each clip; a tenth of the voices measure the error.
-        seed: of the initial weights, the batches and the choice of voices.
+        groups: the voice of each clip.
+        seed: of the choice of the voices that measure the error.
 
     Returns:
         The surrogate, and its errors.
@@ -60,52 +56,31 @@ def fit_surrogate(
     names = sorted(set(groups))
     if len(names) < 2:
         raise ValueError(f"a surrogate needs clips of at least two voices, not {len(names)}")
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(names), generator=generator).tolist()
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
     unseen = {names[i] for i in order[: max(1, round(UNSEEN_SHARE * len(names)))]}
     held_out = torch.tensor([group in unseen for group in groups])
     seen = _take(samples, ~held_out)
-    surrogate = Surrogate(frame, {name: x.shape[1] for name, x in samples.embeddings.items()})
-    with torch.random.fork_rng(devices=[]):  # of the initial weights and of dropout
-        torch.manual_seed(seed)
-        surrogate.members.load_state_dict(
-            torch.nn.ModuleList(_fit_member(seen, generator) for _ in surrogate.members).state_dict()
-        )
-    return surrogate, _errors(surrogate, _take(samples, held_out), seen)
-
-
-def _fit_member(samples: VoiceSamples, generator: torch.Generator) -> SurrogateNetwork:
-    """Fit a network with new initial weights to the samples, on the CPU."""
-    network = SurrogateNetwork({name: x.shape[1] for name, x in samples.embeddings.items()}).train()
-    _calibrate(network, samples)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    clips = len(samples.offsets)
-    steps = max(MIN_STEPS, EPOCHS * clips // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    for _ in range(steps):
-        batch = _take(samples, torch.randint(clips, (min(BATCH, clips),), generator=generator))
-        embeddings, pitch = network(batch.offsets)
-        loss = speaker_loss(embeddings, batch.embeddings) + pitch_loss(pitch, batch.pitch)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    return network
+    errors = _errors(_fit(frame, seen), _take(samples, held_out), seen)
+    return _fit(frame, samples), errors
 
 
 @torch.no_grad()
-def _calibrate(network: SurrogateNetwork, samples: VoiceSamples) -> None:
-    """Store mean and spread of the outputs; a speaker encoder's channels have one spread in common."""
-    known = samples.pitch[~samples.pitch.isnan().any(dim=1)]
-    parts = [*samples.embeddings.values()]
-    network.mean.copy_(torch.cat([x.mean(dim=0) for x in (*parts, known)]))
-    spreads = [x.std(dim=0).square().mean().sqrt().expand(x.shape[1]) for x in parts]
-    network.std.copy_(torch.cat([*spreads, known.std(dim=0)]).clamp(min=MIN_SPREAD))
+def _fit(frame: StyleFrame, samples: VoiceSamples) -> Surrogate:
+    surrogate = Surrogate(frame, {name: x.shape[1] for name, x in samples.embeddings.items()}, len(samples.offsets))
+    surrogate.points.copy_(samples.offsets)
+    known = samples.pitch.nanmean(dim=0).nan_to_num()
+    pitch = torch.where(samples.pitch.isnan(), known, samples.pitch)
+    outputs = torch.cat([*samples.embeddings.values(), pitch], dim=1).double()  # (N, C)
+    kernel = surrogate.kernel(samples.offsets).double()
+    surrogate.mean.copy_(outputs.mean(dim=0))
+    ridge = kernel + PENALTY * torch.eye(len(kernel), dtype=torch.float64)
+    surrogate.coefficients.copy_(torch.linalg.solve(ridge, outputs - outputs.mean(dim=0)))
+    return surrogate
 
 
 @torch.no_grad()
 def _errors(surrogate: Surrogate, unseen: VoiceSamples, seen: VoiceSamples) -> SurrogateErrors:
-    embeddings, pitch = surrogate.predict(unseen.offsets)
+    embeddings, pitch = surrogate(unseen.offsets)
 
     def cosines(predicted: Mapping[str, Tensor]) -> dict[str, float]:
         return {name: float((x * unseen.embeddings[name]).sum(dim=1).mean()) for name, x in predicted.items()}

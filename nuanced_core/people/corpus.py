@@ -47,9 +47,9 @@ class Corpus:
     folder: Path
     speakers: Mapping[str, tuple[Path, ...]]
 
-    def of_split(self, split: PeopleSplit) -> "Corpus":
-        """Return the speakers of one split."""
-        return Corpus(self.folder, {name: files for name, files in self.speakers.items() if split_of(name) == split})
+    def of_splits(self, *splits: PeopleSplit) -> "Corpus":
+        """Return the speakers of some splits."""
+        return Corpus(self.folder, {name: files for name, files in self.speakers.items() if split_of(name) in splits})
 
 
 def split_of(speaker: str) -> PeopleSplit:
@@ -99,22 +99,23 @@ def find_people(folder: str | Path, *, place: str = "data.people", for_training:
     return Corpus(root, {name: tuple(sorted(speakers[name])) for name in sorted(speakers)})
 
 
-def check_speakers(names: Collection[str], where: str, hint: str = "") -> None:
-    """Check that there are at least 4 speakers, and among them some for training and some for validation.
+def check_speakers(names: Collection[str], where: str, hint: str = "", minimum: int = MIN_SPEAKERS) -> None:
+    """Check that there are enough speakers, and among them some for training and some for validation.
 
     Args:
         where: beginning of the error's message.
-        hint: what to do if there are fewer than 4.
+        hint: what to do if there are fewer than ``minimum``.
 
     Raises:
         AudioError: there are not.
     """
-    if len(names) < MIN_SPEAKERS:
+    if len(names) < minimum:
         count = f"{len(names)} speaker{'s' if len(names) > 1 else ''} ({_named(sorted(names))})"
         hint = hint or "add a folder of recordings for each of some more"
-        raise AudioError(f"{where}: only {count}; at least {MIN_SPEAKERS} are needed: {hint}")
+        raise AudioError(f"{where}: only {count}; at least {minimum} are needed: {hint}")
     by_split = {split: sorted(name for name in names if split_of(name) == split) for split in SPLITS}
-    for split, purpose in (("train", "training"), ("validation", "validation")):
+    needed: tuple[tuple[PeopleSplit, str], ...] = (("train", "training"), ("validation", "validation"))
+    for split, purpose in needed:
         if not by_split[split]:
             chosen = max(by_split.values(), key=len)[0]
             renamed = next(name for n in range(2, 10_000) if split_of(name := f"{chosen}-{n}") == split)
@@ -143,7 +144,7 @@ def _sound_files(root: Path, where: str) -> Iterator[Path]:
         real = os.path.realpath(folder)
         subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
         if real not in seen:
-            yield from (path for name in names if looks_like_sound(path := Path(folder, name)))
+            yield from (path for name in sorted(names) if looks_like_sound(path := Path(folder, name)))
         seen.add(real)
     if unreadable:
         named = _named([str(error.filename) for error in unreadable])

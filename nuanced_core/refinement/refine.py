@@ -7,6 +7,7 @@ Dimensions: B sentences, E speaker embedding, S = 256 style.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -133,7 +134,7 @@ class _Refiner:
         drawn = torch.randint(len(sentences), (self.settings.batch,), generator=generator).tolist()
         loss = self._loss([sentences[i] for i in drawn], generator)
         if not torch.isfinite(loss):
-            raise TrainingError(f"refinement, step {step}: the loss is {float(loss)}; lower learning_rate")
+            raise _not_finite(f"step {step}", float(loss))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -145,7 +146,10 @@ class _Refiner:
         for number, sentence in enumerate(sentences):
             generator = torch.Generator().manual_seed(derived_seed(self.seed, "held out", number))
             losses.append(float(self._loss([sentence], generator)))
-        return sum(losses) / len(losses)
+        loss = sum(losses) / len(losses)
+        if not math.isfinite(loss):
+            raise _not_finite("held-out sentences", loss)
+        return loss
 
     def _loss(self, phonemes: Sequence[str], generator: torch.Generator) -> Tensor:
         counts = torch.tensor([len(p) for p in phonemes], device=self.device)
@@ -155,6 +159,10 @@ class _Refiner:
         terms = self.losses(phonemes, styles, _repeated(self.target, len(phonemes)), generator)
         prior = self.frame.priors(self.frame.offsets(styles, counts)).mean()
         return terms["speaker"] + self.settings.pitch * terms.get("pitch", 0.0) + self.settings.prior * prior
+
+
+def _not_finite(place: str, loss: float) -> TrainingError:
+    return TrainingError(f"refinement, {place}: the loss is {loss}; lower learning_rate")
 
 
 def _repeated(target: PeopleTargets, count: int) -> PeopleTargets:

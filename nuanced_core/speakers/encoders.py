@@ -23,6 +23,9 @@ SPEAKER_ENCODERS: tuple[str, ...] = ("campplus", "resemblyzer")
 RATE = WHISPER_RATE  # Hz, that of all speaker encoders
 MIN_SECONDS = 0.5  # shorter clips say too little about a speaker
 SPEECH_DB = -30.0  # level of the speech that a network hears: what Resemblyzer was trained with; CAM++ ignores it
+# Of a band, natural logarithm: 36 dB below the median of speech at SPEECH_DB. Digital silence, and what a telephone
+# cuts off, would otherwise dominate the mean over time that CAM++'s input is relative to.
+MIN_LOG_ENERGY = 4.0
 MAX_SPEECH_SECONDS = 30  # of a recording that are heard; more does not change an embedding
 WINDOW_SECONDS = 10  # of them in memory at once
 _FIX = f"record at least {MIN_SECONDS} s of speech"
@@ -87,7 +90,7 @@ class _FbankThenCAMPPlus(nn.Module):
         self.fbank, self.network = KaldiFbank(), network
 
     def forward(self, audio: Tensor) -> Tensor:
-        fbank = self.fbank(audio)
+        fbank = self.fbank(audio).clamp(min=MIN_LOG_ENERGY)
         embedding: Tensor = self.network(fbank - fbank.mean(dim=1, keepdim=True))
         return embedding
 

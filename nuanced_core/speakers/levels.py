@@ -30,6 +30,8 @@ def speech_only(audio: Tensor) -> Tensor:
 
     So pauses are at most 0.6 s. In steady noise above the limit of silence, everything is kept.
     """
+    if len(audio) < FRAME:
+        return audio
     power = _frame_power(audio[None])[0]
     speech = (power >= SPEECH_RANGE * power.max()).to(power.dtype)
     near = F.max_pool1d(speech[None, None], 2 * PAUSE_FRAMES + 1, stride=1, padding=PAUSE_FRAMES)[0, 0] > 0

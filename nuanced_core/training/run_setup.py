@@ -99,6 +99,7 @@ def build_encoder(config: RunConfig, data: RunData) -> StyleEncoder:
         channels=data.validation_batch.features.shape[-1],
         voices=len(data.voices),
         speaker_channels=speaker_channels(config.features),
+        surrogate_clips=0 if data.encoder_surrogate is None else len(data.encoder_surrogate.points),
     )
     encoder = StyleEncoder(encoder_config).to(dataset.models.device)
     packs = torch.stack([voices.pack(name) for name in data.voices])  # (V, 510, 256)

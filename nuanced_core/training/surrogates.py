@@ -18,7 +18,8 @@ __all__ = ["load_frame", "load_surrogate"]
 
 logger = logging.getLogger(__name__)
 
-SURROGATE_FORMAT = "1"  # part of the key: raise it when the network or its fitting change
+LEAST_GAIN = 0.01  # of cosine, beside which a surrogate is of use
+SURROGATE_FORMAT = "2"  # part of the key: raise it when the network or its fitting change
 
 
 def load_frame(dataset: Dataset, val_voices: tuple[str, ...]) -> StyleFrame:
@@ -41,14 +42,15 @@ def load_surrogate(
     hashes = [dataset.models.speaker_sha256(name) for name in encoders]
     augment = dataset.augment.model_dump(mode="json")
     key = content_key(SURROGATE_FORMAT, [clip.key for clip in clips], [*encoders], hashes, augment, [*val_voices])
-    surrogate = Surrogate(frame, {name: SPEAKER_SIZES[name] for name in encoders})
     kept = dataset.cache.load("surrogates", key)
     if kept is None:
         logger.info("fitting a surrogate of %s to %d clips", " and ".join(encoders), len(clips))
         surrogate, errors = fit_surrogate(frame, _samples(frame, dataset, clips, encoders), _voices(clips))
-        _log(errors)
-        kept = dataset.cache.save("surrogates", key, surrogate.state_dict())
-    surrogate.load_state_dict(kept)
+        _log(errors, len(clips))
+        dataset.cache.save("surrogates", key, surrogate.state_dict())
+    else:
+        surrogate = Surrogate(frame, {name: SPEAKER_SIZES[name] for name in encoders}, len(clips))
+        surrogate.load_state_dict(kept)
     return surrogate.to(dataset.models.device)
 
 
@@ -67,7 +69,7 @@ def _voices(clips: Sequence[Clip]) -> list[str]:
     return [clip.utterance.voice for clip in clips]
 
 
-def _log(errors: SurrogateErrors) -> None:
+def _log(errors: SurrogateErrors, clips: int) -> None:
     for name, cosine in errors.cosine.items():
         logger.info(
             "surrogate of %s: cosine %.2f on voices that it was not fitted to (%.2f for the mean voice)",
@@ -75,6 +77,13 @@ def _log(errors: SurrogateErrors) -> None:
             cosine,
             errors.mean_cosine[name],
         )
+        if cosine < errors.mean_cosine[name] + LEAST_GAIN:
+            logger.warning(
+                "the surrogate of %s hardly knows more than the mean voice: %d clips are too few; raise mixes.steps or "
+                "data.sentences_per_voice, or set encoder.surrogate_steps to 0",
+                name,
+                clips,
+            )
     logger.info(
         "surrogate of F0: error of the median %.1f semitones (%.1f for the mean voice)",
         errors.semitones,

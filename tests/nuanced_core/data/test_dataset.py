@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -5,12 +6,17 @@ import pytest
 import torch
 
 from nuanced_core.audio import KOKORO_RATE, WHISPER_RATE, resample
-from nuanced_core.config.settings import Augment, RunConfig
+from nuanced_core.config.settings import Augment, Features, RunConfig
 from nuanced_core.data import cache as cache_module
+from nuanced_core.data.cache import Cache
 from nuanced_core.data.dataset import AugmentedCopy, Dataset, windows
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.errors import ConfigError, DiskError
+from nuanced_core.hashing import derived_seed
 from nuanced_core.hearing.augmentation import degraded
+from nuanced_core.hearing.pitch import pitch_statistics, track_pitch
+from nuanced_core.hearing.speaker_features import speaker_features
+from tests.fakes import FakeSpeakerEncoder
 from tests.nuanced_core.data.conftest import plan_with
 
 
@@ -238,3 +244,79 @@ def test_full_disk_is_an_error(
     with pytest.raises(DiskError, match="No space left"):
         dataset.clips(plan_with(fakes, tiny_run)[0])
     assert not [p for p in dataset.folder.rglob("*") if p.is_file()]
+
+
+def _speaking(fakes: SimpleNamespace, folder: Path, *parts: str) -> Dataset:
+    return Dataset(fakes, folder / "cache", Augment(copies=1), parts)
+
+
+def test_parts_of_each_version_are_computed_once(fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path) -> None:
+    utterances = plan_with(fakes, tiny_run)[0][:2]
+    dataset = _speaking(fakes, tmp_path, "campplus", "resemblyzer", "pitch")
+    versions = (0, 1, "telephone")
+    plain = Dataset(fakes, tmp_path / "cache", Augment(copies=1))
+    plain.clips(utterances, versions)
+    assert plain.missing(utterances, versions) == [] and fakes.speakers.used == {}
+    assert dataset.missing(utterances, versions) == utterances
+    clips = dataset.clips(utterances, versions)
+    assert fakes.speakers.embedded == 2 * 2 * 3
+    assert dataset.missing(utterances, versions) == [] and dataset.missing(utterances, ("room",)) == utterances
+    again = _speaking(fakes, tmp_path, "campplus", "resemblyzer", "pitch")
+    settings = Features(speaker="all", pitch=True)
+    batch = again.batch(again.clips(utterances, versions), (0,), [1, "telephone"], speaker=settings)
+    assert fakes.speakers.embedded == 2 * 2 * 3
+    assert batch.speaker is not None and batch.speaker.shape == (2, 192 + 256 + 2)
+    assert not torch.equal(dataset.part(clips[0], 1, "campplus"), dataset.part(clips[0], 0, "campplus"))
+
+
+def test_parts_are_those_of_the_audio_of_a_version(fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path) -> None:
+    dataset = _speaking(fakes, tmp_path, "campplus", "pitch")
+    (clip,) = dataset.clips(plan_with(fakes, tiny_run)[0][:1])
+    audio = resample(clip.audio, KOKORO_RATE, WHISPER_RATE)
+    telephone = degraded(audio, WHISPER_RATE, "telephone", derived_seed(clip.key, "telephone"))
+    for version, heard in ((0, audio), ("telephone", telephone)):
+        embedding = FakeSpeakerEncoder("campplus").embed(heard, WHISPER_RATE)
+        torch.testing.assert_close(dataset.part(clip, version, "campplus"), embedding)  # type: ignore[arg-type]
+        pitch = torch.stack(pitch_statistics(track_pitch(heard, WHISPER_RATE)))
+        torch.testing.assert_close(dataset.part(clip, version, "pitch"), pitch)  # type: ignore[arg-type]
+    f0 = fakes.kokoro.prosody(fakes.kokoro.encode_text([clip.utterance.phonemes]), clip.utterance.style[None]).f0
+    assert float(dataset.part(clip, 0, "pitch")[0]) == pytest.approx(math.log2(f0[0, 0]), abs=0.05)
+    settings = Features(speaker="campplus", pitch=True)
+    expected = speaker_features(
+        settings, {"campplus": dataset.part(clip, 0, "campplus")}, dataset.part(clip, 0, "pitch")
+    )
+    batch = dataset.batch([clip], (0,), speaker=settings)
+    assert batch.speaker is not None and torch.equal(batch.speaker[0], expected)
+    assert dataset.batch([clip], (0,), speaker=Features()).speaker is None
+
+
+def test_key_of_a_part_depends_on_the_encoder_s_weights_and_the_version(
+    fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path
+) -> None:
+    def embedded() -> int:
+        before = fakes.speakers.embedded
+        clips = _speaking(fakes, tmp_path, "campplus", "pitch").clips(utterances, versions)
+        assert len(clips) == 1
+        return fakes.speakers.embedded - before
+
+    utterances, versions = plan_with(fakes, tiny_run)[0][:1], (0, 1, "snr10")
+    assert (embedded(), embedded()) == (3, 0)
+    fakes.speakers.hashes["resemblyzer"] = "another"
+    assert embedded() == 0
+    fakes.speakers.hashes["campplus"] = "another"
+    assert (embedded(), embedded()) == (3, 0)
+    entries = [entry for entry in Cache(tmp_path / "cache").entries() if entry.kind == "speakers"]
+    assert len(entries) == 2 * 3 + 3  # pitch depends on no encoder
+    louder = Dataset(fakes, tmp_path / "cache", Augment(copies=1, gain_db=20), ("campplus",))
+    louder.clips(utterances, versions)
+    assert fakes.speakers.embedded == 6 + 1  # the augmented copy
+
+
+def test_damaged_part_is_computed_again(fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path) -> None:
+    dataset = _speaking(fakes, tmp_path, "campplus")
+    (clip,) = dataset.clips(plan_with(fakes, tiny_run)[0][:1])
+    expected = dataset.part(clip, 0, "campplus").clone()
+    (entry,) = (tmp_path / "cache" / "speakers").rglob("*.safetensors")
+    entry.write_bytes(entry.read_bytes()[:50])
+    assert torch.equal(_speaking(fakes, tmp_path).part(clip, 0, "campplus"), expected)
+    assert fakes.speakers.embedded == 2

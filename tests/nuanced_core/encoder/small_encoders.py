@@ -10,6 +10,7 @@ import torch
 from nuanced_core import StyleEncoder
 from nuanced_core.config.settings import Encoder, Features, Settings
 from nuanced_core.encoder.style_encoder import StyleEncoderConfig
+from nuanced_core.hearing.speaker_features import speaker_channels
 from nuanced_core.hearing.whisper_features import FeatureStatistics
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "OUTPUTS",
     "PAIRWISE",
     "SPACE",
+    "SURROGATE_CLIPS",
     "VOICES",
     "randomised_encoder",
     "small_clips",
@@ -27,6 +29,7 @@ __all__ = [
 
 VOICES = 5
 LAYERS, CHANNELS = (1, 2), 4
+SURROGATE_CLIPS = 20
 HALVES = (slice(0, 128), slice(128, 256))  # of a style: timbre, prosody
 
 
@@ -40,6 +43,8 @@ def small_config(**settings: Any) -> StyleEncoderConfig:
         layers=LAYERS,
         channels=CHANNELS,
         voices=VOICES,
+        speaker_channels=speaker_channels(Features(**features)),
+        surrogate_clips=SURROGATE_CLIPS if settings.get("surrogate_steps") else 0,
     )
 
 

@@ -18,7 +18,7 @@ from tests.nuanced_core.encoder.small_encoders import PAIRWISE, SPACE, randomise
 SHIPPED = Path(__file__).parents[3] / "models" / "default"
 
 
-def _save(encoder: StyleEncoder, folder: Path) -> None:
+def save(encoder: StyleEncoder, folder: Path) -> None:
     """Write the weights and the configuration of an encoder as an export does."""
     folder.mkdir(exist_ok=True)
     save_file({k: v.contiguous() for k, v in encoder.state_dict().items()}, folder / "model.safetensors")
@@ -28,7 +28,7 @@ def _save(encoder: StyleEncoder, folder: Path) -> None:
 @pytest.mark.parametrize("settings", PAIRWISE[:10], ids=lambda s: "-".join(str(v) for v in s.values()))
 def test_saved_encoder_loads_with_equal_weights_and_configuration(settings: dict[str, Any], tmp_path: Path) -> None:
     encoder = randomised_encoder(**settings)
-    _save(encoder, tmp_path)
+    save(encoder, tmp_path)
     loaded = StyleEncoder.from_pretrained(tmp_path)
     assert loaded.config == encoder.config
     torch.testing.assert_close(loaded(*small_clips()), encoder(*small_clips()), rtol=0, atol=0)
@@ -54,7 +54,7 @@ def test_invalid_configuration_raises() -> None:
 @pytest.mark.parametrize("output", SPACE["output"])
 def test_invalid_folder_raises(output: str, tmp_path: Path) -> None:
     folder = tmp_path / "encoder"
-    _save(randomised_encoder(output=output, pooling="mean"), folder)
+    save(randomised_encoder(output=output, pooling="mean"), folder)
     StyleEncoder.from_pretrained(folder)
     with pytest.raises(WeightsError, match="no such file"):
         StyleEncoder.from_pretrained(tmp_path)

@@ -321,7 +321,7 @@ class _BlocksOnly(FakeWhisper):
 def test_a_recording_is_heard_block_by_block_with_the_result_of_the_whole(setup: PredictorSetup) -> None:
     audio = torch.randn(20 * 16_000, generator=torch.Generator().manual_seed(4)) * 0.1
     whisper, style_predictors = _BlocksOnly(), setup.predictors()
-    styles, distance = style_predictors.of_recording(whisper, audio, 7)  # type: ignore[arg-type]
+    styles, distance = style_predictors.of_recording(SimpleNamespace(whisper=whisper), audio, 7)  # type: ignore[arg-type]
     features = FakeWhisper()(audio)[None]
     mask = torch.ones(1, features.shape[2], dtype=torch.bool)
     expected = style_predictors(features, mask, [7])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def slopes(f: Callable[[Tensor], Tensor], at: Tensor, seed: int = 0, step: float = 1e-8) -> tuple[float, float]:
+def slopes(f: Callable[[Tensor], Tensor], at: Tensor, seed: int = 0, step: float = 1e-10) -> tuple[float, float]:
     """The derivative of a scalar ``f`` along a random direction, by its gradient and by a central difference.
 
     The step, relative to the point, is so small because rectifiers have kinks.

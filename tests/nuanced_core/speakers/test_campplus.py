@@ -67,7 +67,7 @@ def test_gradient_equals_finite_differences(parameters: dict[str, Tensor]) -> No
     weights = torch.randn(192, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     gradient, difference = slopes(lambda fbank: exact(fbank)[0] @ weights, _fbank(150, 0.6, 1.0).double())
     assert abs(difference) > 0.1
-    assert gradient == pytest.approx(difference, rel=1e-4)
+    assert gradient == pytest.approx(difference, rel=1e-3)
 
 
 def test_it_is_frozen_and_refuses_other_parameters(parameters: dict[str, Tensor], model: CAMPPlus) -> None:

@@ -57,7 +57,7 @@ def test_a_batch_equals_its_clips(model: GE2E) -> None:
 def test_gradient_equals_finite_differences(model: GE2E) -> None:
     exact = GE2E(model.state_dict()).double()
     weights = torch.randn(256, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    gradient, difference = slopes(lambda audio: exact(audio)[0] @ weights, voice(150, 2.0)[None].double())
+    gradient, difference = slopes(lambda audio: exact(audio)[0] @ weights, voice(150, 2.0)[None].double(), step=1e-6)
     assert abs(difference) > 1e-3
     assert gradient == pytest.approx(difference, rel=1e-4)
 

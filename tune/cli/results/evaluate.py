@@ -1,14 +1,17 @@
-"""``nuanced evaluate``: measure an exported encoder on voices that no sweep used."""
+"""``nuanced evaluate``: measure an exported encoder on voices that no sweep used, or on recordings of people."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nuanced_core.errors import ConfigError
 from tune.cli.common.options import Json, Source, expand_home
+
+if TYPE_CHECKING:
+    from nuanced_core.people.corpus import PeopleSplit
 
 __all__ = ["evaluate"]
 
@@ -20,6 +23,37 @@ Clips = Annotated[
         callback=expand_home,
         help="Recordings of people, a folder or one file, instead of the test split. Files that cannot be used are "
         "listed with the reason; the exit code is 0 if at least one was evaluated.",
+    ),
+]
+People = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        callback=expand_home,
+        help="A folder of recordings for each person, instead of the test split: what Kokoro speaks in their voices is "
+        "compared with them. More measures need the extra 'eval'.",
+    ),
+]
+Refine = Annotated[
+    int | None,
+    typer.Option(
+        metavar="STEPS", min=1, help="With --people: also refine each voice by gradient steps, at most STEPS."
+    ),
+]
+Inversion = Annotated[
+    bool,
+    typer.Option("--inversion", help="With --people: also find each voice without the encoder, as a ceiling; slow."),
+]
+Split = Annotated[
+    str | None, typer.Option(metavar="test|validation", help="With --people: which of the speakers (default: test).")
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="With --people: the first N of them (default: all).")]
+Samples = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        callback=expand_home,
+        help="With --people: write what was heard and what is spoken, as WAV files, to this new folder.",
     ),
 ]
 Sentences = Annotated[int | None, typer.Option(metavar="N", help="Sentences of each test voice (default: 3).")]
@@ -46,6 +80,12 @@ def evaluate(
     model: Model = Path("models/default"),
     as_json: Json = False,
     clips: Clips = None,
+    people: People = None,
+    refine: Refine = None,
+    inversion: Inversion = False,
+    split: Split = None,
+    limit: Limit = None,
+    samples: Samples = None,
     sentences: Sentences = None,
     identity: Identity = None,
     degraded: Degraded = None,
@@ -57,17 +97,36 @@ def evaluate(
     Examples:
       nuanced evaluate models/quickstart --card
       nuanced evaluate models/quickstart --clips recordings --json
+      nuanced evaluate models/quickstart --people LibriSpeech/train-clean-100 --refine 20
     """
-    if clips is not None:
-        given = {"sentences": sentences, "degraded": degraded, "identity": identity, "card": card or None}
-        for name, value in given.items():
-            if value is not None:
-                raise ConfigError(f"--{name}: concerns the test split; leave it out with --clips")
+    if clips is not None and people is not None:
+        raise ConfigError("--people, --clips: give one of them; they are different evaluations")
+    of_split = {"sentences": sentences, "identity": identity}
+    of_people = {
+        "refine": refine,
+        "inversion": inversion or None,
+        "split": split,
+        "limit": limit,
+        "samples": samples,
+    }
+    if people is not None:
+        _refuse(of_split, "concerns the test split; leave it out with --people")
+
+        from nuanced_core.evaluation.people import PeopleSettings, evaluate_people
+
+        settings = PeopleSettings(_split(split), limit, refine, inversion, degraded is not False, samples)
+        report = evaluate_people(model, people, settings, source=source)
+    elif clips is not None:
+        _refuse(of_people, "concerns --people; leave it out with --clips")
+        of_split |= {"degraded": degraded, "card": card or None}
+        _refuse(of_split, "concerns the test split; leave it out with --clips")
 
         from nuanced_core.evaluation.recordings import evaluate_clips
 
         report = evaluate_clips(model, clips, source=source)
     else:
+        _refuse(of_people, "concerns --people; give that too, or leave it out")
+
         from nuanced_core.evaluation.test_split import evaluate_test_split
 
         report = evaluate_test_split(
@@ -77,10 +136,30 @@ def evaluate(
             identity=identity,
             robustness=degraded is not False,
         )
-    if card:
+    _show(report, model if card else None, as_json)
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    """Raise ConfigError for the first option that was given."""
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(f"--{name}: {reason}")
+
+
+def _split(name: str | None) -> "PeopleSplit":
+    if name is None or name == "test":
+        return "test"
+    if name == "validation":
+        return "validation"
+    raise ConfigError(f"--split: {name!r}: choose test or validation; the encoder may be trained on the others")
+
+
+def _show(report: Mapping[str, Any], card: Path | None, as_json: bool) -> None:
+    """Print a report, after writing it into the model's folder ``card``, if there is one."""
+    if card is not None:
         from tune.show.evaluation_tables import write_card
 
-        write_card(model, report)
+        write_card(card, report)
     if as_json:
         print(json.dumps(report, indent=2))
     else:

@@ -71,7 +71,7 @@ class LivelyKokoro(FakeKokoro):
 
 
 class FakeSpeakerEncoder:
-    """Fake speaker encoder, differentiable in the audio: a random projection of the log levels of 24 bands of 100 Hz."""
+    """Fake speaker encoder, differentiable: the log levels of 24 bands of 100 Hz, projected at random."""
 
     def __init__(self, name: str) -> None:
         self.name, self.size = name, SPEAKER_SIZES[name]

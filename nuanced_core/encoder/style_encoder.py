@@ -139,7 +139,7 @@ class StyleEncoder(nn.Module):
         self.surrogate: Surrogate | None = None
         if settings.surrogate_steps:
             frame = StyleFrame(torch.zeros(1, PACK_ROWS, STYLE_SIZE))
-            sizes = {name: SPEAKER_SIZES[name] for name in config.features.speaker_encoders}
+            sizes: dict[str, int] = {name: SPEAKER_SIZES[name] for name in config.features.speaker_encoders}
             self.surrogate = Surrogate(frame, sizes, config.surrogate_clips)
 
     @torch.no_grad()

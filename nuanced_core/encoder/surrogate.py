@@ -56,7 +56,7 @@ class Surrogate(nn.Module):
     def forward(self, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Predict embeddings (B, E) of norm 1 by speaker encoder, and pitch (B, 2)."""
         outputs = self.kernel(offsets) @ self.coefficients + self.mean
-        *embeddings, pitch = outputs.split([*self.sizes.values(), PITCH_CHANNELS], dim=1)
+        *embeddings, pitch = torch.split(outputs, [*self.sizes.values(), PITCH_CHANNELS], dim=1)
         return {name: F.normalize(x, dim=1) for name, x in zip(self.sizes, embeddings, strict=True)}, pitch
 
     def loss(self, offsets: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
@@ -72,7 +72,8 @@ class Surrogate(nn.Module):
         unlike = torch.stack([1 - (found[name] * wanted).sum(dim=1) for name, wanted in embeddings.items()])
         # NaN is replaced before the difference, whose gradient would be NaN otherwise.
         difference = (found_pitch - torch.where(pitch.isnan(), found_pitch.detach(), pitch)).abs()
-        return unlike.sum(dim=0) + (difference * pitch.new_tensor([PITCH_WEIGHT, SPREAD_WEIGHT])).sum(dim=1)
+        weighted: Tensor = difference * pitch.new_tensor([PITCH_WEIGHT, SPREAD_WEIGHT])
+        return unlike.sum(dim=0) + weighted.sum(dim=1)
 
     @torch.enable_grad()
     def approach(self, offsets: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor, steps: int) -> Tensor:

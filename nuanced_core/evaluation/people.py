@@ -25,14 +25,7 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.data.dataset import Dataset
 from nuanced_core.errors import AudioError, ConfigError, DiskError
 from nuanced_core.evaluation.people_report import PersonResult, judge_marks, people_report
-from nuanced_core.evaluation.predictors import (
-    PICKED_BY,
-    PersonPredictors,
-    Voice,
-    load_export,
-    open_dataset,
-    speak,
-)
+from nuanced_core.evaluation.predictors import PICKED_BY, PersonPredictors, Voice, load_export, open_dataset, speak
 from nuanced_core.evaluation.test_split import PREFERRED_PHONEMES, held_out_sentences
 from nuanced_core.hashing import content_key, derived_seed
 from nuanced_core.hearing.augmentation import DEGRADATIONS, degraded
@@ -187,8 +180,6 @@ class PeopleEvaluation:
 
     def _check_enough(self, results: Sequence[PersonResult]) -> None:
         skipped = [*self.skipped.values()]
-        for one in skipped:
-            logger.debug("left out: %s: %s", one["file"], one["reason"])
         first = f"; the first left out: {skipped[0]['file']}: {skipped[0]['reason']}" if skipped else ""
         if len(results) < MIN_PEOPLE:
             raise AudioError(
@@ -201,6 +192,13 @@ class PeopleEvaluation:
     def _person(self, corpus: Corpus, speaker: str) -> Person | None:
         """Return what of a person is heard and compared; None if no recording can be used."""
         person, skipped = find_person(speaker, corpus.speakers[speaker], self.hear)
+        for excerpt in (person.heard, *person.compared) if person else ():
+            try:
+                self._heard(excerpt)
+            except AudioError as error:  # such as a half that is silent
+                person = None
+                skipped = [*skipped, (excerpt.file, str(error))]
+                break
         for file, reason in skipped:
             self.skipped[file] = {"speaker": speaker, "file": self._name(file, corpus), "reason": reason}
         return person
@@ -232,6 +230,7 @@ class PeopleEvaluation:
         """Return the voice of each row, the stock voices among them, and the seconds and the steps that rows took."""
         embedding, audio = heard.embeddings[PICKED_BY], person.heard.audio
         names = {"nearest": self.predictors.nearest(embedding)}
+        _ = self.dataset.models.whisper  # loaded before the time is taken
         started = time.perf_counter()
         encoded = self.predictors.encoded(audio)
         encoded(self.counts)

@@ -157,10 +157,12 @@ class PersonPredictors:
         self.bank = dataset.models.voices
         # With its parts, so that the processes that render the clips embed them too.
         dataset = Dataset(dataset.models, dataset.folder, parts=(PICKED_BY, PITCH))
-        planned = plan_utterances(_all_voices(run), _some_mixes(run.mixes, mixes), self.bank, self.models.phonemizer)
+        known = self.bank.training_voices("all", run.data.val_voices)
+        synthetic = _some_mixes(run.mixes, mixes, len(known))
+        planned = plan_utterances(_all_voices(run), synthetic, self.bank, self.models.phonemizer)
         clips = render_clips(dataset, planned.train)
         owners = [clip.utterance.voice for clip in clips]
-        self.names = tuple(name for name in dict.fromkeys(owners) if name in self.bank.names)
+        self.names = known
         self.mean_pack = self.bank.mean_pack(self.names)  # (510, S)
         clean = torch.stack([dataset.part(clip, 0, PICKED_BY) for clip in clips])
         pitch = torch.stack([dataset.part(clip, 0, PITCH)[0] for clip in clips])
@@ -277,11 +279,14 @@ def _all_voices(run: RunConfig) -> Data:
     )
 
 
-def _some_mixes(mixes: Mixes, count: int) -> Mixes:
-    """Return settings for about ``count`` synthetic voices: the first ones of a run that has some, or steps."""
+def _some_mixes(mixes: Mixes, count: int, voices: int) -> Mixes:
+    """Return settings for about ``count`` synthetic voices, of ``voices`` stock voices: the first ones of a run that
+    has some, or steps."""
     kinds = ("blends", "half_blends", "swaps", "steps", "half_steps")
     total = sum(getattr(mixes, kind) for kind in kinds)
+    members = min(mixes.members, voices)
     if not total:
-        return Mixes(steps=count, step_size=0.7, beyond=0.5, rows="any")
+        return Mixes(steps=count, step_size=0.7, beyond=0.5, rows="any", members=members)
     share = min(1.0, count / total)
-    return mixes.model_copy(update={"sentences": 1} | {kind: round(share * getattr(mixes, kind)) for kind in kinds})
+    chosen = {kind: round(share * getattr(mixes, kind)) for kind in kinds}
+    return mixes.model_copy(update={"sentences": 1, "members": members} | chosen)

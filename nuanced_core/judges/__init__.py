@@ -1,1 +1,1 @@
-"""Judges of speech that no training hears: speaker identity, pitch, quality and words; most need the extra `eval`."""
+"""Judges of a sound: its speaker, pitch, quality and words; most need the extra `eval`."""

@@ -11,9 +11,10 @@ from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
 from nuanced_core.data.rendering import RenderJob, RenderRequest, make_job, merge_requests, render_jobs
 from nuanced_core.data.utterances import Split, plan_utterances
 from nuanced_core.hearing.whisper_features import feature_shape
-from nuanced_core.training.run_setup import load_validation
+from nuanced_core.training.people import hear_people
+from nuanced_core.training.run_setup import load_people_validation, load_validation
 from nuanced_core.training.surrogates import load_surrogate
-from nuanced_core.training.validation import validation_inputs
+from nuanced_core.training.validation import baseline_pack, validation_inputs
 from nuanced_core.weights.store import cache_dir
 
 __all__ = ["prepare"]
@@ -93,9 +94,16 @@ def _compute_baselines(run: _PlannedRun) -> None:
     first_clip = dataset.clips(run.utterances.validation[:1])[0]
     dataset.layers(run.config.features.layers, first_clip)  # raises ConfigError if Whisper lacks one
     load_validation(run.config, dataset, run.utterances.validation)
-    if run.config.encoder.surrogate_steps:
-        clips = dataset.clips(run.utterances.train)
-        load_surrogate(dataset, clips, run.config.features.speaker_encoders, run.config.data.val_voices)
+    config = run.config
+    clips = dataset.clips(run.utterances.train) if config.encoder.surrogate_steps or config.loss.surrogate else []
+    if config.encoder.surrogate_steps:
+        load_surrogate(dataset, clips, config.features.speaker_encoders, config.data.val_voices)
+    if config.loss.surrogate:
+        load_surrogate(dataset, clips, config.loss.speaker_encoders, config.data.val_voices)
+    hearing = hear_people(config, dataset)
+    if hearing is not None:
+        people = load_people_validation(config, dataset, hearing, run.utterances.validation)
+        people.mean_voice(baseline_pack(config, dataset.models))
 
 
 def _prune(limit: int, cache: Cache) -> None:

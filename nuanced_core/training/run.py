@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from nuanced_core.losses.reference import style_loss
 from nuanced_core.losses.spoken import SpokenLosses
 from nuanced_core.training.batches import BatchSampler, TrainingBatch
 from nuanced_core.training.memory import peak_memory, reset_peak_memory
+from nuanced_core.training.people import PeopleLosses
 from nuanced_core.training.run_setup import RunData, build_encoder, load_data
 from nuanced_core.training.validation import skill
 from nuanced_core.weights.store import cache_dir
@@ -38,7 +40,10 @@ Report = Callable[[int, Mapping[str, float]], None]  # called with a step's numb
 
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
 # Scalars that are reported once an epoch; the others of an epoch are means of what each step reports.
-EPOCH_SCALARS = ("val/loss", "val/stft", "val/style", "val/skill", "train/steps_per_second", "train/peak_memory_gb")
+EPOCH_SCALARS = (
+    *("val/loss", "val/stft", "val/style", "val/skill", "val/identity", "val/pitch"),
+    *("train/steps_per_second", "train/peak_memory_gb"),
+)
 WARM_UP_STEPS = 50  # until the full learning rate: attention that starts too fast never recovers
 
 
@@ -111,6 +116,9 @@ class Run:
         )
         self.batches = BatchSampler(config, data, encoder)
         self.losses = SpokenLosses(data.dataset, config.loss, settings.precision, settings.checkpointing)
+        self.people_losses = None
+        if data.people is not None and config.loss.of_people:
+            self.people_losses = PeopleLosses(config, data.people, data.dataset, encoder)
         self.epoch = 0  # finished epochs
         self.step = 0  # finished steps
         self.best_loss = math.inf
@@ -209,6 +217,8 @@ class Run:
         settings, features = self.config.train, batch.features
         pooled = features if isinstance(features, Tensor) else self._pooled(features)
         terms = {"style": style_loss(self.encoder.styles(pooled, batch.target_counts), batch.targets)}
+        if self.people_losses is not None:
+            terms |= self.people_losses(self.step, batch.generator)
         if not self.losses.wanted or self.step % settings.speak_every:
             return terms, 0.0
         spoken = batch.clips[: settings.spoken]
@@ -229,13 +239,22 @@ class Run:
         Raises:
             TrainingError: a score is not finite.
         """
-        scores = self.data.validation.scores(self._validation_styles())
+        scores, baselines = self.data.validation.scores(self._validation_styles()), self.data.baselines
+        people, mean = self.data.people_validation, self.data.people_mean
+        of_people: dict[str, float] = {}
+        if people is not None and mean is not None:
+            found = people.scores(people.styles(self.encoder))
+            scores = replace(scores, loss=scores.loss + people.loss(found))
+            baselines = replace(
+                baselines, mean=replace(baselines.mean, loss=baselines.mean.loss + people.loss(mean))
+            )  # the oracle would be the person
+            of_people = {f"val/{name}": value for name, value in vars(found).items()}
+            of_people |= {f"baseline/{name}": value for name, value in vars(mean).items()}
         if not math.isfinite(scores.loss):
             raise TrainingError(f"step {self.step}: val/loss is {scores.loss}; lower train.learning_rate")
-        baselines = self.data.baselines
         rows = {"val": scores, "baseline": baselines.mean, "oracle": baselines.oracle}
         scalars = {f"{row}/{name}": getattr(s, name) for row, s in rows.items() for name in ("loss", "stft", "style")}
-        return {**scalars, "val/skill": skill(scores.loss, baselines)}
+        return {**scalars, **of_people, "val/skill": skill(scores.loss, baselines)}
 
     def _validation_styles(self) -> Tensor:
         """Predict the styles (V, 256) of the validation clips, in eval mode."""

@@ -15,7 +15,9 @@ from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.hearing.speaker_features import speaker_channels
 from nuanced_core.losses.reference import MelSTFTLoss
-from nuanced_core.training.surrogates import load_surrogate
+from nuanced_core.people.hearing import Hearing
+from nuanced_core.training.people import PeopleScores, PeopleValidation, RunPeople, hear_people
+from nuanced_core.training.surrogates import load_frame, load_surrogate
 from nuanced_core.training.validation import Baselines, Validation, baseline_pack, validation_inputs
 
 __all__ = ["RunData", "build_encoder", "load_data", "load_validation"]
@@ -37,6 +39,9 @@ class RunData:
     baselines: Baselines
     validation_batch: Batch  # inputs of the encoder for the validation clips
     encoder_surrogate: Surrogate | None  # for encoder.surrogate_steps
+    people: RunPeople | None  # with data.people
+    people_validation: PeopleValidation | None
+    people_mean: PeopleScores | None  # of the mean voice
 
 
 def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
@@ -52,6 +57,12 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
     layers = dataset.layers(config.features.layers, clips[0])
     validation, baselines = load_validation(config, dataset, utterances.validation)
     names = voices.training_voices(config.data.voices, config.data.val_voices)
+    hearing, people_validation = hear_people(config, dataset), None
+    people, people_mean = None, None
+    if hearing is not None:
+        people = _people(config, dataset, clips, hearing)
+        people_validation = load_people_validation(config, dataset, hearing, utterances.validation)
+        people_mean = people_validation.mean_voice(baseline_pack(config, models))
     return RunData(
         dataset=dataset,
         clips=clips,
@@ -65,7 +76,28 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
         encoder_surrogate=load_surrogate(dataset, clips, config.features.speaker_encoders, config.data.val_voices)
         if config.encoder.surrogate_steps
         else None,
+        people=people,
+        people_validation=people_validation,
+        people_mean=people_mean,
     )
+
+
+def _people(config: RunConfig, dataset: Dataset, clips: Sequence[Clip], hearing: Hearing) -> RunPeople:
+    val_voices, encoders = config.data.val_voices, config.loss.speaker_encoders
+    return RunPeople(
+        hearing=hearing,
+        frame=load_frame(dataset, val_voices).to(dataset.models.device),
+        surrogate=load_surrogate(dataset, clips, encoders, val_voices) if config.loss.surrogate else None,
+        sentences=tuple(dict.fromkeys(clip.utterance.phonemes for clip in clips)),
+    )
+
+
+def load_people_validation(
+    config: RunConfig, dataset: Dataset, hearing: Hearing, utterances: Sequence[Utterance]
+) -> PeopleValidation:
+    """Choose the validation people and their sentences."""
+    sentences = tuple(dict.fromkeys(utterance.phonemes for utterance in utterances))
+    return PeopleValidation(config, hearing, dataset, sentences)
 
 
 def load_validation(

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from nuanced_core.errors import AudioError
-from nuanced_core.sound_files import SOUND_SUFFIXES, is_sound_file, read_sound
+from nuanced_core.sound_files import SOUND_SUFFIXES, is_sound_file, looks_like_sound, read_sound
 
 RATE = 24_000
 TIME = np.arange(10 * RATE) / RATE
@@ -214,3 +214,12 @@ def test_other_formats_are_read_with_ffmpeg_if_it_is_installed(
 def test_suffixes_are_distinct_and_in_lower_case() -> None:
     assert len(set(SOUND_SUFFIXES)) == len(SOUND_SUFFIXES)
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in SOUND_SUFFIXES)
+
+
+def test_a_file_looks_like_sound_by_its_ending_or_without_one_by_its_content(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "sound.wav", np.zeros(100), 16_000)
+    (tmp_path / "sound.wav").rename(tmp_path / "sound")
+    for name in ("a.WAV", "b.m4a", ".c.wav", "notes", "notes.txt", "d.wav.part"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
+    assert {path.name for path in tmp_path.iterdir() if looks_like_sound(path)} == {"a.WAV", "b.m4a", "sound"}

@@ -212,6 +212,25 @@ def test_recordings_that_cannot_be_used_are_skipped_and_named(
         setup.report(degraded=False)
 
 
+def test_a_person_whose_recording_no_judge_can_hear_is_left_out(
+    setup: PeopleSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear = JudgePanel.hear
+    calls: list[int] = []
+
+    def fails_at_first(self: JudgePanel, audio: Tensor, rate: int) -> Any:
+        calls.append(len(audio))
+        if len(calls) == 2:
+            raise AudioError("a recording of 2.00 s is silent")
+        return hear(self, audio, rate)
+
+    monkeypatch.setattr(JudgePanel, "hear", fails_at_first)
+    report = setup.report(degraded=False)
+    assert [one["speaker"] for one in report["speakers"]] == sorted(TEST_VOICES[:4])[1:]
+    (skipped,) = report["skipped"]
+    assert (skipped["file"], skipped["reason"]) == ("af_river/1.wav", "a recording of 2.00 s is silent")
+
+
 def test_limit_takes_the_first_people_that_can_be_used(setup: PeopleSetup) -> None:
     names = sorted(TEST_VOICES[:4])
     assert [one["speaker"] for one in setup.report(degraded=False, limit=2)["speakers"]] == names[:2]
@@ -278,11 +297,12 @@ def test_ridge_is_nearer_to_the_voices_that_it_was_fitted_to_than_the_mean_voice
 
 def test_synthetic_voices_are_those_of_the_run_or_steps() -> None:
     own = Mixes(blends=300, steps=100, beyond=0.3, sentences=2)
-    found = _some_mixes(own, 40)
+    found = _some_mixes(own, 40, 9)
     assert (found.blends, found.steps, found.beyond, found.sentences) == (30, 10, 0.3, 1)
-    few = _some_mixes(Mixes(swaps=5), 40)
+    few = _some_mixes(Mixes(swaps=5), 40, 9)
     assert (few.swaps, few.steps) == (5, 0)
-    assert _some_mixes(Mixes(), 40).steps == 40
+    assert (_some_mixes(Mixes(), 40, 9).steps, _some_mixes(Mixes(), 40, 9).members) == (40, 3)
+    assert _some_mixes(own, 40, 2).members == _some_mixes(Mixes(), 40, 2).members == 2
 
 
 def test_evaluate_people_checks_what_it_is_given_before_it_loads_models(

@@ -29,7 +29,7 @@ SENTENCE = "ðə ɹˈɛd dˈɔɹ ɪz ˈoʊpən, ænd ðə ɡˈɑɹdən ɪz kwˈa
 
 
 def _weights(*names: str, **changes: object) -> Loss:
-    return Loss(**{name: 1.0 for name in names}, speaker_encoders=BOTH, **changes)  # type: ignore[arg-type]
+    return Loss(**dict.fromkeys(names, 1.0), speaker_encoders=BOTH, **changes)  # type: ignore[arg-type]
 
 
 def _generator(seed: int = 0) -> torch.Generator:

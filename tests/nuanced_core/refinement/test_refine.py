@@ -136,7 +136,7 @@ def test_loss_that_is_not_finite_is_an_error(refine_with: Callable[..., RefinedV
         torch.tensor([torch.nan]),
     )
     for steps in (0, 3):
-        with pytest.raises(TrainingError, match="refinement, .*: the loss is nan"):
+        with pytest.raises(TrainingError, match=r"refinement, .*: the loss is nan"):
             refine_with(target=nothing, steps=steps)
 
 

@@ -126,9 +126,9 @@ def test_surrogate_is_fitted_again_for_other_weights_clips_or_voices(
 
 def test_surrogate_predicts_what_is_heard_of_its_clips(new_run: RunFactory) -> None:
     """The mean of the embeddings over the versions of a clip, and the pitch of the clean one, in its own frame."""
-    run = new_run("a", *SPEAKERS, "mixes.steps=20", "mixes.sentences=2", "encoder.surrogate_steps=1")
+    run = new_run("a", *SPEAKERS, "mixes.steps=20", "encoder.surrogate_steps=1")
     data, surrogate = run.data, run.data.encoder_surrogate
-    assert surrogate is not None and len(surrogate.points) == len(data.clips) == 48
+    assert surrogate is not None and len(surrogate.points) == len(data.clips) == 28
     frame = load_frame(data.dataset, ("af_sky", "bm_lewis"))
     names = data.dataset.models.voices.training_voices("all", ("af_sky", "bm_lewis"))
     assert not {"af_sky", "bm_lewis"} & set(names)
@@ -183,7 +183,7 @@ def test_preparation_computes_everything_in_advance(
     ]
     preparation.prepare(configs)
     speakers = fakes.speakers
-    # Of eight training clips both versions; of four validation clips the clean one and a condition, which is clean once.
+    # Both versions of eight training clips; of four validation clips the clean one and a condition, once clean.
     assert speakers.embedded == 2 * (8 * 2 + 4 + 3)
     assert [entry.kind for entry in Cache(tmp_path / "cache").entries()].count("surrogates") == 1
     heard = speakers.embedded, fakes.whisper.heard, fakes.kokoro.spoken

@@ -125,7 +125,7 @@ def test_paths_of_a_run_are_absolute_in_settings_search_conditions_and_enqueued_
         "data.sentences": choices,
         "encoder.width": {"choices": [32, 64], "when": [{"data.sentences": ["mine.txt"]}]},
     }
-    data = {"sentences": "mine.txt", "val_sentences": "~/held out.txt"}
+    data = {"sentences": "mine.txt", "val_sentences": "~/held out.txt", "people": "people"}
     config = placed(
         here, search, data=data, models={"source": "models"}, sweep={"enqueue": [{"data.sentences": "mine.txt"}]}
     )
@@ -133,6 +133,8 @@ def test_paths_of_a_run_are_absolute_in_settings_search_conditions_and_enqueued_
     assert config.run.data.sentences == mine
     assert config.run.data.val_sentences == str(here.parent / "home" / "held out.txt")
     assert config.run.models.source == str(here / "models")
+    assert config.run.data.people == str(here / "people")
+    assert run_with_absolute_places(config.run.model_copy()) == config.run
     space = config.search.as_dict()
     assert space["data.sentences"] == ["train", mine, ["Good morning.", "mine.txt"]]
     assert str(space["encoder.width"]).count(mine) == 1

@@ -72,7 +72,13 @@ def test_a_space_is_parsed_from_its_plain_values() -> None:
     assert space.as_dict() == SPACE
 
 
-@pytest.mark.parametrize("name", ["objective.stft", "data.val_voices", "data.seed", "models.source", "train.device"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("objective.stft", "data.val_voices", "data.seed", "data.people", "data.people_seconds", "models.source"),
+        "train.device",
+    ],
+)
 def test_a_setting_that_cannot_be_searched_is_refused_with_the_reason(name: str) -> None:
     with pytest.raises(ConfigError, match=f"a.yaml: search.{name}: cannot be searched: .{{10}}"):
         parse({name: [1, 2]})

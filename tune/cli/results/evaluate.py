@@ -102,13 +102,7 @@ def evaluate(
     if clips is not None and people is not None:
         raise ConfigError("--people, --clips: give one of them; they are different evaluations")
     of_split = {"sentences": sentences, "identity": identity}
-    of_people = {
-        "refine": refine,
-        "inversion": inversion or None,
-        "split": split,
-        "limit": limit,
-        "samples": samples,
-    }
+    of_people = {"refine": refine, "inversion": inversion or None, "split": split, "limit": limit, "samples": samples}
     if people is not None:
         _refuse(of_split, "concerns the test split; leave it out with --people")
 

@@ -1,0 +1,274 @@
+"""People in a run: recordings whose voices an encoder learns to find, and others by which it is scored.
+
+Nobody knows the true style of a person, so the losses compare voices: by the surrogate at every step, and by what
+Kokoro speaks at some. Validation people are heard in the first half of a recording and compared with the second.
+
+Dimensions: B people, P pooled channels, E channels of speaker features, L layers, D Whisper channels, S = 256 style.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, resample
+from nuanced_core.config.settings import PITCH, RunConfig
+from nuanced_core.data.cache import Cache
+from nuanced_core.data.dataset import Dataset, Version
+from nuanced_core.encoder.style_encoder import StyleEncoder
+from nuanced_core.encoder.surrogate import Surrogate
+from nuanced_core.hashing import content_key
+from nuanced_core.hearing.speaker_features import speaker_features
+from nuanced_core.kokoro.style_frame import StyleFrame
+from nuanced_core.losses.people import (
+    HEARING_LAYERS,
+    PeopleTargets,
+    SpokenPeopleLosses,
+    pitch_loss,
+    speaker_loss,
+    spoken_pitch,
+)
+from nuanced_core.people.corpus import find_people
+from nuanced_core.people.hearing import Hearing, hear
+from nuanced_core.people.recordings import HeardRecording
+
+__all__ = ["PeopleLosses", "PeopleScores", "PeopleValidation", "RunPeople", "hear_people"]
+
+logger = logging.getLogger(__name__)
+
+SEMITONES = 12
+
+
+@dataclass(frozen=True)
+class RunPeople:
+    """The people of a run."""
+
+    hearing: Hearing
+    frame: StyleFrame
+    surrogate: Surrogate | None  # for loss.surrogate
+    sentences: tuple[str, ...]  # phonemes of training sentences
+
+
+def hear_people(config: RunConfig, dataset: Dataset) -> Hearing | None:
+    """Hear the people of ``data.people``, or find them in the cache; None if the run has none.
+
+    Raises:
+        AudioError: the folder is gone, or too few recordings in it can be used.
+        DiskError, WeightsError: the cache cannot be written, or a speaker encoder is not available.
+    """
+    if config.data.people is None:
+        return None
+    encoders = dict.fromkeys(
+        (*config.features.speaker_encoders, *config.loss.speaker_encoders, config.objective.people_encoder)
+    )
+    return hear(
+        find_people(config.data.people),
+        dataset.models,
+        Cache(dataset.folder),
+        config.data,
+        augment=config.augment,
+        encoders=tuple(encoders),
+        parts=config.features.speaker_parts,
+    )
+
+
+class PeopleLosses:
+    """The terms of a training loss of recordings of people, drawn anew at each step.
+
+    Args:
+        encoder: the one that is trained; pooled features are kept if its pooling has no parameters.
+    """
+
+    def __init__(self, config: RunConfig, people: RunPeople, dataset: Dataset, encoder: StyleEncoder) -> None:
+        self.config, self.people, self.encoder = config, people, encoder
+        self.device = dataset.models.device
+        self._recordings = people.hearing.of_split("train")
+        versions = range(1 + config.augment.copies)
+        self._inputs = [(recording, version) for recording in self._recordings for version in versions]
+        self._kept: dict[tuple[str, Version], Tensor] | None = {} if encoder.has_fixed_pooling else None
+        weights = config.loss
+        if people.surrogate is not None:  # it knows the pitch at every step
+            weights = weights.model_copy(update={"pitch": 0.0})
+        states_std = self._states_std() if config.loss.hearing else None
+        self._spoken = SpokenPeopleLosses(
+            dataset.models,
+            weights,
+            config.train.people_frames,
+            states_std,
+            config.train.precision,
+            config.train.checkpointing,
+        )
+
+    def __call__(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Compute each term of a step, unweighted.
+
+        Args:
+            generator: of the step; decides about recordings, sentences and all that Kokoro needs.
+        """
+        settings = self.config
+        order = torch.randperm(len(self._inputs), generator=generator)[: settings.train.people].tolist()
+        chosen = [self._inputs[i] for i in order]
+        drawn = torch.randint(len(self.people.sentences), (len(chosen),), generator=generator).tolist()
+        phonemes = [self.people.sentences[i] for i in drawn]
+        counts = torch.tensor([len(p) for p in phonemes], device=self.device)
+        styles = self.encoder.styles(self._pooled(chosen), counts)
+        targets = self._targets([recording for recording, _ in chosen])
+        terms: dict[str, Tensor] = {}
+        offsets = self.people.frame.offsets(styles, counts)
+        if settings.loss.prior:
+            terms["prior"] = self.people.frame.priors(offsets).mean()
+        if self.people.surrogate is not None:
+            embeddings, pitch = self.people.surrogate(offsets)
+            terms["surrogate"] = speaker_loss(embeddings, targets.embeddings)
+            if settings.loss.pitch:
+                terms["pitch"] = pitch_loss(pitch, targets.pitch)
+        if self._spoken.wanted and step % settings.train.speak_every == 0:
+            few = slice(0, settings.train.people_spoken)
+            terms |= self._spoken(phonemes[few], styles[few], _part(targets, few), generator)
+        return terms
+
+    def _pooled(self, chosen: Sequence[tuple[HeardRecording, Version]]) -> Tensor:
+        if self._kept is None:
+            return self.encoder.pooled(*_inputs(self.people.hearing, chosen, self.encoder, self.device))
+        for recording, version in chosen:
+            if (recording.key, version) not in self._kept:
+                with torch.no_grad():
+                    one = _inputs(self.people.hearing, [(recording, version)], self.encoder, self.device)
+                    self._kept[recording.key, version] = self.encoder.pooled(*one)[0]
+        return torch.stack([self._kept[recording.key, version] for recording, version in chosen])
+
+    def _targets(self, recordings: Sequence[HeardRecording]) -> PeopleTargets:
+        names = self.config.loss.speaker_encoders
+        return PeopleTargets(
+            {name: torch.stack([r.embeddings[name] for r in recordings]).to(self.device) for name in names},
+            torch.tensor([[r.f0_median, r.f0_spread] for r in recordings], device=self.device),
+            torch.tensor([r.rate for r in recordings], device=self.device),
+            torch.stack([self._mean_states(r) for r in recordings]) if self.config.loss.hearing else None,
+        )
+
+    def _mean_states(self, recording: HeardRecording) -> Tensor:
+        states = self.people.hearing.states(recording, HEARING_LAYERS)
+        return states.float().mean(dim=1).to(self.device)  # (L, D)
+
+    def _states_std(self) -> Tensor:
+        """Return the standard deviation (L, D) over the recordings of the means of Whisper's early states."""
+        return torch.stack([self._mean_states(r) for r in self._recordings]).std(dim=0).clamp(min=1e-3)
+
+
+@dataclass(frozen=True)
+class PeopleScores:
+    """Scores of spoken validation people."""
+
+    identity: float  # 0: another person, 1: the same
+    pitch: float  # semitones, mean error of the median F0
+
+
+class PeopleValidation:
+    """Scores of styles on validation people, each speaking one sentence, judged by an encoder that no loss consists of.
+
+    Args:
+        sentences: phonemes of the validation sentences, taken in turn.
+    """
+
+    def __init__(self, config: RunConfig, hearing: Hearing, dataset: Dataset, sentences: Sequence[str]) -> None:
+        self.config, self.hearing, self.dataset = config, hearing, dataset
+        self.judge = config.objective.people_encoder
+        by_speaker = {recording.speaker: recording for recording in reversed(hearing.of_split("validation"))}
+        speakers = sorted(by_speaker, key=partial(content_key, "validation people"))
+        self.recordings = [by_speaker[name] for name in speakers[: config.objective.people_count]]
+        self.phonemes = [sentences[i % len(sentences)] for i in range(len(self.recordings))]
+        self.counts = torch.tensor([len(p) for p in self.phonemes], device=dataset.models.device)
+        halves = torch.stack([recording.half_embeddings[self.judge] for recording in self.recordings])  # (B, 2, E)
+        self._compared = halves[:, 1]
+        cosines = halves[:, 0] @ self._compared.T
+        self._same = float(cosines.diagonal().mean())
+        others = ~torch.eye(len(cosines), dtype=torch.bool)
+        self._other = float(cosines[others].mean()) if others.any() else 0.0
+
+    @torch.no_grad()
+    def styles(self, encoder: StyleEncoder) -> Tensor:
+        """Predict the styles (B, S) of the people from the first halves of their recordings, in eval mode."""
+        device = self.dataset.models.device
+        inputs = _inputs(self.hearing, [(r, 0) for r in self.recordings], encoder, device, first_half=True)
+        return encoder.eval().styles(encoder.pooled(*inputs), self.counts)
+
+    @torch.no_grad()
+    def scores(self, styles: Tensor) -> PeopleScores:
+        """Let Kokoro speak in styles (B, S) and compare voices and pitch."""
+        models, cosines, errors = self.dataset.models, [], []
+        judge = models.speaker_encoder(self.judge)
+        for i, (recording, phonemes) in enumerate(zip(self.recordings, self.phonemes, strict=True)):
+            text, style = models.kokoro.encode_text([phonemes]), styles[i : i + 1]
+            prosody = models.kokoro.prosody(text, style)
+            frames = prosody.frames[0]
+            limit = self.config.objective.window_frames
+            length = frames if limit == "full" else min(limit, frames)
+            window = [((frames - length) // 2, length)]
+            speech = models.kokoro.speak(text, prosody, style, [i], window).audio[:, : length * SAMPLES_PER_FRAME]
+            embedding = judge(resample(speech, KOKORO_RATE, WHISPER_RATE))[0].cpu()
+            cosines.append(float(embedding @ self._compared[i]))
+            errors.append(abs(float(spoken_pitch(prosody)[0, 0]) - recording.f0_median) * SEMITONES)
+        known = [error for error in errors if error == error]  # a voiceless one is NaN
+        return PeopleScores(
+            (sum(cosines) / len(cosines) - self._other) / (self._same - self._other),
+            sum(known) / max(1, len(known)),
+        )
+
+    def loss(self, scores: PeopleScores) -> float:
+        """Return the part of the objective that people decide."""
+        objective = self.config.objective
+        return objective.people * (1 - scores.identity) + objective.pitch * scores.pitch / SEMITONES
+
+    def mean_voice(self, pack: Tensor) -> PeopleScores:
+        """Return the scores of a mean voice's pack (510, S), from the cache or computed and kept."""
+        key = content_key(
+            "people", [r.key for r in self.recordings], self.phonemes, self.judge, pack.flatten().tolist(),
+            self.config.objective.window_frames, self.dataset.models.kokoro_files.sha256,
+        )  # fmt: skip
+        kept = self.dataset.cache.load("baselines", key)
+        if kept is None:
+            scores = self.scores(pack.to(self.counts.device)[self.counts - 1])
+            self.dataset.cache.save("baselines", key, {"scores": torch.tensor([scores.identity, scores.pitch])})
+            return scores
+        return PeopleScores(*kept["scores"].tolist())
+
+
+def _inputs(
+    hearing: Hearing,
+    chosen: Sequence[tuple[HeardRecording, Version]],
+    encoder: StyleEncoder,
+    device: torch.device,
+    *,
+    first_half: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return features (B, L, T, D), mask (B, T) and speaker (B, E) of versions of recordings or of their first halves."""
+    settings = encoder.config.features
+    states = [hearing.states(recording, encoder.config.layers, version) for recording, version in chosen]
+    if first_half:
+        states = [s[:, : max(1, s.shape[1] // 2)] for s in states]
+    lengths = torch.tensor([s.shape[1] for s in states])
+    features = pad_sequence([s.transpose(0, 1) for s in states], batch_first=True).transpose(1, 2)
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    speaker = None
+    if settings.speaker_parts:
+        rows = []
+        for recording, version in chosen:
+            found = {name: hearing.part(recording, name, version) for name in settings.speaker_parts}
+            if first_half:
+                found |= {name: recording.half_embeddings[name][0] for name in settings.speaker_encoders}
+            rows.append(speaker_features(settings, found, found.get(PITCH, torch.full((2,), torch.nan))))
+        speaker = torch.stack(rows).to(device)
+    return features.to(device, torch.float32), mask.to(device), speaker
+
+
+def _part(targets: PeopleTargets, index: slice) -> PeopleTargets:
+    return PeopleTargets(
+        {name: x[index] for name, x in targets.embeddings.items()},
+        targets.pitch[index],
+        targets.rate[index],
+        None if targets.states is None else targets.states[index],
+    )

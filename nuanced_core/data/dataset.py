@@ -35,7 +35,7 @@ from nuanced_core.kokoro.model import Prosody, Speech
 __all__ = ["CLEAN", "AugmentedCopy", "Batch", "Clip", "Dataset", "Version", "resolve_layers", "windows"]
 
 FEATURES_FORMAT = "2"  # part of features' keys: raise it when augmentation or Whisper's states of a clip change
-SPEAKERS_FORMAT = "1"  # part of the keys of speaker embeddings and pitch
+SPEAKERS_FORMAT = "2"  # part of the keys of speaker embeddings and pitch
 CLEAN = (0,)  # the version without changes
 NO_COPIES = Augment(copies=0)
 

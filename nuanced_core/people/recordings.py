@@ -34,7 +34,7 @@ __all__ = ["CHECKED_BY", "HeardRecording", "HearingSettings", "RecordingHearer"]
 
 logger = logging.getLogger(__name__)
 
-PEOPLE_FORMAT = "1"  # part of the keys: raise it when the checks or the measures of a recording change
+PEOPLE_FORMAT = "2"  # part of the keys: raise it when the checks or the measures of a recording change
 MIN_SECONDS = 2.0  # of a recording
 MIN_SPEECH_SECONDS = 1.2  # so that each half can be embedded
 LEAD_SECONDS = 0.1  # that are kept before the first loud frame

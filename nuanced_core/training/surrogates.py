@@ -19,7 +19,7 @@ __all__ = ["load_frame", "load_surrogate"]
 logger = logging.getLogger(__name__)
 
 LEAST_GAIN = 0.01  # of cosine, beside which a surrogate is of use
-SURROGATE_FORMAT = "2"  # part of the key: raise it when the network or its fitting change
+SURROGATE_FORMAT = "3"  # part of the key: raise it when the network or its fitting change
 
 
 def load_frame(dataset: Dataset, val_voices: tuple[str, ...]) -> StyleFrame:

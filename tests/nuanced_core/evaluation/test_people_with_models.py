@@ -37,15 +37,16 @@ RUN = {
     },
     "encoder": {"width": 4, "depth": 1},
 }
-SPOKEN = "He walked along the old road until the lights of the town were far behind him."
+RECORDED = "He walked along the old road until the lights of the town were far behind him."
+TEXT = "We had breakfast on the porch this morning."
 
 
 @pytest.fixture
 def few_voices(models: ModelSet, monkeypatch: pytest.MonkeyPatch) -> ModelSet:
-    """The real models with three stock voices, of which one is held out, and as few sentences as there can be."""
+    """The real models with three stock voices, of which one is held out, and as little to say as there can be."""
     monkeypatch.setattr(rendering, "worker_count", lambda requests, models: 1)
     monkeypatch.setattr(predictors, "MIN_SENTENCES", 1)
-    monkeypatch.setattr(people, "SENTENCES", 2)
+    monkeypatch.setattr(people, "held_out_sentences", lambda phonemizer, count: {TEXT: phonemizer(TEXT)})
     few = dataclasses.replace(models)
     names = (*KNOWN, "af_sky")
     loaded: dict[str, Any] = {
@@ -76,7 +77,7 @@ def _encoder(models: ModelSet) -> StyleEncoder:
 
 
 def _record(dataset: Dataset, voice: str, seed: int) -> Tensor:
-    phonemes = dataset.models.phonemizer(SPOKEN)
+    phonemes = dataset.models.phonemizer(RECORDED)
     audio = speak(dataset, phonemes, dataset.models.voices.style(voice, len(phonemes))[None])
     return degraded(resample(audio, KOKORO_RATE, WHISPER_RATE), WHISPER_RATE, "room", seed)
 
@@ -92,7 +93,7 @@ def test_people_who_have_the_voice_of_a_stock_voice_are_found(few_voices: ModelS
     embedders = {name: few_voices.speaker_encoder(name).embed for name in ("campplus", "resemblyzer")}
     panel = JudgePanel(embedders, {name: few_voices.speaker_sha256(name) for name in embedders})
     evaluation = PeopleEvaluation(
-        PersonPredictors(_encoder(few_voices), run, dataset, mixes=2),
+        PersonPredictors(_encoder(few_voices), run, dataset, mixes=0),
         run,
         dataset,
         panel,

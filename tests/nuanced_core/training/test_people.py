@@ -1,0 +1,138 @@
+"""Runs that train on people and are scored on others, with the fakes and made-up voices."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nuanced_core.errors import AudioError
+from nuanced_core.people.measures import PhonemeCounter
+from nuanced_core.training import people as people_module
+from nuanced_core.training.run import Run
+from tests.fakes import LivelyKokoro
+from tests.nuanced_core.people.conftest import buzz, write
+from tests.nuanced_core.training.conftest import RunFactory
+
+SPEAKERS = ("anna", "ben", "carla", "emma", "felix", "greta")  # felix is for validation, ben for the test
+
+
+@pytest.fixture
+def people(tmp_path: Path, fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The override that names a folder of six people."""
+    monkeypatch.setattr(PhonemeCounter, "rate", lambda self, audio: 14.0)
+    fakes.whisper_file.path = tmp_path / "no-whisper.pt"
+    fakes.kokoro = LivelyKokoro()
+    for number, name in enumerate(SPEAKERS):
+        for take in range(2):
+            write(tmp_path / "people" / name / f"{take}.flac", buzz(number, take))
+    return f"data.people={tmp_path / 'people'}"
+
+
+LOSSES = (
+    *("loss.speaker=0.3", "loss.surrogate=0.5", "loss.pitch=0.3", "loss.rate=0.1", "loss.prior=0.02"),
+    *("features.speaker=campplus", "features.pitch=true", "train.people=3"),
+)
+OBJECTIVE = ("objective.people=1", "objective.pitch=0.5")
+
+
+def _finished(run: Run) -> Run:
+    while not run.finished:
+        run.run_epoch()
+    return run
+
+
+def test_every_term_is_computed_and_reported(new_run: RunFactory, people: str) -> None:
+    run = new_run("a", people, *LOSSES, *OBJECTIVE, "train.speak_every=2")
+    scalars = run.run_epoch()
+    assert {"loss/speaker", "loss/surrogate", "loss/pitch", "loss/rate", "loss/prior"} <= scalars.keys()
+    at_steps = [{*step} for _, step in new_run.reported if "loss/total" in step]
+    assert ["loss/speaker" in step for step in at_steps] == [True, False, True]
+    assert all("loss/surrogate" in step for step in at_steps)
+    at_epoch = new_run.reported[-1][1]
+    assert at_epoch["val/identity"] == scalars["val/identity"] and at_epoch["val/pitch"] >= 0
+
+
+def test_people_decide_a_part_of_the_objective(new_run: RunFactory, people: str) -> None:
+    with_people = new_run("a", people, *LOSSES, *OBJECTIVE).validate()
+    without = new_run("b", people, *LOSSES).validate()
+    part = 1 - with_people["val/identity"] + 0.5 * with_people["val/pitch"] / 12
+    assert with_people["val/loss"] == pytest.approx(without["val/loss"] + part)
+    mean = with_people["baseline/loss"] - with_people["oracle/loss"]
+    assert with_people["val/skill"] == pytest.approx(1 - (with_people["val/loss"] - with_people["oracle/loss"]) / mean)
+    part = 1 - with_people["baseline/identity"] + 0.5 * with_people["baseline/pitch"] / 12
+    assert with_people["baseline/loss"] == pytest.approx(without["baseline/loss"] + part)
+
+
+def test_the_surrogate_brings_the_voices_of_people_nearer(new_run: RunFactory, people: str) -> None:
+    longer = ("train.epochs=6", "train.steps_per_epoch=20", "train.learning_rate=0.01")
+    weights = ("loss.surrogate=2", "loss.stft=0", "loss.style=0.01", "features.speaker=campplus", "train.people=4")
+    run = new_run("a", people, *weights, *longer)
+    before = run.people_losses(0, torch.Generator().manual_seed(1))["surrogate"].item()
+    _finished(run)
+    run.encoder.eval()
+    after = run.people_losses(0, torch.Generator().manual_seed(1))["surrogate"].item()
+    assert after < 0.9 * before
+    # A run that ignores people does not get there.
+    ignoring = new_run("b", people, "loss.stft=0", "features.speaker=campplus", "train.people=4", *longer)
+    assert ignoring.people_losses is None
+    _finished(ignoring).encoder.eval()
+    run.people_losses.encoder = ignoring.encoder
+    run.people_losses._kept = None
+    assert run.people_losses(0, torch.Generator().manual_seed(1))["surrogate"].item() > 1.05 * after
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attentive"])
+def test_a_resumed_run_takes_the_same_steps(new_run: RunFactory, people: str, pooling: str) -> None:
+    settings = (people, *LOSSES, *OBJECTIVE, f"encoder.pooling={pooling}", "augment.copies=1")
+    whole = new_run("whole", *settings)
+    expected = [whole.run_epoch(), whole.run_epoch()][1]
+    new_run("parts", *settings).run_epoch()
+    resumed = new_run("parts", *settings)
+    assert resumed.run_epoch()["val/loss"] == expected["val/loss"]
+    for name, tensor in whole.encoder.state_dict().items():
+        assert torch.equal(resumed.encoder.state_dict()[name], tensor), name
+
+
+def test_validation_people_are_heard_in_the_first_half_and_compared_with_the_second(
+    new_run: RunFactory, people: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run("a", people, *LOSSES, *OBJECTIVE)
+    validation = run.data.people_validation
+    (recording,) = validation.recordings
+    assert recording.speaker == "felix"
+    inputs = []
+    compute = people_module._inputs
+
+    def watched(*arguments: object, **more: object) -> object:
+        inputs.append(compute(*arguments, **more))  # type: ignore[arg-type]
+        return inputs[-1]
+
+    monkeypatch.setattr(people_module, "_inputs", watched)
+    validation.styles(run.encoder)
+    features, _, speaker = inputs[0]
+    whole = run.data.people.hearing.states(recording, run.encoder.config.layers)
+    assert torch.equal(features[0], whole[:, : whole.shape[1] // 2].float())
+    torch.testing.assert_close(speaker[0, :192] / 192**0.5, recording.half_embeddings["campplus"][0])
+    assert torch.equal(validation._compared[0], recording.half_embeddings["resemblyzer"][1])
+
+
+def test_the_mean_voice_is_scored_once(new_run: RunFactory, people: str) -> None:
+    run = new_run("a", people, *LOSSES, *OBJECTIVE)
+    spoken = new_run.fakes.kokoro.spoken
+    again = new_run("b", people, *LOSSES, *OBJECTIVE)
+    assert vars(again.data.people_mean) == pytest.approx(vars(run.data.people_mean), rel=1e-6)
+    assert new_run.fakes.kokoro.spoken == spoken
+
+
+def test_a_folder_that_is_gone_is_one_clear_error(new_run: RunFactory, people: str, tmp_path: Path) -> None:
+    new_run("a", people, *LOSSES).run_epoch()
+    (tmp_path / "people").rename(tmp_path / "elsewhere")
+    with pytest.raises(AudioError, match=r"data\.people: .*people: no such folder; name a folder"):
+        new_run("a", people, *LOSSES)
+
+
+def test_the_term_hearing_needs_whispers_states(new_run: RunFactory, people: str) -> None:
+    new_run.fakes.whisper.encode_segment = lambda audio, layers: new_run.fakes.whisper(audio, layers)
+    run = new_run("a", people, "loss.hearing=0.5")
+    assert run.train_step()["loss/hearing"] > 0

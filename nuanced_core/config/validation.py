@@ -86,6 +86,8 @@ def _error_message(settings: type[BaseModel], errors: Sequence[Any]) -> str:
     same_setting = [error for error in errors if [str(key) for key in error["loc"]][:depth] == keys[:depth]]
     value = first["input"] if depth == len(keys) or not same_setting[1:] else _whole_input(same_setting)
     reasons = " or ".join(dict.fromkeys(_reason(error) for error in same_setting))
+    if not keys:  # of settings that do not fit together, which the reason names
+        return reasons
     prefix = f"{place}: " if place else ""
     return f"{prefix}{json.dumps(value, default=str)[:80]}: {reasons}"
 

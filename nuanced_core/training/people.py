@@ -66,7 +66,7 @@ def hear_people(config: RunConfig, dataset: Dataset) -> Hearing | None:
         (*config.features.speaker_encoders, *config.loss.speaker_encoders, config.objective.people_encoder)
     )
     return hear(
-        find_people(config.data.people),
+        find_people(config.data.people).of_splits("train", "validation"),
         dataset.models,
         Cache(dataset.folder),
         config.data,
@@ -245,7 +245,7 @@ def _inputs(
     *,
     first_half: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return features (B, L, T, D), mask (B, T) and speaker (B, E) of versions of recordings or of their first halves."""
+    """Return features (B, L, T, D), mask (B, T) and speaker (B, E) of versions of recordings, or of first halves."""
     settings = encoder.config.features
     states = [hearing.states(recording, encoder.config.layers, version) for recording, version in chosen]
     if first_half:

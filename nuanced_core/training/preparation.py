@@ -11,6 +11,7 @@ from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
 from nuanced_core.data.rendering import RenderJob, RenderRequest, make_job, merge_requests, render_jobs
 from nuanced_core.data.utterances import Split, plan_utterances
 from nuanced_core.hearing.whisper_features import feature_shape
+from nuanced_core.people.corpus import find_people
 from nuanced_core.training.people import hear_people
 from nuanced_core.training.run_setup import load_people_validation, load_validation
 from nuanced_core.training.surrogates import load_surrogate
@@ -56,6 +57,8 @@ def _plan(config: RunConfig) -> _PlannedRun:
     if models.whisper_file.name == config.models.whisper:  # refused before anything is rendered, where that is known
         resolve_layers(config.features.layers, feature_shape(config.models.whisper)[0], config.models.whisper)
     utterances = plan_utterances(config.data, config.mixes, models.voices, models.phonemizer)
+    if config.data.people is not None:
+        find_people(config.data.people)  # raises AudioError
     return _PlannedRun(config, Dataset(models, cache_dir(), config.augment, config.clip_parts), utterances)
 
 

@@ -34,11 +34,12 @@ RUN = {
         "sentences": ["Open the window, please."],
         "val_sentences": ["Green hills are far away.", "No rain today."],
         "sentences_per_voice": 1,
+        "max_phonemes": 32,
     },
     "encoder": {"width": 4, "depth": 1},
 }
-RECORDED = "He walked along the old road until the lights of the town were far behind him."
-TEXT = "We had breakfast on the porch this morning."
+RECORDED = "He walked along the old road until the lights of the town were behind him."
+TEXT = "The hills are far away."
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_people_who_have_the_voice_of_a_stock_voice_are_found(few_voices: ModelS
     for speaker, name in zip(report["speakers"], KNOWN, strict=True):
         assert speaker["voices"]["nearest"] == name
         assert {one["voice"] for one in speaker["best_stock"].values()} == {name}
-        assert speaker["rows"]["nearest"]["rate_error"] < 0.25
+        assert speaker["rows"]["nearest"]["rate_error"] < 0.4  # of a second and a half
     rows = report["rows"]
     for judge in embedders:
         identity = {row: rows[row][f"identity_{judge}"] for row in ("mean", "nearest", "encoder")}

@@ -158,7 +158,7 @@ def test_what_cannot_be_used_is_replaced_counted_and_named(
 ) -> None:
     first = names(hear_folder(buzzing, fakes, cache))
     unusable = {
-        "anna": (np.concatenate([buzz(0)[:WHISPER_RATE], buzz(0)[: WHISPER_RATE // 2]]), r"1.5 s is too short"),
+        "anna": (np.concatenate([buzz(0)[:WHISPER_RATE], buzz(0)[: WHISPER_RATE // 2]]), r"1\.50 s is too short"),
         "ben": (np.zeros(3 * WHISPER_RATE, np.float32), r"is silent"),
         "carla": (0.1 * np.random.default_rng(0).standard_normal(3 * WHISPER_RATE), r"no voice in it"),
         "emma": (np.concatenate([buzz(1)[:40_000], buzz(9)[:40_000]]), r"two people \(similarity -?0\.\d\d, below"),
@@ -176,7 +176,7 @@ def test_what_cannot_be_used_is_replaced_counted_and_named(
     assert re.search("damaged|not a sound file that can be read", reasons["felix"])
     (warning,) = [record.getMessage() for record in logged.records]
     assert warning.startswith(f"{buzzing}: people: 5 of 15 recordings cannot be used: anna/") and "\n" not in warning
-    assert "(1.5 s is too short; at least 2 s are needed), ben/" in warning and warning.endswith(", …")
+    assert "(1.50 s is too short; at least 2 s are needed), ben/" in warning and warning.endswith(", …")
     done = work(fakes)
     again = hear_folder(buzzing, fakes, cache)
     assert again.skipped == heard.skipped and names(again) == names(heard) and work(fakes) == done

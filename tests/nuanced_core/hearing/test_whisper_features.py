@@ -66,7 +66,7 @@ def test_states_of_a_long_clip_are_not_all_in_memory(
 ) -> None:
     alive: list[weakref.ref[Tensor]] = []
     most = 0
-    encode = small._encode_segment
+    encode = small.encode_segment
 
     def watched(audio: Tensor, layers: tuple[int, ...]) -> Tensor:
         nonlocal most
@@ -77,7 +77,7 @@ def test_states_of_a_long_clip_are_not_all_in_memory(
         most = max(most, sum(reference() is not None for reference in alive))
         return states
 
-    monkeypatch.setattr(small, "_encode_segment", watched)
+    monkeypatch.setattr(small, "encode_segment", watched)
     frames = sum(block.shape[1] for block in small.blocks(_noise(3), (3,)))
     assert (frames, len(alive)) == (150, 30)
     assert most <= BLOCK + 1
@@ -91,7 +91,7 @@ def test_last_layer_matches_whispers_encoder(models: ModelSet) -> None:
     from whisper.audio import log_mel_spectrogram
 
     audio = torch.randn(30 * 16_000, generator=torch.Generator().manual_seed(0)) * 0.05
-    states = models.whisper._encode_segment(audio, range(5))  # Whisper's own encoder requires 30 s
+    states = models.whisper.encode_segment(audio, range(5))  # Whisper's own encoder requires 30 s
     assert states.shape == (5, 1500, 384)
     with torch.no_grad():
         expected = models.whisper.encoder(log_mel_spectrogram(audio)[None])[0]

@@ -96,8 +96,7 @@ def evaluate(
 
     Examples:
       nuanced evaluate models/quickstart --card
-      nuanced evaluate models/quickstart --clips recordings --json
-      nuanced evaluate models/quickstart --people LibriSpeech/train-clean-100 --refine 20
+      nuanced evaluate models/quickstart --people people --refine 20
     """
     if clips is not None and people is not None:
         raise ConfigError("--people, --clips: give one of them; they are different evaluations")

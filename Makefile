@@ -5,7 +5,7 @@ NAME ?= $(basename $(notdir $(CONFIG)))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do command -v $$p >/dev/null && \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-# Many tests wait for processes that they started; each of two processes with one thread of torch takes about 5 GB.
+# Many tests wait for processes that they started. Each of two processes takes about 3 GB.
 TEST_PROCESSES ?= 2
 
 .PHONY: help setup sweep test check bench clean

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,19 @@ from nuanced_core.kokoro.voices import TEST_VOICES, VoiceBank
 from nuanced_core.speakers.encoders import SPEAKER_SIZES
 from nuanced_core.text.phonemes import Phonemizer
 
+# The settings of a run that the fakes finish in a second.
+TINY_RUN: dict[str, dict[str, Any]] = {
+    "data": {
+        "voices": ["af_heart", "am_fenrir", "am_michael", "af_bella"],
+        "val_voices": ["af_sky", "bm_lewis"],
+        "sentences": ["Red door.", "A blue window."],
+        "val_sentences": ["Green hills.", "No rain."],
+    },
+    "augment": {"copies": 0},
+    "encoder": {"width": 8, "depth": 1},
+    "train": {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "spoken": 2, "window_frames": 16},
+    "objective": {"window_frames": 16},
+}
 VOICES = ("af_bella", "af_heart", "af_nicole", "af_sky", "am_fenrir", "am_michael", "bf_alice", "bm_lewis")
 
 

@@ -12,44 +12,29 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, resample
-from nuanced_core.config.settings import PITCH, Augment, Condition, Features, WindowFrames
+from nuanced_core.config.settings import PITCH, Augment, Features, WindowFrames
 from nuanced_core.data.cache import Cache
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.utterances import Utterance
+from nuanced_core.data.versions import CLEAN, NO_COPIES, AugmentedCopy, Version, heard_version, version_key
 from nuanced_core.errors import ConfigError
-from nuanced_core.hashing import content_key, derived_seed
-from nuanced_core.hearing.augmentation import augmented, degraded
-from nuanced_core.hearing.pitch import pitch_statistics, track_pitch
+from nuanced_core.hashing import content_key
+from nuanced_core.hearing.pitch import clip_pitch
 from nuanced_core.hearing.speaker_features import speaker_features
 from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.kokoro.decoder import Precision
 from nuanced_core.kokoro.model import Prosody, Speech
 
-__all__ = ["CLEAN", "AugmentedCopy", "Batch", "Clip", "Dataset", "Version", "resolve_layers", "windows"]
+__all__ = ["FEATURES_FORMAT", "SPEAKERS_FORMAT", "Batch", "Clip", "Dataset", "pad_states", "resolve_layers", "windows"]
 
 FEATURES_FORMAT = "2"  # part of features' keys: raise it when augmentation or Whisper's states of a clip change
 SPEAKERS_FORMAT = "2"  # part of the keys of speaker embeddings and pitch
-CLEAN = (0,)  # the version without changes
-NO_COPIES = Augment(copies=0)
-
-
-class AugmentedCopy(NamedTuple):
-    """The n-th augmented copy of a clip, with the settings that define it."""
-
-    settings: Augment
-    number: int  # from 1
-
-
-# Which audio of a clip Whisper gets: 0 or "clean" is the clip as rendered, n > 0 its n-th augmented copy with the
-# settings of the dataset, another string the condition that ``degraded`` applies.
-Version = int | Condition | AugmentedCopy
 
 
 @dataclass(frozen=True)
@@ -164,11 +149,10 @@ class Dataset:
         device = self.models.device
         pairs = [*zip(clips, versions or [0] * len(clips), strict=True)]
         states = [self._features(clip, layers, version) for clip, version in pairs]  # each (L, T, D)
-        lengths = torch.tensor([s.shape[1] for s in states])
-        features = pad_sequence([s.transpose(0, 1) for s in states], batch_first=True).transpose(1, 2)
+        features, mask = pad_states(states)
         return Batch(
             features.to(device, torch.float32),
-            (torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
+            mask.to(device),
             torch.tensor([clip.utterance.phoneme_count for clip in target_clips or clips], device=device),
             torch.stack([clip.utterance.style for clip in target_clips or clips]).to(device),
             torch.stack([self.speaker(*pair, speaker) for pair in pairs]).to(device)
@@ -178,8 +162,7 @@ class Dataset:
 
     def speaker(self, clip: Clip, version: Version, settings: Features) -> Tensor:
         """Return the speaker features (E,) of a version of a clip."""
-        found = {name: self.part(clip, version, name) for name in settings.speaker_parts}
-        return speaker_features(settings, found, found.get(PITCH, torch.full((2,), torch.nan)))
+        return speaker_features(settings, {name: self.part(clip, version, name) for name in settings.speaker_parts})
 
     def part(self, clip: Clip, version: Version, name: str) -> Tensor:
         """Return the speaker embedding of a version of a clip by an encoder, or for ``PITCH`` the median and the
@@ -189,7 +172,7 @@ class Dataset:
         if kept is None:
             audio = self._heard(clip, version)
             if name == PITCH:
-                found = torch.stack(pitch_statistics(track_pitch(audio, WHISPER_RATE)))
+                found = clip_pitch(audio, WHISPER_RATE)
             else:
                 found = self.models.speaker_encoder(name).embed(audio, WHISPER_RATE)
             kept = self.cache.save("speakers", key, {"part": found})
@@ -307,13 +290,7 @@ class Dataset:
     def _heard(self, clip: Clip, version: Version) -> Tensor:
         """Return the audio (samples,) at 16 kHz of a version of a clip."""
         audio = resample(clip.audio, KOKORO_RATE, WHISPER_RATE)
-        if isinstance(version, str):
-            if version != "clean":
-                audio = degraded(audio, WHISPER_RATE, version, derived_seed(clip.key, version))
-        elif version:
-            settings, number = self._copy(version)
-            audio = augmented(audio, WHISPER_RATE, settings, derived_seed(clip.key, number))
-        return audio
+        return heard_version(audio, version, self.augment, clip.key)
 
     def _is_cached(self, clip_key: str, versions: Sequence[Version]) -> bool:
         found = [self.cache.has("features", self._features_key(clip_key, version)) for version in versions]
@@ -322,25 +299,21 @@ class Dataset:
         ]
         return self.cache.has("clips", clip_key) and all(found)
 
-    def _copy(self, version: int | AugmentedCopy) -> AugmentedCopy:
-        return version if isinstance(version, AugmentedCopy) else AugmentedCopy(self.augment, version)
-
     def _features_key(self, clip_key: str, version: Version) -> str:
-        return content_key(clip_key, self.models.whisper_file.sha256, FEATURES_FORMAT, *self._changes(version))
+        return content_key(
+            clip_key, self.models.whisper_file.sha256, FEATURES_FORMAT, *version_key(version, self.augment)
+        )
 
     def _part_key(self, clip_key: str, version: Version, part: str) -> str:
         method = "" if part == PITCH else self.models.speaker_sha256(part)
-        return content_key(clip_key, part, method, SPEAKERS_FORMAT, *self._changes(version))
+        return content_key(clip_key, part, method, SPEAKERS_FORMAT, *version_key(version, self.augment))
 
-    def _changes(self, version: Version) -> list[object]:
-        """Return what distinguishes a version from the clean clip, as part of a key."""
-        changes: list[object] = []
-        if isinstance(version, str):
-            changes = [] if version == "clean" else [version]
-        elif version:
-            settings, number = self._copy(version)
-            changes = [settings.model_dump(mode="json", exclude={"copies"}), number]
-        return changes
+
+def pad_states(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return Whisper's states of clips, (L, T, D) each, as a batch (B, L, T, D), and its mask (B, T)."""
+    lengths = torch.tensor([s.shape[1] for s in states])
+    features = pad_sequence([s.transpose(0, 1) for s in states], batch_first=True).transpose(1, 2)
+    return features, torch.arange(int(lengths.max())) < lengths[:, None]
 
 
 def windows(frames: int, window: WindowFrames) -> list[tuple[int, int]]:

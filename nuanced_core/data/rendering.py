@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nuanced_core.data.dataset import Dataset, Version
+from nuanced_core.data.dataset import Dataset
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.processes import Work, run_in_processes
 from nuanced_core.data.utterances import Utterance
+from nuanced_core.data.versions import Version
 from nuanced_core.machine_limits import available_memory, usable_cpus
 from nuanced_core.progress import progress_bar
 

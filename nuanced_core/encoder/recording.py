@@ -5,13 +5,12 @@ Dimensions: P channels after pooling, E channels of speaker features.
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from nuanced_core.audio import WHISPER_RATE
-from nuanced_core.config.settings import Features
+from nuanced_core.config.settings import PITCH, Features
 from nuanced_core.encoder.style_encoder import StyleEncoder
-from nuanced_core.hearing.pitch import pitch_statistics, track_pitch
+from nuanced_core.hearing.pitch import clip_pitch
 from nuanced_core.hearing.speaker_features import speaker_features
 from nuanced_core.hearing.whisper_features import WhisperFeatures
 from nuanced_core.speakers.encoders import SpeakerEncoder
@@ -58,11 +57,9 @@ def recording_speaker(features: Features, models: RecordingModels, audio: Tensor
     """
     if not features.speaker_parts:
         return None
-    embeddings: dict[str, Tensor] = {}
+    parts: dict[str, Tensor] = {}
     for name in features.speaker_encoders:
-        embeddings[name] = models.speaker_encoder(name).embed(audio, WHISPER_RATE)
-    pitch = torch.full((2,), torch.nan)
+        parts[name] = models.speaker_encoder(name).embed(audio, WHISPER_RATE)
     if features.pitch:
-        heard = audio[: PITCH_SECONDS * WHISPER_RATE]
-        pitch = torch.stack(pitch_statistics(track_pitch(heard, WHISPER_RATE)))
-    return speaker_features(features, embeddings, pitch)[None]
+        parts[PITCH] = clip_pitch(audio[: PITCH_SECONDS * WHISPER_RATE], WHISPER_RATE)
+    return speaker_features(features, parts)[None]

@@ -29,7 +29,7 @@ from nuanced_core.evaluation.predictors import PICKED_BY, PersonPredictors, Voic
 from nuanced_core.evaluation.test_split import PREFERRED_PHONEMES, held_out_sentences
 from nuanced_core.hashing import content_key, derived_seed
 from nuanced_core.hearing.augmentation import DEGRADATIONS, degraded
-from nuanced_core.hearing.pitch import pitch_statistics, track_pitch
+from nuanced_core.hearing.pitch import clip_pitch
 from nuanced_core.judges.panel import JudgePanel, Sound, load_panel
 from nuanced_core.losses.people import PeopleTargets
 from nuanced_core.people.corpus import Corpus, PeopleSplit, find_people
@@ -46,11 +46,11 @@ __all__ = ["INVERSION", "MIN_PEOPLE", "PeopleEvaluation", "PeopleSettings", "eva
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "1"  # part of the keys: raise it when what is spoken, judged or refined changes
+FORMAT = "2"  # part of the keys: raise it when what is spoken, judged or refined changes
 MIN_PEOPLE = 2  # each is compared with the others
 SENTENCES = 2  # that each voice speaks
 REFINEMENT_HELD_OUT = 3  # sentences that decide when a refinement stops
-# The issue's probe: what can be found in Kokoro's styles without an encoder.
+# What can be found in Kokoro's styles without an encoder, as a ceiling.
 INVERSION = RefineSettings(steps=60, frames=80, check_every=10, patience=6)
 
 
@@ -245,7 +245,7 @@ class PeopleEvaluation:
         if self.settings.refinement is not None:
             searches.append(("refined", encoded, self.encoder_digest, self.settings.refinement))
         if self.settings.inversion:
-            pitch = float(pitch_statistics(track_pitch(audio, WHISPER_RATE))[0])
+            pitch = float(clip_pitch(audio, WHISPER_RATE)[0])
             names["inversion"] = self.predictors.nearest_in_pitch(embedding, pitch)
             start = self.predictors.stock(names["inversion"])
             searches.append(("inversion", start, _digest([self.predictors.bank.pack(names["inversion"])]), INVERSION))
@@ -272,7 +272,7 @@ class PeopleEvaluation:
         kept = self.dataset.cache.load("baselines", key)
         if kept is None:
             frame = load_frame(self.dataset, self.run.data.val_voices).to(models.device)
-            pitch = torch.stack(pitch_statistics(track_pitch(excerpt.audio, WHISPER_RATE)))[None]
+            pitch = clip_pitch(excerpt.audio, WHISPER_RATE)[None]
             target = PeopleTargets(
                 {name: heard.embeddings[name][None].to(models.device) for name in settings.speaker_encoders},
                 pitch.to(models.device),

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from nuanced_core.config.settings import PITCH, Data, Mixes, Models, RunConfig
 from nuanced_core.config.validation import validate
-from nuanced_core.data.dataset import CLEAN, AugmentedCopy, Clip, Dataset
+from nuanced_core.data.dataset import Clip, Dataset
 from nuanced_core.data.model_set import ModelSet, resolve_device
 from nuanced_core.data.rendering import RenderRequest, make_job, render_jobs
 from nuanced_core.data.utterances import Utterance, plan_utterances
+from nuanced_core.data.versions import CLEAN, AugmentedCopy
 from nuanced_core.encoder.recording import RecordingModels, pooled_recording
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nuanced_core.audio import FRAMES_PER_SECOND, WHISPER_RATE, resample
 
-__all__ = ["loud_frames", "pitch_statistics", "track_pitch"]
+__all__ = ["clip_pitch", "known_difference", "loud_frames", "pitch_statistics", "track_pitch"]
 
 HOP = WHISPER_RATE // FRAMES_PER_SECOND  # samples; a pitch frame is as long as a Kokoro frame
 LOWEST_HZ, HIGHEST_HZ = 50.0, 550.0  # range of speaking voices
@@ -77,6 +77,19 @@ def pitch_statistics(hertz: Tensor) -> tuple[Tensor, Tensor]:
         return torch.tensor(torch.nan), torch.tensor(torch.nan)
     low, middle, high = torch.quantile(octaves, octaves.new_tensor([0.16, 0.5, 0.84])).unbind()
     return middle, (high - low) / 2
+
+
+def clip_pitch(audio: Tensor, rate: int) -> Tensor:
+    """Return ``pitch_statistics`` (2,) of audio (samples,) at ``rate`` Hz."""
+    return torch.stack(pitch_statistics(track_pitch(audio, rate)))
+
+
+def known_difference(found: Tensor, wanted: Tensor) -> Tensor:
+    """Return the absolute difference of two tensors of equal shape, 0 where one of them is NaN."""
+    # NaN is replaced before the difference, whose gradient would be NaN otherwise.
+    known = ~(found.isnan() | wanted.isnan())
+    nothing = torch.zeros_like(wanted)
+    return (torch.where(known, found, nothing) - torch.where(known, wanted, nothing)).abs()
 
 
 def _frames(samples: Tensor, length: int) -> Tensor:

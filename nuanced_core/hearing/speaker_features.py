@@ -13,7 +13,7 @@ from torch import Tensor
 from nuanced_core.config.settings import PITCH, Features
 from nuanced_core.speakers.encoders import SPEAKER_SIZES
 
-__all__ = ["heard_voice", "speaker_channels", "speaker_features"]
+__all__ = ["PITCH_CHANNELS", "heard_voice", "speaker_channels", "speaker_features"]
 
 PITCH_CHANNELS = 2  # median and spread of F0
 USUAL_PITCH = (7.3, 0.2)  # log2 Hz and octaves; of a voice without a voiced frame
@@ -25,21 +25,21 @@ def speaker_channels(features: Features) -> int:
     return sum(PITCH_CHANNELS if part == PITCH else SPEAKER_SIZES[part] for part in features.speaker_parts)
 
 
-def speaker_features(features: Features, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
+def speaker_features(features: Features, parts: Mapping[str, Tensor]) -> Tensor:
     """Return the input (E,) of a clip, whose channels are of the order of 1.
 
     Args:
-        embeddings: speaker embeddings, each of norm 1, by the encoder's name.
-        pitch: (2,) median in log2 Hz and spread in octaves of the clip's F0; NaN if it has no voiced frame.
+        parts: by the names in ``features.speaker_parts``: speaker embeddings of norm 1, and as ``PITCH`` (2,) the
+            median in log2 Hz and the spread in octaves of the clip's F0, NaN if it has no voiced frame.
     """
-    parts = []
+    scaled = []
     for name in features.speaker_parts:
         if name == PITCH:
             usual, scale = torch.tensor(USUAL_PITCH), torch.tensor(PITCH_SCALE)
-            parts.append((torch.where(pitch.isnan(), usual, pitch) - usual) / scale)
+            scaled.append((torch.where(parts[name].isnan(), usual, parts[name]) - usual) / scale)
         else:
-            parts.append(embeddings[name] * math.sqrt(SPEAKER_SIZES[name]))
-    return torch.cat(parts) if parts else torch.zeros(0)
+            scaled.append(parts[name] * math.sqrt(SPEAKER_SIZES[name]))
+    return torch.cat(scaled) if scaled else torch.zeros(0)
 
 
 def heard_voice(features: Features, speaker: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -21,9 +21,7 @@ FFT, FRAME, HOP = 512, 400, 160  # samples: 32, 25 and 10 ms
 MELS = 40
 FLOOR = 1e-10  # of a band's power, before the logarithm
 WINDOW, STEP = 80, 40  # frames
-SPEECH_DB = (
-    -22.0
-)  # level of the speech that the model hears, which depends on it: that of the readings it was trained on
+SPEECH_DB = -22.0  # level of the speech that the model, which depends on it, hears: that of its training data
 MAX_SECONDS = 30  # of the speech of a recording that are heard
 
 

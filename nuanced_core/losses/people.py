@@ -15,7 +15,7 @@ from torch import Tensor
 from nuanced_core.audio import FRAMES_PER_SECOND, KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, resample
 from nuanced_core.config.settings import Loss
 from nuanced_core.data.model_set import ModelSet
-from nuanced_core.hearing.pitch import pitch_statistics
+from nuanced_core.hearing.pitch import known_difference, pitch_statistics
 from nuanced_core.kokoro.decoder import Precision
 from nuanced_core.kokoro.model import Prosody
 from nuanced_core.losses.reference import LOWEST_PITCH_HZ
@@ -141,13 +141,13 @@ def pitch_loss(found: Tensor, wanted: Tensor) -> Tensor:
     Args:
         found, wanted: (B, 2) median in log2 Hz and spread in octaves; where one of them is NaN, it counts 0.
     """
-    difference = _known_difference(found, wanted)
+    difference = known_difference(found, wanted)
     return (difference[:, 0] + SPREAD_WEIGHT * difference[:, 1]).mean()
 
 
 def rate_loss(found: Tensor, wanted: Tensor) -> Tensor:
     """Compute the mean over people of the difference in octaves of rates (B,); where one is NaN, it counts 0."""
-    return _known_difference(found.log2(), wanted.log2()).mean()
+    return known_difference(found.log2(), wanted.log2()).mean()
 
 
 def spoken_pitch(prosody: Prosody) -> Tensor:
@@ -168,10 +168,3 @@ def spoken_rate(prosody: Prosody, lengths: Sequence[int]) -> Tensor:
     phonemes = torch.tensor([n - 2 for n in lengths], device=prosody.durations.device)
     inner = torch.stack([d[1 : n - 1].sum() for d, n in zip(prosody.durations, lengths, strict=True)])
     return phonemes * FRAMES_PER_SECOND / inner
-
-
-def _known_difference(found: Tensor, wanted: Tensor) -> Tensor:
-    # NaN is replaced before the difference, whose gradient would be NaN otherwise.
-    known = ~(found.isnan() | wanted.isnan())
-    nothing = torch.zeros_like(wanted)
-    return (torch.where(known, found, nothing) - torch.where(known, wanted, nothing)).abs()

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from nuanced_core.config.settings import Augment, Data
 from nuanced_core.data.cache import Cache
-from nuanced_core.data.dataset import NO_COPIES, Version
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.processes import Work, run_in_processes
 from nuanced_core.data.rendering import worker_count
+from nuanced_core.data.versions import NO_COPIES, Version
 from nuanced_core.errors import AudioError
 from nuanced_core.people.corpus import Corpus, PeopleSplit, check_speakers, split_of
 from nuanced_core.people.recordings import HeardRecording, HearingSettings, RecordingHearer

@@ -22,12 +22,12 @@ from torch import Tensor
 from nuanced_core.audio import FRAMES_PER_SECOND, WHISPER_RATE, load_audio
 from nuanced_core.config.settings import PITCH, Augment
 from nuanced_core.data.cache import Cache, Kind
-from nuanced_core.data.dataset import FEATURES_FORMAT, NO_COPIES, AugmentedCopy, Version
+from nuanced_core.data.dataset import FEATURES_FORMAT, SPEAKERS_FORMAT
 from nuanced_core.data.model_set import ModelSet
+from nuanced_core.data.versions import NO_COPIES, Version, heard_version, is_clean, version_key
 from nuanced_core.errors import AudioError
-from nuanced_core.hashing import content_key, derived_seed, hash_file
-from nuanced_core.hearing.augmentation import augmented, degraded
-from nuanced_core.hearing.pitch import pitch_statistics, track_pitch
+from nuanced_core.hashing import content_key, hash_file
+from nuanced_core.hearing.pitch import clip_pitch, track_pitch
 from nuanced_core.people.measures import SAMPLES, PhonemeCounter, VoiceMeasures, measure_voice, speech_frames
 
 __all__ = ["CHECKED_BY", "HeardRecording", "HearingSettings", "RecordingHearer"]
@@ -46,7 +46,6 @@ CHECKED_BY = "campplus"  # the speaker encoder by which two people in one record
 # 0 %, 99.9 %; 2 s 1.6 %, 96 %; 1 s 0 %, 30 %. None of 248 readers is rejected; nor is one of 40 in noise of 10 dB, by
 # telephone or in a room. Of recordings of 10 s in which the second person begins after 3 s, 70 % are found.
 SIMILARITY_SECONDS, LEAST_SIMILARITY = (1.0, 2.0, 3.0), (0.33, 0.48, 0.6)
-_CLEAN = (0, "clean")
 # Loggers whose warnings about single files would hide everything else.
 _TALKATIVE = ("nuanced_core.audio", "nuanced_core.sound_files", "nuanced_core.text.phonemes", "phonemizer")
 
@@ -180,9 +179,9 @@ class RecordingHearer:
         Raises:
             AudioError: as ``states``.
         """
-        if version in _CLEAN and name == PITCH:
+        if is_clean(version) and name == PITCH:
             return torch.tensor([recording.f0_median, recording.f0_spread])
-        if version in _CLEAN and name in recording.embeddings:
+        if is_clean(version) and name in recording.embeddings:
             return recording.embeddings[name]
         kept = self.cache.load("speakers", self._part_key(recording.key, version, name))
         return kept["part"] if kept else self._compute_part(self._audio(recording), recording.key, version, name)
@@ -254,29 +253,17 @@ class RecordingHearer:
 
     def _compute_states(self, audio: Tensor, key: str, version: Version) -> dict[str, Tensor]:
         """Compute and save Whisper's states of a version of audio, by layer, each (T, D) float16."""
-        states = self.models.whisper(self._changed(audio, key, version)).half()
+        states = self.models.whisper(heard_version(audio, version, self.settings.augment, key)).half()
         saved = {str(layer): state for layer, state in enumerate(states)}
         return self.cache.save("features", self._features_key(key, version), saved)
 
     def _compute_part(self, audio: Tensor, key: str, version: Version, name: str) -> Tensor:
-        heard = self._changed(audio, key, version)
+        heard = heard_version(audio, version, self.settings.augment, key)
         if name == PITCH:
-            part = torch.stack(pitch_statistics(track_pitch(heard, WHISPER_RATE)))
+            part = clip_pitch(heard, WHISPER_RATE)
         else:
             part = self.models.speaker_encoder(name).embed(heard, WHISPER_RATE)
         return self.cache.save("speakers", self._part_key(key, version, name), {"part": part})["part"]
-
-    def _changed(self, audio: Tensor, key: str, version: Version) -> Tensor:
-        """Return a version of audio (samples,) at 16 kHz."""
-        if version in _CLEAN:
-            return audio
-        if isinstance(version, str):
-            return degraded(audio, WHISPER_RATE, version, derived_seed(key, version))
-        settings, number = self._copy(version)
-        return augmented(audio, WHISPER_RATE, settings, derived_seed(key, number))
-
-    def _copy(self, version: int | AugmentedCopy) -> AugmentedCopy:
-        return version if isinstance(version, AugmentedCopy) else AugmentedCopy(self.settings.augment, version)
 
     def _has_features(self, key: str) -> bool:
         entries: list[tuple[Kind, str]] = [("features", self._features_key(key, version)) for version in self.versions]
@@ -307,20 +294,13 @@ class RecordingHearer:
         return content_key(key, "embeddings", self.models.speaker_sha256(name))
 
     def _features_key(self, key: str, version: Version) -> str:
-        return content_key(key, self.models.whisper_file.sha256, FEATURES_FORMAT, *self._changes(version))
+        return content_key(
+            key, self.models.whisper_file.sha256, FEATURES_FORMAT, *version_key(version, self.settings.augment)
+        )
 
     def _part_key(self, key: str, version: Version, name: str) -> str:
         model = name if name == PITCH else self.models.speaker_sha256(name)
-        return content_key(key, "part", model, FEATURES_FORMAT, *self._changes(version))
-
-    def _changes(self, version: Version) -> list[object]:
-        """Return what makes a version differ from the clean one."""
-        if version in _CLEAN:
-            return []
-        if isinstance(version, str):
-            return [version]
-        settings, number = self._copy(version)
-        return [settings.model_dump(mode="json", exclude={"copies"}), number]
+        return content_key(key, "part", model, SPEAKERS_FORMAT, *version_key(version, self.settings.augment))
 
 
 @lru_cache(maxsize=100_000)

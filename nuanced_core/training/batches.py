@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nuanced_core.config.settings import RunConfig
-from nuanced_core.data.dataset import Batch, Clip, Version
+from nuanced_core.data.dataset import Batch, Clip
+from nuanced_core.data.versions import Version
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.hashing import content_key
 from nuanced_core.kokoro.model import PACK_ROWS

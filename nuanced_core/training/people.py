@@ -8,17 +8,17 @@ Dimensions: B people, P pooled channels, E channels of speaker features, L layer
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, resample
-from nuanced_core.config.settings import PITCH, RunConfig
+from nuanced_core.config.settings import RunConfig
 from nuanced_core.data.cache import Cache
-from nuanced_core.data.dataset import Dataset, Version
+from nuanced_core.data.dataset import Dataset, pad_states
+from nuanced_core.data.versions import Version
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.hashing import content_key
@@ -35,12 +35,14 @@ from nuanced_core.losses.people import (
 from nuanced_core.people.corpus import find_people
 from nuanced_core.people.hearing import Hearing, hear
 from nuanced_core.people.recordings import HeardRecording
+from nuanced_core.training.validation import Baselines
 
 __all__ = ["PeopleLosses", "PeopleScores", "PeopleValidation", "RunPeople", "hear_people"]
 
 logger = logging.getLogger(__name__)
 
 SEMITONES = 12
+MIN_STD = 1e-3  # of a channel of Whisper's states
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ class PeopleLosses:
         weights = config.loss
         if people.surrogate is not None:  # it knows the pitch at every step
             weights = weights.model_copy(update={"pitch": 0.0})
-        states_std = self._states_std() if config.loss.hearing else None
+        self._mean_states = self._means_of_states() if config.loss.hearing else {}
+        means = [*self._mean_states.values()]
+        states_std = torch.stack(means).std(dim=0).clamp(min=MIN_STD) if means else None
         self._spoken = SpokenPeopleLosses(
             dataset.models,
             weights,
@@ -147,16 +151,13 @@ class PeopleLosses:
             {name: torch.stack([r.embeddings[name] for r in recordings]).to(self.device) for name in names},
             torch.tensor([[r.f0_median, r.f0_spread] for r in recordings], device=self.device),
             torch.tensor([r.rate for r in recordings], device=self.device),
-            torch.stack([self._mean_states(r) for r in recordings]) if self.config.loss.hearing else None,
+            torch.stack([self._mean_states[r.key] for r in recordings]) if self._mean_states else None,
         )
 
-    def _mean_states(self, recording: HeardRecording) -> Tensor:
-        states = self.people.hearing.states(recording, HEARING_LAYERS)
-        return states.float().mean(dim=1).to(self.device)  # (L, D)
-
-    def _states_std(self) -> Tensor:
-        """Return the standard deviation (L, D) over the recordings of the means of Whisper's early states."""
-        return torch.stack([self._mean_states(r) for r in self._recordings]).std(dim=0).clamp(min=1e-3)
+    def _means_of_states(self) -> dict[str, Tensor]:
+        """Return the means over time (L, D) of Whisper's early states, by the recording's key."""
+        states = ((r.key, self.people.hearing.states(r, HEARING_LAYERS)) for r in self._recordings)
+        return {key: one.float().mean(dim=1).to(self.device) for key, one in states}
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,15 @@ class PeopleValidation:
 
     Args:
         sentences: phonemes of the validation sentences, taken in turn.
+        mean_pack: (510, S) of the mean voice.
+
+    Attributes:
+        mean: scores of the mean voice, from the cache or computed and kept.
     """
 
-    def __init__(self, config: RunConfig, hearing: Hearing, dataset: Dataset, sentences: Sequence[str]) -> None:
+    def __init__(
+        self, config: RunConfig, hearing: Hearing, dataset: Dataset, sentences: Sequence[str], mean_pack: Tensor
+    ) -> None:
         self.config, self.hearing, self.dataset = config, hearing, dataset
         self.judge = config.objective.people_encoder
         by_speaker = {recording.speaker: recording for recording in reversed(hearing.of_split("validation"))}
@@ -188,6 +195,7 @@ class PeopleValidation:
         self._same = float(cosines.diagonal().mean())
         others = ~torch.eye(len(cosines), dtype=torch.bool)
         self._other = float(cosines[others].mean()) if others.any() else 0.0
+        self.mean = self._mean_voice(mean_pack)
 
     @torch.no_grad()
     def styles(self, encoder: StyleEncoder) -> Tensor:
@@ -223,8 +231,11 @@ class PeopleValidation:
         objective = self.config.objective
         return objective.people * (1 - scores.identity) + objective.pitch * scores.pitch / SEMITONES
 
-    def mean_voice(self, pack: Tensor) -> PeopleScores:
-        """Return the scores of a mean voice's pack (510, S), from the cache or computed and kept."""
+    def added_to(self, baselines: Baselines) -> Baselines:
+        """Return baselines whose mean voice is scored on people too; the oracle would be the people themselves."""
+        return replace(baselines, mean=replace(baselines.mean, loss=baselines.mean.loss + self.loss(self.mean)))
+
+    def _mean_voice(self, pack: Tensor) -> PeopleScores:
         key = content_key(
             "people", [r.key for r in self.recordings], self.phonemes, self.judge, pack.flatten().tolist(),
             self.config.objective.window_frames, self.dataset.models.kokoro_files.sha256,
@@ -248,19 +259,15 @@ def _inputs(
     """Return features (B, L, T, D), mask (B, T) and speaker (B, E) of versions of recordings, or of first halves."""
     settings = encoder.config.features
     states = [hearing.states(recording, encoder.config.layers, version) for recording, version in chosen]
-    if first_half:
-        states = [s[:, : max(1, s.shape[1] // 2)] for s in states]
-    lengths = torch.tensor([s.shape[1] for s in states])
-    features = pad_sequence([s.transpose(0, 1) for s in states], batch_first=True).transpose(1, 2)
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    features, mask = pad_states([s[:, : max(1, s.shape[1] // 2)] if first_half else s for s in states])
     speaker = None
     if settings.speaker_parts:
         rows = []
         for recording, version in chosen:
-            found = {name: hearing.part(recording, name, version) for name in settings.speaker_parts}
+            parts = {name: hearing.part(recording, name, version) for name in settings.speaker_parts}
             if first_half:
-                found |= {name: recording.half_embeddings[name][0] for name in settings.speaker_encoders}
-            rows.append(speaker_features(settings, found, found.get(PITCH, torch.full((2,), torch.nan))))
+                parts |= {name: recording.half_embeddings[name][0] for name in settings.speaker_encoders}
+            rows.append(speaker_features(settings, parts))
         speaker = torch.stack(rows).to(device)
     return features.to(device, torch.float32), mask.to(device), speaker
 

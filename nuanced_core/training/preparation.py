@@ -3,19 +3,21 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.data.cache import Cache, cache_limit, format_size
-from nuanced_core.data.dataset import Dataset, Version, resolve_layers
+from nuanced_core.data.dataset import Dataset, resolve_layers
 from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
 from nuanced_core.data.rendering import RenderJob, RenderRequest, make_job, merge_requests, render_jobs
 from nuanced_core.data.utterances import Split, plan_utterances
+from nuanced_core.data.versions import Version
 from nuanced_core.hearing.whisper_features import feature_shape
 from nuanced_core.people.corpus import find_people
 from nuanced_core.training.people import hear_people
 from nuanced_core.training.run_setup import load_people_validation, load_validation
-from nuanced_core.training.surrogates import load_surrogate
-from nuanced_core.training.validation import baseline_pack, validation_inputs
+from nuanced_core.training.surrogates import load_surrogates
+from nuanced_core.training.validation import validation_inputs
 from nuanced_core.weights.store import cache_dir
 
 __all__ = ["prepare"]
@@ -97,16 +99,10 @@ def _compute_baselines(run: _PlannedRun) -> None:
     first_clip = dataset.clips(run.utterances.validation[:1])[0]
     dataset.layers(run.config.features.layers, first_clip)  # raises ConfigError if Whisper lacks one
     load_validation(run.config, dataset, run.utterances.validation)
-    config = run.config
-    clips = dataset.clips(run.utterances.train) if config.encoder.surrogate_steps or config.loss.surrogate else []
-    if config.encoder.surrogate_steps:
-        load_surrogate(dataset, clips, config.features.speaker_encoders, config.data.val_voices)
-    if config.loss.surrogate:
-        load_surrogate(dataset, clips, config.loss.speaker_encoders, config.data.val_voices)
-    hearing = hear_people(config, dataset)
+    load_surrogates(run.config, dataset, partial(dataset.clips, run.utterances.train))
+    hearing = hear_people(run.config, dataset)
     if hearing is not None:
-        people = load_people_validation(config, dataset, hearing, run.utterances.validation)
-        people.mean_voice(baseline_pack(config, dataset.models))
+        load_people_validation(run.config, dataset, hearing, run.utterances.validation)
 
 
 def _prune(limit: int, cache: Cache) -> None:

@@ -240,16 +240,13 @@ class Run:
             TrainingError: a score is not finite.
         """
         scores, baselines = self.data.validation.scores(self._validation_styles()), self.data.baselines
-        people, mean = self.data.people_validation, self.data.people_mean
+        people = self.data.people_validation
         of_people: dict[str, float] = {}
-        if people is not None and mean is not None:
+        if people is not None:
             found = people.scores(people.styles(self.encoder))
             scores = replace(scores, loss=scores.loss + people.loss(found))
-            baselines = replace(
-                baselines, mean=replace(baselines.mean, loss=baselines.mean.loss + people.loss(mean))
-            )  # the oracle would be the person
-            of_people = {f"val/{name}": value for name, value in vars(found).items()}
-            of_people |= {f"baseline/{name}": value for name, value in vars(mean).items()}
+            for row, values in {"val": found, "baseline": people.mean}.items():
+                of_people |= {f"{row}/{name}": value for name, value in vars(values).items()}
         if not math.isfinite(scores.loss):
             raise TrainingError(f"step {self.step}: val/loss is {scores.loss}; lower train.learning_rate")
         rows = {"val": scores, "baseline": baselines.mean, "oracle": baselines.oracle}

@@ -16,8 +16,8 @@ from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.hearing.speaker_features import speaker_channels
 from nuanced_core.losses.reference import MelSTFTLoss
 from nuanced_core.people.hearing import Hearing
-from nuanced_core.training.people import PeopleScores, PeopleValidation, RunPeople, hear_people
-from nuanced_core.training.surrogates import load_frame, load_surrogate
+from nuanced_core.training.people import PeopleValidation, RunPeople, hear_people
+from nuanced_core.training.surrogates import load_frame, load_surrogates
 from nuanced_core.training.validation import Baselines, Validation, baseline_pack, validation_inputs
 
 __all__ = ["RunData", "build_encoder", "load_data", "load_validation"]
@@ -36,12 +36,11 @@ class RunData:
     styles: Mapping[str, Callable[[int], Tensor]]  # by training voice: phoneme count to style (256,); for rows "any"
     layers: tuple[int, ...]  # Whisper layers that the encoder reads
     validation: Validation
-    baselines: Baselines
+    baselines: Baselines  # of all that the objective consists of, people included
     validation_batch: Batch  # inputs of the encoder for the validation clips
     encoder_surrogate: Surrogate | None  # for encoder.surrogate_steps
     people: RunPeople | None  # with data.people
     people_validation: PeopleValidation | None
-    people_mean: PeopleScores | None  # of the mean voice
 
 
 def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
@@ -57,12 +56,15 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
     layers = dataset.layers(config.features.layers, clips[0])
     validation, baselines = load_validation(config, dataset, utterances.validation)
     names = voices.training_voices(config.data.voices, config.data.val_voices)
-    hearing, people_validation = hear_people(config, dataset), None
-    people, people_mean = None, None
+    surrogates = load_surrogates(config, dataset, lambda: clips)
+    people, people_validation = None, None
+    hearing = hear_people(config, dataset)
     if hearing is not None:
-        people = _people(config, dataset, clips, hearing)
+        frame = load_frame(dataset, config.data.val_voices).to(models.device)
+        sentences = tuple(dict.fromkeys(clip.utterance.phonemes for clip in clips))
+        people = RunPeople(hearing, frame, surrogates.loss, sentences)
         people_validation = load_people_validation(config, dataset, hearing, utterances.validation)
-        people_mean = people_validation.mean_voice(baseline_pack(config, models))
+        baselines = people_validation.added_to(baselines)
     return RunData(
         dataset=dataset,
         clips=clips,
@@ -73,31 +75,22 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
         validation=validation,
         baselines=baselines,
         validation_batch=_validation_batch(config, dataset, validation.clips, layers),
-        encoder_surrogate=load_surrogate(dataset, clips, config.features.speaker_encoders, config.data.val_voices)
-        if config.encoder.surrogate_steps
-        else None,
+        encoder_surrogate=surrogates.encoder,
         people=people,
         people_validation=people_validation,
-        people_mean=people_mean,
-    )
-
-
-def _people(config: RunConfig, dataset: Dataset, clips: Sequence[Clip], hearing: Hearing) -> RunPeople:
-    val_voices, encoders = config.data.val_voices, config.loss.speaker_encoders
-    return RunPeople(
-        hearing=hearing,
-        frame=load_frame(dataset, val_voices).to(dataset.models.device),
-        surrogate=load_surrogate(dataset, clips, encoders, val_voices) if config.loss.surrogate else None,
-        sentences=tuple(dict.fromkeys(clip.utterance.phonemes for clip in clips)),
     )
 
 
 def load_people_validation(
     config: RunConfig, dataset: Dataset, hearing: Hearing, utterances: Sequence[Utterance]
 ) -> PeopleValidation:
-    """Choose the validation people and their sentences."""
+    """Choose the validation people and their sentences, and score the mean voice, or take that from the cache.
+
+    Raises:
+        NuancedError: a voice is missing, or the cache cannot be written.
+    """
     sentences = tuple(dict.fromkeys(utterance.phonemes for utterance in utterances))
-    return PeopleValidation(config, hearing, dataset, sentences)
+    return PeopleValidation(config, hearing, dataset, sentences, baseline_pack(config, dataset.models))
 
 
 def load_validation(

@@ -1,25 +1,52 @@
 """The surrogate of a run: fitted once to its training clips, then kept in the cache."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from nuanced_core.config.settings import PITCH
-from nuanced_core.data.dataset import Clip, Dataset
+from nuanced_core.config.settings import PITCH, RunConfig
+from nuanced_core.data.dataset import SPEAKERS_FORMAT, Clip, Dataset
 from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.hashing import content_key
 from nuanced_core.kokoro.style_frame import StyleFrame
 from nuanced_core.losses.surrogate import SurrogateErrors, VoiceSamples, fit_surrogate
 from nuanced_core.speakers.encoders import SPEAKER_SIZES
 
-__all__ = ["load_frame", "load_surrogate"]
+__all__ = ["Surrogates", "load_frame", "load_surrogate", "load_surrogates"]
 
 logger = logging.getLogger(__name__)
 
 LEAST_GAIN = 0.01  # of cosine, beside which a surrogate is of use
 SURROGATE_FORMAT = "3"  # part of the key: raise it when the network or its fitting change
+
+
+class Surrogates(NamedTuple):
+    """The surrogates that a run needs."""
+
+    encoder: Surrogate | None  # for encoder.surrogate_steps
+    loss: Surrogate | None  # for loss.surrogate
+
+
+def load_surrogates(config: RunConfig, dataset: Dataset, clips: Callable[[], Sequence[Clip]]) -> Surrogates:
+    """Return the surrogates of a run, from the cache or fitted to its training clips and kept.
+
+    Args:
+        clips: returns the clips; called only if there is a surrogate.
+
+    Raises:
+        DiskError: the cache cannot be written.
+    """
+
+    def load(wanted: float, encoders: Sequence[str]) -> Surrogate | None:
+        return load_surrogate(dataset, clips(), encoders, config.data.val_voices) if wanted else None
+
+    return Surrogates(
+        load(config.encoder.surrogate_steps, config.features.speaker_encoders),
+        load(config.loss.surrogate, config.loss.speaker_encoders),
+    )
 
 
 def load_frame(dataset: Dataset, val_voices: tuple[str, ...]) -> StyleFrame:
@@ -41,7 +68,9 @@ def load_surrogate(
     frame = load_frame(dataset, val_voices)
     hashes = [dataset.models.speaker_sha256(name) for name in encoders]
     augment = dataset.augment.model_dump(mode="json")
-    key = content_key(SURROGATE_FORMAT, [clip.key for clip in clips], [*encoders], hashes, augment, [*val_voices])
+    key = content_key(
+        SURROGATE_FORMAT, SPEAKERS_FORMAT, [clip.key for clip in clips], [*encoders], hashes, augment, [*val_voices]
+    )
     kept = dataset.cache.load("surrogates", key)
     if kept is None:
         logger.info("fitting a surrogate of %s to %d clips", " and ".join(encoders), len(clips))

@@ -68,7 +68,9 @@ def test_settings_that_contradict_each_other_are_an_error(data: dict[str, Any], 
     ],
 )
 def test_settings_that_fit_together_are_accepted(data: dict[str, Any]) -> None:
-    validate(RunConfig, data, "sweep.yaml")
+    found = validate(RunConfig, data, "sweep.yaml").model_dump(mode="json")
+    for section, values in data.items():
+        assert {name: found[section][name] for name in values} == values
 
 
 @pytest.mark.parametrize(

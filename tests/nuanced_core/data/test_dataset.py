@@ -9,8 +9,9 @@ from nuanced_core.audio import KOKORO_RATE, WHISPER_RATE, resample
 from nuanced_core.config.settings import Augment, Features, RunConfig
 from nuanced_core.data import cache as cache_module
 from nuanced_core.data.cache import Cache
-from nuanced_core.data.dataset import AugmentedCopy, Dataset, windows
+from nuanced_core.data.dataset import Dataset, windows
 from nuanced_core.data.utterances import Utterance
+from nuanced_core.data.versions import AugmentedCopy
 from nuanced_core.errors import ConfigError, DiskError
 from nuanced_core.hashing import derived_seed
 from nuanced_core.hearing.augmentation import degraded
@@ -282,9 +283,7 @@ def test_parts_are_those_of_the_audio_of_a_version(fakes: SimpleNamespace, tiny_
     f0 = fakes.kokoro.prosody(fakes.kokoro.encode_text([clip.utterance.phonemes]), clip.utterance.style[None]).f0
     assert float(dataset.part(clip, 0, "pitch")[0]) == pytest.approx(math.log2(f0[0, 0]), abs=0.05)
     settings = Features(speaker="campplus", pitch=True)
-    expected = speaker_features(
-        settings, {"campplus": dataset.part(clip, 0, "campplus")}, dataset.part(clip, 0, "pitch")
-    )
+    expected = speaker_features(settings, {name: dataset.part(clip, 0, name) for name in ("campplus", "pitch")})
     batch = dataset.batch([clip], (0,), speaker=settings)
     assert batch.speaker is not None and torch.equal(batch.speaker[0], expected)
     assert dataset.batch([clip], (0,), speaker=Features()).speaker is None

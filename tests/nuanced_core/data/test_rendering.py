@@ -14,9 +14,10 @@ import torch
 from nuanced_core.config.settings import Augment
 from nuanced_core.data import processes, rendering
 from nuanced_core.data.cache import Cache
-from nuanced_core.data.dataset import AugmentedCopy, Dataset
+from nuanced_core.data.dataset import Dataset
 from nuanced_core.data.rendering import RenderJob, RenderRequest, merge_requests, render_jobs, worker_count
 from nuanced_core.data.utterances import Utterance
+from nuanced_core.data.versions import AugmentedCopy
 from nuanced_core.errors import DiskError, TrainingError
 from tests.fakes import FakeKokoro, fake_models
 

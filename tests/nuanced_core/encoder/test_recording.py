@@ -10,7 +10,7 @@ from torch import Tensor
 from nuanced_core.encoder import recording
 from nuanced_core.encoder.recording import pooled_recording, recording_speaker
 from nuanced_core.errors import AudioError
-from nuanced_core.hearing.pitch import pitch_statistics, track_pitch
+from nuanced_core.hearing.pitch import clip_pitch
 from nuanced_core.hearing.speaker_features import speaker_features
 from tests.fakes import FakeSpeakers, FakeWhisper
 from tests.nuanced_core.encoder.small_encoders import small_encoder
@@ -38,9 +38,9 @@ def test_pooled_recording_is_that_of_the_whole_clip(models: Any, audio: Tensor, 
     encoder = small_encoder(speaker=speaker, pitch=pitch)
     features = models.whisper(audio, encoder.config.layers)[None]
     names = encoder.config.features.speaker_encoders
-    embeddings = {name: models.speaker_encoder(name).embed(audio, RATE) for name in names}
-    f0 = torch.stack(pitch_statistics(track_pitch(audio, RATE)))
-    heard = speaker_features(encoder.config.features, embeddings, f0)[None] if names or pitch else None
+    parts = {name: models.speaker_encoder(name).embed(audio, RATE) for name in names}
+    parts["pitch"] = clip_pitch(audio, RATE)
+    heard = speaker_features(encoder.config.features, parts)[None] if names or pitch else None
     expected = encoder.pooled(features, torch.ones(1, features.shape[2], dtype=torch.bool), heard)
     found = pooled_recording(encoder, models, audio)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -49,7 +49,7 @@ def test_pooled_recording_is_that_of_the_whole_clip(models: Any, audio: Tensor, 
 
 
 def test_only_what_the_encoder_reads_is_computed(models: Any, audio: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "track_pitch", lambda *_: pytest.fail("pitch is not asked for"))
+    monkeypatch.setattr(recording, "clip_pitch", lambda *_: pytest.fail("pitch is not asked for"))
     pooled_recording(small_encoder(), models, audio)
     assert models.speakers.used == {}
     pooled_recording(small_encoder(speaker="resemblyzer"), models, audio)
@@ -61,9 +61,9 @@ def test_pitch_is_tracked_in_the_first_minute(models: Any, audio: Tensor, monkey
 
     def tracked(samples: Tensor, rate: int) -> Tensor:
         heard.append(len(samples))
-        return track_pitch(samples[:RATE], rate)
+        return clip_pitch(samples[:RATE], rate)
 
-    monkeypatch.setattr(recording, "track_pitch", tracked)
+    monkeypatch.setattr(recording, "clip_pitch", tracked)
     features = small_encoder(pitch=True).config.features
     found = recording_speaker(features, models, audio.repeat(3))
     assert heard == [60 * RATE]

@@ -55,7 +55,7 @@ def _speaker(encoder: StyleEncoder, count: int = 3) -> Tensor:
     pitch = torch.tensor([7.3, 0.2]) + torch.rand(count, 2, generator=generator) * 0.2
     return torch.stack(
         [
-            speaker_features(encoder.config.features, {n: x[i] for n, x in embeddings.items()}, pitch[i])
+            speaker_features(encoder.config.features, {n: x[i] for n, x in {**embeddings, "pitch": pitch}.items()})
             for i in range(count)
         ]
     )

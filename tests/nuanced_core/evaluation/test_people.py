@@ -27,18 +27,8 @@ from nuanced_core.judges.panel import JudgePanel
 from nuanced_core.judges.quality import Quality
 from nuanced_core.kokoro.voices import TEST_VOICES
 from nuanced_core.people.corpus import Corpus, find_people, split_of
-from tests.fakes import held_out_models, random_encoder
+from tests.fakes import TINY_RUN, held_out_models, random_encoder
 
-RUN = {
-    "data": {
-        "voices": ["af_heart", "am_fenrir", "am_michael", "af_bella"],
-        "val_voices": ["af_sky", "bm_lewis"],
-        "sentences": ["Red door.", "A blue window."],
-        "val_sentences": ["Green hills.", "No rain."],
-    },
-    "augment": {"copies": 0},
-    "encoder": {"width": 8, "depth": 1},
-}
 ROWS = ["mean", "nearest", "ridge", "encoder", "best_stock"]
 
 
@@ -105,7 +95,7 @@ class PeopleSetup:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> PeopleSetup:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rendering, "worker_count", lambda requests, models: 1)
-        return PeopleSetup(tmp_path_factory.mktemp("people"), validate(RunConfig, RUN, "test"))
+        return PeopleSetup(tmp_path_factory.mktemp("people"), validate(RunConfig, TINY_RUN, "test"))
 
 
 @pytest.fixture
@@ -326,7 +316,7 @@ def test_evaluate_people_checks_what_it_is_given_before_it_loads_models(
 
 
 def test_an_encoder_with_speaker_features_hears_people_too(setup: PeopleSetup, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = validate(RunConfig, {**RUN, "features": {"speaker": "campplus", "pitch": True}}, "test")
+    run = validate(RunConfig, {**TINY_RUN, "features": {"speaker": "campplus", "pitch": True}}, "test")
     encoder = random_encoder(setup.models, run)
     monkeypatch.setattr(setup.predictors, "encoder", encoder)
     report = setup.report(degraded=False, limit=2)

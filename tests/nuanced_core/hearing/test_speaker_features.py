@@ -35,7 +35,7 @@ def _clip(embeddings: dict[str, Tensor], index: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.speaker}-{s.pitch}")
 def test_channels_are_those_of_the_settings_and_are_heard_again(settings: Features) -> None:
     embeddings, pitch = _embeddings(3), torch.tensor([[7.0, 0.1], [7.7, 0.3], [8.1, 0.25]])
-    inputs = torch.stack([speaker_features(settings, _clip(embeddings, i), pitch[i]) for i in range(3)])
+    inputs = torch.stack([speaker_features(settings, _clip({**embeddings, "pitch": pitch}, i)) for i in range(3)])
     sizes = {"none": 0, "campplus": 192, "resemblyzer": 256, "all": 448}
     assert inputs.shape[1] == speaker_channels(settings) == sizes[settings.speaker] + 2 * settings.pitch
     assert settings.speaker_parts == NAMES[settings.speaker] + ("pitch",) * settings.pitch
@@ -50,7 +50,7 @@ def test_channels_are_those_of_the_settings_and_are_heard_again(settings: Featur
 def test_parts_are_in_order_and_their_channels_of_the_order_of_1() -> None:
     embeddings = _clip(_embeddings(1), 0)
     pitch = torch.tensor(USUAL_PITCH) + torch.tensor([1.0, -2.0]) * torch.tensor(PITCH_SCALE)
-    inputs = speaker_features(Features(speaker="all", pitch=True), embeddings, pitch)
+    inputs = speaker_features(Features(speaker="all", pitch=True), {**embeddings, "pitch": pitch})
     torch.testing.assert_close(inputs[:192], embeddings["campplus"] * math.sqrt(192))
     torch.testing.assert_close(inputs[192:448], embeddings["resemblyzer"] * math.sqrt(256))
     torch.testing.assert_close(inputs[448:], torch.tensor([1.0, -2.0]), rtol=1e-4, atol=1e-4)
@@ -64,6 +64,7 @@ def test_unvoiced_clip_has_the_usual_pitch() -> None:
         ([torch.nan, torch.nan], USUAL_PITCH),
         ([8.0, torch.nan], (8.0, USUAL_PITCH[1])),
     ):
-        inputs = speaker_features(settings, _clip(_embeddings(1), 0), torch.tensor(pitch))
+        parts = {**_clip(_embeddings(1), 0), "pitch": torch.tensor(pitch)}
+        inputs = speaker_features(settings, parts)
         assert torch.isfinite(inputs).all()
         torch.testing.assert_close(heard_voice(settings, inputs[None])[1], torch.tensor([expected]))

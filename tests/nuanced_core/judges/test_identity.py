@@ -12,6 +12,7 @@ from nuanced_core.audio import resample
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.errors import ConfigError
 from nuanced_core.judges.identity import SpeakerEncoder
+from tests.nuanced_core.stock_speech import cosines_of_voices
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +71,8 @@ def test_audio_that_requires_grad_is_detached(encoder: SpeakerEncoder) -> None:
 
 @pytest.mark.real
 def test_same_voice_has_a_higher_cosine_than_any_other_voice(encoder: SpeakerEncoder, models: ModelSet) -> None:
-    names = ("af_heart", "am_michael", "bf_emma")
-    embeddings = []
-    for phonemes in ("ðə kwˈɪk bɹˈaʊn fˈɑks ʤˈʌmps", "ʃi ˈoʊpənd ðə ˈoʊld dˈɔɹ"):
-        text = models.kokoro.encode_text([phonemes])
-        for name in names:
-            style = models.voices.style(name, len(phonemes))[None]
-            with torch.no_grad():
-                audio = models.kokoro.speak(text, models.kokoro.prosody(text, style), style, [0]).item(0)
-            embeddings.append(encoder(audio, 24_000))
-    cosines = torch.stack(embeddings[:3]) @ torch.stack(embeddings[3:]).T  # one sentence and the other, by voice
+    cosines, same, others = cosines_of_voices(models, encoder)
     assert cosines.argmax(dim=0).tolist() == cosines.argmax(dim=1).tolist() == [0, 1, 2]
-    same = cosines.diagonal()
-    others = cosines[~torch.eye(3, dtype=torch.bool)]
     assert same.min() > others.max()
     assert same.mean() - others.mean() > 0.2
 

@@ -116,6 +116,12 @@ class Mixes(Settings):
         0.0,
         description="length of a step in any direction, also out of the span of the stock voices; in the same units",
     )
+    found: Count = Field(
+        0,
+        description="number of voices that are found in each of found_rounds for training people (data.people), by "
+        "steps on the surrogate of loss.speaker_encoders, which learns from what is then heard of them",
+    )
+    found_rounds: PositiveInt = Field(2, description="rounds of finding and speaking voices")
     sentences: PositiveInt = Field(1, description="number of sentences that each mixed voice speaks")
     share: Probability | None = Field(
         None, description="share of mixed voices in each batch; null: their share of the clips"

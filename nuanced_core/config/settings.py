@@ -280,12 +280,17 @@ class RunConfig(Settings):
     train: Train = Train()
 
     @property
+    def has_surrogate(self) -> bool:
+        """Whether a run fits surrogates to its training clips."""
+        return bool(self.encoder.surrogate_steps or self.loss.surrogate or self.mixes.found)
+
+    @property
     def clip_parts(self) -> tuple[str, ...]:
         """What a run needs of each clip beside Whisper's states: names of speaker encoders, and ``PITCH``."""
         parts = list(self.features.speaker_parts)
-        if self.loss.surrogate:
+        if self.loss.surrogate or self.mixes.found:
             parts += self.loss.speaker_encoders
-        if self.encoder.surrogate_steps or self.loss.surrogate:
+        if self.has_surrogate:
             parts.append(PITCH)
         return tuple(dict.fromkeys(parts))
 
@@ -313,7 +318,8 @@ class RunConfig(Settings):
     def _check_people(self) -> None:
         """Check what concerns people, whose recordings ``data.people`` names."""
         judged = [f"objective.{name}" for name in ("people", "pitch") if getattr(self.objective, name)]
-        wanted = [*(f"loss.{name}" for name in self.loss.of_people), *judged]
+        found = ["mixes.found"] if self.mixes.found else []
+        wanted = [*(f"loss.{name}" for name in self.loss.of_people), *judged, *found]
         if wanted and self.data.people is None:
             raise ValueError(
                 f"{wanted[0]} needs recordings of people; set data.people to a folder that holds a folder for each "

@@ -34,7 +34,7 @@ from nuanced_core.kokoro.model import Prosody, Speech
 __all__ = ["FEATURES_FORMAT", "SPEAKERS_FORMAT", "Batch", "Clip", "Dataset", "pad_states", "resolve_layers", "windows"]
 
 FEATURES_FORMAT = "2"  # part of features' keys: raise it when augmentation or Whisper's states of a clip change
-SPEAKERS_FORMAT = "2"  # part of the keys of speaker embeddings and pitch
+SPEAKERS_FORMAT = "3"  # part of the keys of speaker embeddings and pitch
 
 
 @dataclass(frozen=True)

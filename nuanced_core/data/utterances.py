@@ -1,7 +1,7 @@
 """Utterances: which voice speaks which sentence, split into training and validation."""
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -18,9 +18,19 @@ from nuanced_core.kokoro.voices import VoiceBank
 from nuanced_core.text.phonemes import Phonemizer
 from nuanced_core.text.sentences import load_sentences, spoken_words, test_sentences_in
 
-__all__ = ["Split", "Utterance", "plan_utterances", "voice_styles"]
+__all__ = [
+    "Split",
+    "StyleOf",
+    "Utterance",
+    "found_utterances",
+    "found_voice",
+    "plan_utterances",
+    "voice_group",
+    "voice_styles",
+]
 
 StyleOf = Callable[[int], Tensor]  # phoneme count to style (256,)
+_FOUND = "found-"  # before the names of voices that were found for people
 
 
 @dataclass(frozen=True)
@@ -56,27 +66,35 @@ def plan_utterances(data: Data, mixes: Mixes, voices: VoiceBank, phonemizer: Pho
     val_texts = _sentences(data.val_sentences, "data.val_sentences", phonemizer, data.max_phonemes)
     _check_split(train_texts, val_texts)
 
-    def utterances_of(
-        voice: str, style_of: StyleOf, texts: dict[str, str], count: int, style_counts: Sequence[int] = ()
-    ) -> list[Utterance]:
-        """Utterances of a voice; a style is for a random one of ``style_counts``, if there are any."""
-        rng = random.Random(f"{data.seed}/{voice}")
-        utterances = []
-        for text in rng.sample(list(texts), min(count, len(texts))):
-            n = rng.choice(style_counts) if style_counts else len(texts[text])
-            seed = derived_seed(data.seed, voice, text)
-            utterances.append(Utterance(voice, text, texts[text], n, style_of(n), seed))
-        return utterances
-
     def stock_utterances(names: Sequence[str], texts: dict[str, str], count: int) -> list[Utterance]:
-        return [u for name in names for u in utterances_of(name, partial(voices.style, name), texts, count)]
+        return [u for name in names for u in _utterances_of(data, name, partial(voices.style, name), texts, count)]
 
     train = stock_utterances(train_voices, train_texts, data.sentences_per_voice)
     all_texts = _sentences(data.sentences, "data.sentences", phonemizer, PACK_ROWS) if mixes.rows == "any" else {}
     style_counts = sorted(len(phonemes) for phonemes in all_texts.values())
     for name, style_of in _mix_styles(mixes, train_voices, data.seed, voices).items():
-        train += utterances_of(name, style_of, train_texts, mixes.sentences, style_counts)
+        train += _utterances_of(data, name, style_of, train_texts, mixes.sentences, style_counts)
     return Split(train, stock_utterances(data.val_voices, val_texts, data.val_sentences_per_voice))
+
+
+def found_utterances(data: Data, voices: Mapping[str, StyleOf], phonemizer: Phonemizer) -> list[Utterance]:
+    """Choose the training sentence that each of some found voices speaks.
+
+    Raises:
+        ConfigError, TextError: as ``plan_utterances``.
+    """
+    texts = _sentences(data.sentences, "data.sentences", phonemizer, data.max_phonemes)
+    return [u for name, style_of in voices.items() for u in _utterances_of(data, name, style_of, texts, 1)]
+
+
+def found_voice(speaker: str, number: str) -> str:
+    """Return the name of a voice that was found for a person."""
+    return f"{_FOUND}{speaker}-{number}"
+
+
+def voice_group(voice: str) -> str:
+    """Return what the voices that were found for one person have in common; other voices are groups of their own."""
+    return voice.rpartition("-")[0] if voice.startswith(_FOUND) else voice
 
 
 def voice_styles(data: Data, mixes: Mixes, voices: VoiceBank) -> dict[str, StyleOf]:
@@ -88,6 +106,19 @@ def voice_styles(data: Data, mixes: Mixes, voices: VoiceBank) -> dict[str, Style
     names = voices.training_voices(data.voices, data.val_voices)
     stock = {name: partial(voices.style, name) for name in names}
     return {**stock, **_mix_styles(mixes, names, data.seed, voices)}
+
+
+def _utterances_of(
+    data: Data, voice: str, style_of: StyleOf, texts: Mapping[str, str], count: int, style_counts: Sequence[int] = ()
+) -> list[Utterance]:
+    """Return utterances of a voice; a style is for a random one of ``style_counts``, if there are any."""
+    rng = random.Random(f"{data.seed}/{voice}")
+    utterances = []
+    for text in rng.sample(list(texts), min(count, len(texts))):
+        n = rng.choice(style_counts) if style_counts else len(texts[text])
+        seed = derived_seed(data.seed, voice, text)
+        utterances.append(Utterance(voice, text, texts[text], n, style_of(n), seed))
+    return utterances
 
 
 def _mix_styles(mixes: Mixes, train_voices: Sequence[str], seed: int, voices: VoiceBank) -> dict[str, StyleOf]:

@@ -75,15 +75,26 @@ class Surrogate(nn.Module):
         return unlike.sum(dim=0) + weighted.sum(dim=1)
 
     @torch.enable_grad()
-    def approach(self, offsets: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor, steps: int) -> Tensor:
+    def approach(
+        self,
+        offsets: Tensor,
+        embeddings: Mapping[str, Tensor],
+        pitch: Tensor,
+        steps: int,
+        prior: float = PRIOR_WEIGHT,
+    ) -> Tensor:
         """Move offsets (B, S) by gradient steps towards voices that were heard; returns (B, S), detached.
 
-        Each item moves as it would alone. The other arguments are those of ``loss``.
+        Each item moves as it would alone.
+
+        Args:
+            embeddings, pitch: as in ``loss``.
+            prior: weight of ``StyleFrame.priors``.
         """
         moved = offsets.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([moved], lr=LEARNING_RATE)
         for _ in range(steps):
-            total = (self.loss(moved, embeddings, pitch) + PRIOR_WEIGHT * self.frame.priors(moved)).sum()
+            total = (self.loss(moved, embeddings, pitch) + prior * self.frame.priors(moved)).sum()
             (moved.grad,) = torch.autograd.grad(total, moved)
             optimizer.step()
         return moved.detach()

@@ -46,7 +46,7 @@ __all__ = ["INVERSION", "MIN_PEOPLE", "PeopleEvaluation", "PeopleSettings", "eva
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "2"  # part of the keys: raise it when what is spoken, judged or refined changes
+FORMAT = "3"  # part of the keys: raise it when what is spoken, judged or refined changes
 MIN_PEOPLE = 2  # each is compared with the others
 SENTENCES = 2  # that each voice speaks
 REFINEMENT_HELD_OUT = 3  # sentences that decide when a refinement stops

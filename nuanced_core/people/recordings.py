@@ -34,18 +34,16 @@ __all__ = ["CHECKED_BY", "HeardRecording", "HearingSettings", "RecordingHearer"]
 
 logger = logging.getLogger(__name__)
 
-PEOPLE_FORMAT = "2"  # part of the keys: raise it when the checks or the measures of a recording change
+PEOPLE_FORMAT = "3"  # part of the keys: raise it when the checks or the measures of a recording change
 MIN_SECONDS = 2.0  # of a recording
 MIN_SPEECH_SECONDS = 1.2  # so that each half can be embedded
 LEAD_SECONDS = 0.1  # that are kept before the first loud frame
 FRAME = WHISPER_RATE // 50  # samples, 20 ms
 LOUD = 1e-3  # of the power of the loudest frame: -30 dB
 CHECKED_BY = "campplus"  # the speaker encoder by which two people in one recording are found
-# Least cosine of the embeddings of the halves of a recording, by seconds of speech in a half. Measured on readers of
-# LibriSpeech (62 of them; false alarms, found among pairs of readers that speak one half each): 5 s 0 %, 99.8 %; 3 s
-# 0 %, 99.9 %; 2 s 1.6 %, 96 %; 1 s 0 %, 30 %. None of 248 readers is rejected; nor is one of 40 in noise of 10 dB, by
-# telephone or in a room. Of recordings of 10 s in which the second person begins after 3 s, 70 % are found.
-SIMILARITY_SECONDS, LEAST_SIMILARITY = (1.0, 2.0, 3.0), (0.33, 0.48, 0.6)
+# Least cosine of the embeddings of the halves of a recording, by seconds of speech in a half: see docs/LOG.md for how
+# many recordings of one person it rejects, and how many of two people it finds.
+SIMILARITY_SECONDS, LEAST_SIMILARITY = (1.0, 2.0, 3.0, 5.0), (0.2, 0.35, 0.42, 0.5)
 # Loggers whose warnings about single files would hide everything else.
 _TALKATIVE = ("nuanced_core.audio", "nuanced_core.sound_files", "nuanced_core.text.phonemes", "phonemizer")
 

@@ -107,7 +107,9 @@ def load_speaker_encoder(file: Path, name: str, device: torch.device | str = "cp
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         if name == "campplus":
-            encoder = SpeakerEncoder(name, _FbankThenCAMPPlus(campplus.CAMPPlus(checkpoint)), campplus.SIZE)
+            encoder = SpeakerEncoder(
+                name, _FbankThenCAMPPlus(campplus.CAMPPlus(checkpoint, rectified=False)), campplus.SIZE
+            )
         else:
             encoder = SpeakerEncoder(name, ge2e.GE2E(checkpoint["model_state"]), ge2e.SIZE)
     except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:

@@ -10,13 +10,13 @@ from nuanced_core.data.cache import Cache, cache_limit, format_size
 from nuanced_core.data.dataset import Dataset, resolve_layers
 from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
 from nuanced_core.data.rendering import RenderJob, RenderRequest, make_job, merge_requests, render_jobs
-from nuanced_core.data.utterances import Split, plan_utterances
+from nuanced_core.data.utterances import Split, Utterance, plan_utterances
 from nuanced_core.data.versions import Version
 from nuanced_core.hearing.whisper_features import feature_shape
 from nuanced_core.people.corpus import find_people
 from nuanced_core.training.people import hear_people
 from nuanced_core.training.run_setup import load_people_validation, load_validation
-from nuanced_core.training.surrogates import load_surrogates
+from nuanced_core.training.surrogates import find_voices, load_surrogates
 from nuanced_core.training.validation import validation_inputs
 from nuanced_core.weights.store import cache_dir
 
@@ -99,10 +99,19 @@ def _compute_baselines(run: _PlannedRun) -> None:
     first_clip = dataset.clips(run.utterances.validation[:1])[0]
     dataset.layers(run.config.features.layers, first_clip)  # raises ConfigError if Whisper lacks one
     load_validation(run.config, dataset, run.utterances.validation)
-    load_surrogates(run.config, dataset, partial(dataset.clips, run.utterances.train))
     hearing = hear_people(run.config, dataset)
+    if run.config.has_surrogate:
+        clips = dataset.clips(run.utterances.train)
+        found = find_voices(run.config, dataset, clips, hearing, partial(_render, dataset))
+        load_surrogates(run.config, dataset, [*clips, *found.clips])
     if hearing is not None:
         load_people_validation(run.config, dataset, hearing, run.utterances.validation)
+
+
+def _render(dataset: Dataset, utterances: Sequence[Utterance]) -> None:
+    versions = dataset.with_settings(dataset.versions)
+    missing = dataset.missing(utterances, dataset.versions)
+    render_jobs([make_job([RenderRequest(u, versions) for u in missing], dataset)])
 
 
 def _prune(limit: int, cache: Cache) -> None:

@@ -17,7 +17,7 @@ from nuanced_core.hearing.speaker_features import speaker_channels
 from nuanced_core.losses.reference import MelSTFTLoss
 from nuanced_core.people.hearing import Hearing
 from nuanced_core.training.people import PeopleValidation, RunPeople, hear_people
-from nuanced_core.training.surrogates import load_frame, load_surrogates
+from nuanced_core.training.surrogates import find_voices, load_frame, load_surrogates
 from nuanced_core.training.validation import Baselines, Validation, baseline_pack, validation_inputs
 
 __all__ = ["RunData", "build_encoder", "load_data", "load_validation"]
@@ -56,9 +56,12 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
     layers = dataset.layers(config.features.layers, clips[0])
     validation, baselines = load_validation(config, dataset, utterances.validation)
     names = voices.training_voices(config.data.voices, config.data.val_voices)
-    surrogates = load_surrogates(config, dataset, lambda: clips)
-    people, people_validation = None, None
+    any_row = config.train.rows == "any"
     hearing = hear_people(config, dataset)
+    found = find_voices(config, dataset, clips, hearing)
+    clips += found.clips
+    surrogates = load_surrogates(config, dataset, clips)
+    people, people_validation = None, None
     if hearing is not None:
         frame = load_frame(dataset, config.data.val_voices).to(models.device)
         sentences = tuple(dict.fromkeys(clip.utterance.phonemes for clip in clips))
@@ -70,7 +73,7 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
         clips=clips,
         mix_clips=sum(clip.utterance.voice not in names for clip in clips),
         voices=names,
-        styles=voice_styles(config.data, config.mixes, voices) if config.train.rows == "any" else {},
+        styles={**voice_styles(config.data, config.mixes, voices), **found.styles} if any_row else {},
         layers=layers,
         validation=validation,
         baselines=baselines,

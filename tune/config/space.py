@@ -231,7 +231,8 @@ class Space:
         covered: set[Any] = set()
         for params in combinations:
             one = self.apply(run, params)
-            clips = one.models, one.data, one.mixes, one.augment
+            found_by = one.loss.speaker_encoders if one.mixes.found else ()
+            clips = one.models, one.data, one.mixes, one.augment, found_by
             needs = {clips, (one.models, one.features.layers), *((*clips, part) for part in one.clip_parts)}
             if one.encoder.surrogate_steps:
                 needs.add((*clips, "surrogate", one.features.speaker))

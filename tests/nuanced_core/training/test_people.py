@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from nuanced_core.data.utterances import voice_group
+from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.errors import AudioError
 from nuanced_core.people.measures import PhonemeCounter
 from nuanced_core.training import people as people_module
 from nuanced_core.training.run import Run
+from nuanced_core.training.surrogates import load_frame, load_surrogate
 from tests.fakes import LivelyKokoro
 from tests.nuanced_core.people.conftest import buzz, write
 from tests.nuanced_core.training.conftest import RunFactory
@@ -136,3 +139,55 @@ def test_the_term_hearing_needs_whispers_states(new_run: RunFactory, people: str
     new_run.fakes.whisper.encode_segment = lambda audio, layers: new_run.fakes.whisper(audio, layers)
     run = new_run("a", people, "loss.hearing=0.5")
     assert run.train_step()["loss/hearing"] > 0
+
+
+FOUND = ("mixes.found=3", "mixes.found_rounds=2", "loss.surrogate=0.5", "features.speaker=campplus")
+
+
+def test_voices_are_found_for_training_people_and_spoken(new_run: RunFactory, people: str) -> None:
+    data = new_run("a", people, *FOUND, "encoder.surrogate_steps=3").data
+    plain = new_run("b", people, *FOUND[2:], "encoder.surrogate_steps=3").data
+    found = data.clips[len(plain.clips) :]
+    assert data.clips[0].key == plain.clips[0].key and len(found) == 6 and data.mix_clips == plain.mix_clips + 6
+    names = [clip.utterance.voice for clip in found]
+    assert [name.rpartition("-")[2] for name in names] == ["0.0", "0.1", "0.2", "1.0", "1.1", "1.2"]
+    assert {voice_group(name) for name in names} <= {"found-anna", "found-carla", "found-emma", "found-greta"}
+    assert len(data.encoder_surrogate.points) == len(data.people.surrogate.points) == len(data.clips)
+    heard = {recording.speaker: recording for recording in data.people.hearing.of_split("train")}
+    known = plain.clips
+    for spoken in (found[:3], found[3:]):  # a round finds what the clips so far say of a person
+        surrogate = load_surrogate(data.dataset, known, ("campplus",), ("af_sky", "bm_lewis"))
+        for clip in spoken:
+            offset = data.people.frame.offsets(clip.utterance.style[None], torch.tensor([clip.utterance.phoneme_count]))
+            person = heard[voice_group(clip.utterance.voice).removeprefix("found-")]
+            pitch = torch.tensor([[person.f0_median, person.f0_spread]])
+            wanted = {"campplus": person.embeddings["campplus"][None]}, pitch
+            assert surrogate.loss(offset, *wanted) < surrogate.loss(torch.zeros_like(offset), *wanted)
+        known = [*known, *spoken]
+
+
+def test_found_voices_are_found_once(new_run: RunFactory, people: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = new_run("a", people, *FOUND)
+    scalars = first.run_epoch()
+
+    def approach(*arguments: object) -> None:
+        raise AssertionError("voices were found again")
+
+    monkeypatch.setattr(Surrogate, "approach", approach)
+    second = new_run("b", people, *FOUND)
+    assert [clip.key for clip in second.data.clips] == [clip.key for clip in first.data.clips]
+    assert second.run_epoch()["val/loss"] == scalars["val/loss"]
+
+
+def test_found_voices_have_a_style_for_every_phoneme_count(new_run: RunFactory, people: str) -> None:
+    data = new_run("a", people, *FOUND, "train.rows=any").data
+    clip = data.clips[-1]
+    style_of, count = data.styles[clip.utterance.voice], clip.utterance.phoneme_count
+    assert torch.equal(style_of(count), clip.utterance.style)
+    frame = load_frame(data.dataset, ("af_sky", "bm_lewis"))
+    torch.testing.assert_close(
+        frame.offsets(style_of(100)[None], torch.tensor([100])),
+        frame.offsets(clip.utterance.style[None], torch.tensor([count])),
+        rtol=0,
+        atol=1e-4,
+    )

@@ -8,7 +8,7 @@ Dimensions: B people, P pooled channels, E channels of speaker features, L layer
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 
 import torch
@@ -35,7 +35,7 @@ from nuanced_core.losses.people import (
 from nuanced_core.people.corpus import find_people
 from nuanced_core.people.hearing import Hearing, hear
 from nuanced_core.people.recordings import HeardRecording
-from nuanced_core.training.validation import Baselines
+from nuanced_core.training.validation import Baselines, standard_error
 
 __all__ = ["PeopleLosses", "PeopleScores", "PeopleValidation", "RunPeople", "hear_people"]
 
@@ -166,6 +166,7 @@ class PeopleScores:
 
     identity: float  # 0: another person, 1: the same
     pitch: float  # semitones, mean error of the median F0
+    noise: float  # standard error over people of the part of the objective that they decide
 
 
 class PeopleValidation:
@@ -221,15 +222,17 @@ class PeopleValidation:
             cosines.append(float(embedding @ self._compared[i]))
             errors.append(abs(float(spoken_pitch(prosody)[0, 0]) - recording.f0_median) * SEMITONES)
         known = [error for error in errors if error == error]  # a voiceless one is NaN
-        return PeopleScores(
-            (sum(cosines) / len(cosines) - self._other) / (self._same - self._other),
-            sum(known) / max(1, len(known)),
-        )
+        identities = [(cosine - self._other) / (self._same - self._other) for cosine in cosines]
+        losses = [self._loss(*scores) for scores in zip(identities, errors, strict=True)]
+        return PeopleScores(sum(identities) / len(identities), sum(known) / max(1, len(known)), standard_error(losses))
 
     def loss(self, scores: PeopleScores) -> float:
         """Return the part of the objective that people decide."""
+        return self._loss(scores.identity, scores.pitch)
+
+    def _loss(self, identity: float, pitch: float) -> float:
         objective = self.config.objective
-        return objective.people * (1 - scores.identity) + objective.pitch * scores.pitch / SEMITONES
+        return objective.people * (1 - identity) + objective.pitch * pitch / SEMITONES
 
     def added_to(self, baselines: Baselines) -> Baselines:
         """Return baselines whose mean voice is scored on people too; the oracle would be the people themselves."""
@@ -237,13 +240,13 @@ class PeopleValidation:
 
     def _mean_voice(self, pack: Tensor) -> PeopleScores:
         key = content_key(
-            "people", [r.key for r in self.recordings], self.phonemes, self.judge, pack.flatten().tolist(),
+            "people with noise", [r.key for r in self.recordings], self.phonemes, self.judge, pack.flatten().tolist(),
             self.config.objective.window_frames, self.dataset.models.kokoro_files.sha256,
         )  # fmt: skip
         kept = self.dataset.cache.load("baselines", key)
         if kept is None:
             scores = self.scores(pack.to(self.counts.device)[self.counts - 1])
-            self.dataset.cache.save("baselines", key, {"scores": torch.tensor([scores.identity, scores.pitch])})
+            self.dataset.cache.save("baselines", key, {"scores": torch.tensor(astuple(scores))})
             return scores
         return PeopleScores(*kept["scores"].tolist())
 

@@ -244,14 +244,15 @@ class Run:
         of_people: dict[str, float] = {}
         if people is not None:
             found = people.scores(people.styles(self.encoder))
-            scores = replace(scores, loss=scores.loss + people.loss(found))
+            noise = math.hypot(scores.noise, found.noise)
+            scores = replace(scores, loss=scores.loss + people.loss(found), noise=noise)
             for row, values in {"val": found, "baseline": people.mean}.items():
-                of_people |= {f"{row}/{name}": value for name, value in vars(values).items()}
+                of_people |= {f"{row}/{name}": getattr(values, name) for name in ("identity", "pitch")}
         if not math.isfinite(scores.loss):
             raise TrainingError(f"step {self.step}: val/loss is {scores.loss}; lower train.learning_rate")
         rows = {"val": scores, "baseline": baselines.mean, "oracle": baselines.oracle}
         scalars = {f"{row}/{name}": getattr(s, name) for row, s in rows.items() for name in ("loss", "stft", "style")}
-        return {**scalars, **of_people, "val/skill": skill(scores.loss, baselines)}
+        return {**scalars, **of_people, "val/noise": scores.noise, "val/skill": skill(scores.loss, baselines)}
 
     def _validation_styles(self) -> Tensor:
         """Predict the styles (V, 256) of the validation clips, in eval mode."""

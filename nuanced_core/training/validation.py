@@ -4,6 +4,7 @@ Dimensions: V validation clips, S = 256 style.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
@@ -16,7 +17,7 @@ from nuanced_core.data.model_set import ModelSet
 from nuanced_core.hashing import content_key
 from nuanced_core.losses.reference import MelSTFTLoss, style_loss
 
-__all__ = ["Baselines", "Scores", "Validation", "baseline_pack", "skill", "validation_inputs"]
+__all__ = ["Baselines", "Scores", "Validation", "baseline_pack", "skill", "standard_error", "validation_inputs"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Scores:
     loss: float  # the objective
     stft: float  # multi-resolution mel-STFT loss
     style: float  # 1 - cosine + mean squared error
+    noise: float = 0.0  # standard error of the loss over voices
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class Baselines:
 def skill(loss: float, baselines: Baselines) -> float:
     """Return ``1 - (L - L_oracle) / (L_mean - L_oracle)``: 0 for the mean voice, 1 for the oracle."""
     return 1 - (loss - baselines.oracle.loss) / (baselines.mean.loss - baselines.oracle.loss)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean of values of different voices: that of a bootstrap over them, without
+    its chance. NaN values are ignored."""
+    known = torch.tensor([value for value in values if not math.isnan(value)], dtype=torch.float64)
+    return float(known.std(correction=0) / len(known) ** 0.5) if len(known) else 0.0
 
 
 def validation_inputs(voices: Sequence[str], conditions: Sequence[Condition]) -> list[tuple[int, Condition]]:
@@ -91,13 +100,19 @@ class Validation:
         stft = sum(losses) / len(losses)
         targets = torch.stack([clip.utterance.style for clip in self.clips]).to(styles.device)
         style = float(style_loss(styles, targets))
-        return Scores(self.objective.stft * stft + self.objective.style * style, stft, style)
+        by_voice: dict[str, list[float]] = {}
+        for index, clip in enumerate(self.clips):
+            one = style_loss(styles[index : index + 1], targets[index : index + 1])
+            total = self.objective.stft * losses[index] + self.objective.style * float(one)
+            by_voice.setdefault(clip.utterance.voice, []).append(total)
+        spread = standard_error([sum(own) / len(own) for own in by_voice.values()])
+        return Scores(self.objective.stft * stft + self.objective.style * style, stft, style, spread)
 
     def baselines(self, mean_pack: Tensor) -> Baselines:
         """Return scores of a mean voice's pack (510, 256) and of the oracle, from the cache or computed and kept."""
         style_hash = content_key(mean_pack.flatten().tolist())
         loss = [self.objective.model_dump(), self.mel.resolutions]
-        key = content_key([c.key for c in self.clips], self._windows, loss, style_hash)
+        key = content_key("with noise", [c.key for c in self.clips], self._windows, loss, style_hash)
         kept = self.dataset.cache.load("baselines", key)
         if kept is not None:
             return Baselines(Scores(*kept["mean"].tolist()), Scores(*kept["oracle"].tolist()))

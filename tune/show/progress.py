@@ -46,6 +46,7 @@ class _Row:
     loss: float | None = None
     best: float = float("inf")
     skill: float | None = None
+    identity: float | None = None  # of validation people
     note: str = ""
 
 
@@ -114,9 +115,11 @@ class Progress(Callback):  # type: ignore[misc]
         if METRIC not in scalars:
             return
         row.epoch, row.loss, row.skill = scalars["epoch"], scalars[METRIC], scalars.get("val/skill")
+        row.identity = scalars.get("val/identity")
         row.best = min(row.best, scalars[METRIC])
         skill = "" if row.skill is None else f"  val/skill {row.skill:.3f}"
-        self._show_event(f"trial {row.number} epoch {row.epoch}/{row.epochs}: {METRIC} {row.loss:.4f}{skill}")
+        identity = "" if row.identity is None else f"  val/identity {row.identity:.3f}"
+        self._show_event(f"trial {row.number} epoch {row.epoch}/{row.epochs}: {METRIC} {row.loss:.4f}{skill}{identity}")
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Follow a turn of Ray's loop: an event was handled, or none came."""
@@ -186,7 +189,8 @@ class Progress(Callback):  # type: ignore[misc]
         """Return a table of at most ``room`` rows: the best trial, the running ones, and the latest of the others."""
         best = self._best
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("trial", "state", "epoch", METRIC, "val/skill"):
+        people = ["val/identity"] if any(row.identity is not None for row in self._rows.values()) else []
+        for column in ("trial", "state", "epoch", METRIC, "val/skill", *people):
             table.add_column(column, no_wrap=True)
         table.add_column("settings", overflow="ellipsis", no_wrap=True)
         ranked = sorted(self._rows.values(), key=lambda row: (row.number == best, row.state == "running", row.number))
@@ -197,6 +201,7 @@ class Progress(Callback):  # type: ignore[misc]
                 f"{row.epoch}/{row.epochs}",
                 "" if row.loss is None else f"{row.loss:.4f}",
                 "" if row.skill is None else f"{row.skill:.3f}",
+                *("" if row.identity is None else f"{row.identity:.3f}" for _ in people),
                 Text(row.note or row.params),
             )
         ended = sum(row.state != "running" for row in self._rows.values())

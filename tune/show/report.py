@@ -16,6 +16,7 @@ __all__ = ["final_lines", "short_params", "status_lines"]
 # Rows of the final table, each with the group of its scalars: ``val`` of ``val/loss``.
 _COMPARED = {"style encoder": "val", "mean voice": "baseline", "oracle": "oracle"}
 _TERMS = ("loss", "stft", "style")
+_PEOPLE_TERMS = ("identity", "pitch")  # of runs with validation people; a higher identity is better
 
 
 def status_lines(folder: Path) -> list[str]:
@@ -100,12 +101,18 @@ def _counts(trials: Sequence[Mapping[str, Any]]) -> str:
 
 def _comparison(metrics: Mapping[str, float]) -> list[str]:
     """Compare the losses of the best trial with those of the baselines that its metrics have."""
-    rows: list[Sequence[str]] = [("", *_TERMS)]
+    terms = (*_TERMS, *(term for term in _PEOPLE_TERMS if f"val/{term}" in metrics))
+    rows: list[Sequence[str]] = [("", *terms)]
     for row, group in _COMPARED.items():
-        values = [metrics.get(f"{group}/{term}") for term in _TERMS]
+        values = [metrics.get(f"{group}/{term}") for term in terms]
         if any(value is not None for value in values):
             rows.append((row, *("" if value is None else f"{value:.4f}" for value in values)))
-    lines = ["held-out voices and sentences (lower is better)", *(f"  {line}" for line in _aligned(rows))]
+    people = ", and people" if "val/identity" in metrics else ""
+    better = "lower is better, but for identity" if people else "lower is better"
+    lines = [f"held-out voices and sentences{people} ({better})", *(f"  {line}" for line in _aligned(rows))]
+    if "val/noise" in metrics:
+        of = "voices and people" if people else "voices"
+        lines.append(f"  {METRIC} ± {metrics['val/noise']:.3f} (standard error over {of}, the same ones in all trials)")
     if "val/skill" in metrics:
         lines.append(f"  skill {metrics['val/skill']:.3f} (0 is the mean voice, 1 the oracle)")
     return lines

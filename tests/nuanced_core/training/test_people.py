@@ -63,6 +63,7 @@ def test_people_decide_a_part_of_the_objective(new_run: RunFactory, people: str)
     assert with_people["val/loss"] == pytest.approx(without["val/loss"] + part)
     mean = with_people["baseline/loss"] - with_people["oracle/loss"]
     assert with_people["val/skill"] == pytest.approx(1 - (with_people["val/loss"] - with_people["oracle/loss"]) / mean)
+    assert with_people["val/noise"] > 0 and without["val/noise"] > 0
     part = 1 - with_people["baseline/identity"] + 0.5 * with_people["baseline/pitch"] / 12
     assert with_people["baseline/loss"] == pytest.approx(without["baseline/loss"] + part)
 

@@ -3,7 +3,7 @@ import torch
 
 from nuanced_core.config.settings import Objective
 from nuanced_core.losses.reference import MelSTFTLoss
-from nuanced_core.training.validation import Baselines, Scores, Validation, skill, validation_inputs
+from nuanced_core.training.validation import Baselines, Scores, Validation, skill, standard_error, validation_inputs
 from tests.nuanced_core.training.conftest import RunFactory
 
 
@@ -31,6 +31,29 @@ def test_skill_is_0_for_the_mean_voice_and_1_for_the_oracle(new_run: RunFactory)
     assert baselines.oracle.style == pytest.approx(0, abs=1e-6)
     assert 0 < baselines.oracle.stft < baselines.mean.stft
     assert skill(2.0, Baselines(Scores(3.0, 0, 0), Scores(1.0, 0, 0))) == 0.5
+
+
+def test_noise_is_what_a_bootstrap_over_voices_finds(new_run: RunFactory) -> None:
+    validation = new_run("a").data.validation
+    styles = torch.randn(len(validation.clips), 256, generator=torch.Generator().manual_seed(0))
+    scores = validation.scores(styles)
+    voices = sorted({clip.utterance.voice for clip in validation.clips})
+    by_voice = []
+    for voice in voices:
+        index = [i for i, clip in enumerate(validation.clips) if clip.utterance.voice == voice]
+        alone = Validation(
+            validation.dataset, [validation.clips[i] for i in index], validation.objective, MelSTFTLoss()
+        )
+        by_voice.append(alone.scores(styles[index]).loss)
+    drawn = torch.randint(len(voices), (4000, len(voices)), generator=torch.Generator().manual_seed(1))
+    bootstrap = torch.tensor(by_voice)[drawn].mean(dim=1)
+    assert scores.noise == pytest.approx(float(bootstrap.std()), rel=0.1)
+    assert scores.noise > 0
+
+
+def test_standard_error_ignores_what_is_unknown() -> None:
+    assert standard_error([1.0, 3.0, float("nan")]) == pytest.approx(2**-0.5)
+    assert standard_error([float("nan")]) == 0
 
 
 def test_baselines_are_computed_once(new_run: RunFactory, caplog: pytest.LogCaptureFixture) -> None:

@@ -72,3 +72,20 @@ def test_without_a_terminal_each_event_is_logged_and_a_failure_is_a_warning(
         ("WARNING", "trial 1 failed: out of memory"),
     ]
     assert console is None or console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_trials_with_people_show_their_identity(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    screen = io.StringIO()
+    for console in (None, Console(file=screen, force_terminal=True, width=100, height=12)):
+        folder = tmp_path / str(console is None)
+        folder.mkdir()
+        book = ledger(folder, budget=1)
+        progress = Progress(book, 1, console)
+        with caplog.at_level(logging.INFO):
+            progress.setup()
+            trial = SimpleNamespace(config={**(book.ask() or {}), "epochs": 10})
+            progress.on_trial_start(0, [], trial)
+            progress.on_trial_result(0, [], trial, result(1, 0.5) | {"val/identity": 0.625})
+            progress.close()
+    assert "trial 0 epoch 1/10: val/loss 0.5000  val/skill -0.500  val/identity 0.625" in caplog.messages
+    assert "val/identity" in screen.getvalue() and "0.625" in screen.getvalue()

@@ -133,3 +133,27 @@ def test_the_table_has_a_line_for_each_trial_and_marks_the_best(tmp_path: Path) 
 )
 def test_short_params_are_unambiguous(params: dict[str, Any], short: str) -> None:
     assert short_params(params) == short
+
+
+def test_the_report_compares_people_and_says_how_far_the_objective_is_certain(tmp_path: Path) -> None:
+    people = {
+        "val/identity": 0.51,
+        "val/pitch": 0.93,
+        "val/noise": 0.0312,
+        "baseline/identity": -0.04,
+        "val/stft": 0.25,
+    }
+    for name, more in (("people", people), ("voices", {"val/stft": 0.25, "val/noise": 0.02})):
+        (tmp_path / name).mkdir()
+        book = ledger(tmp_path / name, budget=1)
+        book.ask()
+        book.report(0, {**result(1, 0.4), "baseline/loss": 1.0, **more})
+        book.end(0)
+        study = open_study(tmp_path / name, SweepSettings())
+        text = "\n".join(final_lines(tmp_path / name, study, study_status(study)))
+        if name == "people":
+            assert "and people (lower is better, but for identity)" in text
+            assert "0.5100" in text and "-0.0400" in text and "identity  pitch" in text
+            assert "val/loss ± 0.031 (standard error over voices and people" in text
+        else:
+            assert "identity" not in text and "val/loss ± 0.020 (standard error over voices," in text

@@ -28,11 +28,18 @@ __all__ = [
 # The settings that an estimate depends on: names, or beginnings of names.
 MEMORY_SETTINGS = (
     "data.max_phonemes",
+    "data.people",
     "encoder.",
     "features.",
+    "loss.hearing",
+    "loss.pitch",
+    "loss.rate",
+    "loss.speaker",
+    "loss.surrogate",
     "models.whisper",
     "train.batch_size",
     "train.checkpointing",
+    "train.people",
     "train.spoken",
     "train.window_frames",
 )
@@ -42,6 +49,7 @@ BASE = 1.65e9  # bytes: Python, torch, Kokoro and the weights of its gradients
 PER_CLIP = 0.13e9  # bytes per clip rendered in a step: prosody of its whole sentence
 PER_SECOND = 0.16e9  # bytes per second of speech in a step
 PER_SECOND_CHECKPOINTING = 0.08e9  # the same with train.checkpointing
+PER_SPEAKER_ENCODER = 0.06e9  # bytes of a speaker encoder, and as much again per second that it hears in a step
 SECONDS_PER_PHONEME = 0.09  # a slow voice's
 LONGEST_SENTENCE = 20.0  # seconds; the longest built-in sentence
 FEATURE_COPIES = 4  # of a batch's features: as read, normalised, bounded, and the gradient of a projection
@@ -71,13 +79,13 @@ def estimated_memory(config: RunConfig) -> int:
     """Estimate the largest number of bytes that a trial uses.
 
     The sum of Kokoro, the activations of a step's audio loss per second of speech, the encoder with its gradient and
-    Adam's two moments, and the features of a batch. Fitted on the CPU; not compared with measurements on a GPU.
+    Adam's two moments, the features of a batch, and the same for people. Fitted on the CPU; not compared with
+    measurements on a GPU.
     """
     train = config.train
     longest_clip = _longest_clip(config)
     seconds = longest_clip if train.window_frames == "full" else train.window_frames / FRAMES_PER_SECOND
-    per_second = PER_SECOND_CHECKPOINTING if train.checkpointing else PER_SECOND
-    speech = train.spoken * (PER_CLIP + seconds * per_second)
+    speech = train.spoken * (PER_CLIP + seconds * _per_second(config)) + _people_memory(config)
     return int(BASE + speech + _feature_memory(config) + 16 * _parameter_count(config))
 
 
@@ -91,14 +99,34 @@ def estimated_host_memory(config: RunConfig) -> int:
     return int(BASE + _feature_memory(config)) if on_gpu else estimated_memory(config)
 
 
+def _people_memory(config: RunConfig) -> float:
+    """Return the bytes that what is spoken in people's voices takes, and the encoders that hear it."""
+    if config.data.people is None:
+        return 0.0
+    loss, train = config.loss, config.train
+    encoders = 1 + len(set(config.features.speaker_encoders) | set(loss.speaker_encoders))  # and the judge
+    seconds = 0.0
+    if loss.speaker or loss.rate or loss.hearing or (loss.pitch and not loss.surrogate):
+        seconds = train.people_spoken * train.people_frames / FRAMES_PER_SECOND
+    spoken = train.people_spoken * PER_CLIP if seconds else 0.0
+    heard = seconds * len(loss.speaker_encoders) * PER_SPEAKER_ENCODER
+    return encoders * PER_SPEAKER_ENCODER + spoken + seconds * _per_second(config) + heard
+
+
+def _per_second(config: RunConfig) -> float:
+    return PER_SECOND_CHECKPOINTING if config.train.checkpointing else PER_SECOND
+
+
 def _longest_clip(config: RunConfig) -> float:
     return config.data.max_phonemes * SECONDS_PER_PHONEME
 
 
 def _feature_memory(config: RunConfig) -> float:
-    """Return the bytes that the features of a batch take."""
+    """Return the bytes that the features of a batch take, of clips or of people."""
     layers, channels = _feature_shape(config)
     seconds = config.train.batch_size * min(_longest_clip(config), LONGEST_SENTENCE)
+    if config.data.people is not None:
+        seconds = max(seconds, config.train.people * config.data.people_seconds)
     return seconds * WHISPER_RATE / SAMPLES_PER_FEATURE_FRAME * layers * channels * 4 * FEATURE_COPIES
 
 

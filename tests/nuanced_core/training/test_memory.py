@@ -32,6 +32,17 @@ def test_estimate_grows_with_speech_and_shrinks_with_checkpointing() -> None:
     assert _estimated(spoken=2, window_frames="full") > _estimated(spoken=2, window_frames=80)
 
 
+def test_estimate_grows_with_people_and_what_is_spoken_in_their_voices() -> None:
+    def estimated(data: dict[str, object], **loss: float) -> int:
+        return estimated_memory(validate(RunConfig, {"data": data, "loss": loss, "train": {"spoken": 1}}, "x"))
+
+    people: dict[str, object] = {"people": "people"}
+    assert estimated({}) < estimated(people) < estimated(people, speaker=1.0)
+    assert estimated(people, surrogate=1.0) < estimated(people, surrogate=1.0, speaker=1.0) < 3e9
+    assert estimated(people, pitch=1.0) > estimated(people, pitch=1.0, surrogate=1.0)
+    assert estimated({**people, "people_seconds": 60}) > estimated(people)
+
+
 def test_default_step_is_estimated_below_2_5_gb() -> None:
     assert estimated_memory(RunConfig()) < 2.5e9
 

@@ -1,8 +1,9 @@
 """A surrogate of Kokoro and the speaker encoders: style → speaker embeddings and pitch, without speaking.
 
 It is a kernel ridge regression on clips that were rendered in many styles, which for some hundred clips predicts better
-than a network, and for 1,600 as well (docs/LOG.md). A step on it takes milliseconds where one through Kokoro takes
-seconds. Styles can deceive it, so they stay near stock voices (``StyleFrame.priors``).
+than a network, and for 1,600 as well (docs/LOG.md). Each channel of a style has a learned scale, since few of them
+decide what is heard. A step on it takes milliseconds where one through Kokoro takes seconds. Styles can deceive it, so
+they stay near stock voices (``StyleFrame.priors``).
 
 Dimensions: B batch, N clips, E speaker embedding, C all predicted channels, S = 256 style.
 """
@@ -18,12 +19,20 @@ from nuanced_core.hearing.speaker_features import PITCH_CHANNELS
 from nuanced_core.kokoro.model import STYLE_SIZE
 from nuanced_core.kokoro.style_frame import StyleFrame
 
-__all__ = ["Surrogate"]
+__all__ = ["Surrogate", "kernel"]
 
-KERNEL_WIDTH = 0.8  # root mean square over the channels of the distance at which two styles become unlike
+# Root mean square over the scaled channels of the distance at which two styles become unlike.
+KERNEL_WIDTH = 0.8
 LEARNING_RATE = 0.03  # of Adam, in coordinates of the frame
 # Beside 1 - cosine of each speaker encoder. Chosen on validation people (docs/LOG.md).
 PITCH_WEIGHT, SPREAD_WEIGHT, PRIOR_WEIGHT = 1.0, 0.5, 0.1
+
+
+def kernel(offsets: Tensor, points: Tensor, linear: Tensor) -> Tensor:
+    """Return the similarity (B, N) of scaled offsets (B, S) and points (N, S): a linear part and a Gaussian one."""
+    products = offsets @ points.T
+    squares = offsets.square().sum(dim=1, keepdim=True) + points.square().sum(dim=1) - 2 * products
+    return linear * products / STYLE_SIZE + torch.exp(-squares / (2 * STYLE_SIZE * KERNEL_WIDTH**2))
 
 
 class Surrogate(nn.Module):
@@ -38,6 +47,8 @@ class Surrogate(nn.Module):
     points: Tensor  # (N, S) offsets of the clips' styles
     coefficients: Tensor  # (N, C)
     mean: Tensor  # (C,)
+    scales: Tensor  # (S,) of the channels of an offset
+    linear: Tensor  # () weight of the linear part
 
     def __init__(self, frame: StyleFrame, sizes: Mapping[str, int], clips: int) -> None:
         super().__init__()
@@ -47,16 +58,13 @@ class Surrogate(nn.Module):
         self.register_buffer("points", torch.zeros(clips, STYLE_SIZE))
         self.register_buffer("coefficients", torch.zeros(clips, channels))
         self.register_buffer("mean", torch.zeros(channels))
-
-    def kernel(self, offsets: Tensor) -> Tensor:
-        """Return the similarity (B, N) of offsets (B, S) to the clips' styles: a linear part and a Gaussian one."""
-        products = offsets @ self.points.T
-        squares = offsets.square().sum(dim=1, keepdim=True) + self.points.square().sum(dim=1) - 2 * products
-        return products / STYLE_SIZE + torch.exp(-squares / (2 * STYLE_SIZE * KERNEL_WIDTH**2))
+        self.register_buffer("scales", torch.ones(STYLE_SIZE))
+        self.register_buffer("linear", torch.tensor(1.0))
 
     def forward(self, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Predict embeddings (B, E) of norm 1 by speaker encoder, and pitch (B, 2)."""
-        outputs = self.kernel(offsets) @ self.coefficients + self.mean
+        similarity = kernel(offsets * self.scales, self.points * self.scales, self.linear)
+        outputs = similarity @ self.coefficients + self.mean
         *embeddings, pitch = torch.split(outputs, [*self.sizes.values(), PITCH_CHANNELS], dim=1)
         return {name: F.normalize(x, dim=1) for name, x in zip(self.sizes, embeddings, strict=True)}, pitch
 

@@ -11,12 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nuanced_core.encoder.surrogate import Surrogate
+from nuanced_core.encoder.surrogate import Surrogate, kernel
 from nuanced_core.kokoro.style_frame import StyleFrame
 
 __all__ = ["SurrogateErrors", "VoiceSamples", "fit_surrogate"]
 
 PENALTY = 1.0  # of the ridge regression
+# Learning of the scales: by the error of a surrogate of some clips on the others, drawn anew at each step.
+SCALE_STEPS, SCALE_RATE, SCALE_PRIOR = 25, 0.05, 0.002
+SCALE_UNSEEN_SHARE = 0.2
+SCALE_CLIPS = (200, 1500)  # fewer say too little about 256 scales; of more, some are drawn
+SCALE_PITCH_WEIGHT = 0.5  # beside 1 - cosine
 UNSEEN_SHARE = 0.1  # of the voices, by which the error is measured
 
 
@@ -45,7 +50,7 @@ def fit_surrogate(
     Args:
         frame: coordinates of the samples' offsets.
         groups: the voice of each clip.
-        seed: of the choice of the voices that measure the error.
+        seed: of the choice of the voices that measure the error, and of the scales.
 
     Returns:
         The surrogate, and its errors.
@@ -60,22 +65,64 @@ def fit_surrogate(
     unseen = {names[i] for i in order[: max(1, round(UNSEEN_SHARE * len(names)))]}
     held_out = torch.tensor([group in unseen for group in groups])
     seen = _take(samples, ~held_out)
-    errors = _errors(_fit(frame, seen), _take(samples, held_out), seen)
-    return _fit(frame, samples), errors
+    errors = _errors(_fit(frame, seen, seed), _take(samples, held_out), seen)
+    return _fit(frame, samples, seed), errors
 
 
-@torch.no_grad()
-def _fit(frame: StyleFrame, samples: VoiceSamples) -> Surrogate:
-    surrogate = Surrogate(frame, {name: x.shape[1] for name, x in samples.embeddings.items()}, len(samples.offsets))
-    surrogate.points.copy_(samples.offsets)
+def _fit(frame: StyleFrame, samples: VoiceSamples, seed: int) -> Surrogate:
+    sizes = {name: x.shape[1] for name, x in samples.embeddings.items()}
+    surrogate = Surrogate(frame, sizes, len(samples.offsets))
     known = samples.pitch.nanmean(dim=0).nan_to_num()
     pitch = torch.where(samples.pitch.isnan(), known, samples.pitch)
-    outputs = torch.cat([*samples.embeddings.values(), pitch], dim=1).double()  # (N, C)
-    kernel = surrogate.kernel(samples.offsets).double()
+    outputs = torch.cat([*samples.embeddings.values(), pitch], dim=1)  # (N, C)
+    if len(outputs) >= SCALE_CLIPS[0]:
+        scales, linear = _learn_scales(samples.offsets, outputs, [*sizes.values()], seed)
+        surrogate.scales.copy_(scales)
+        surrogate.linear.copy_(linear)
+    scaled = samples.offsets * surrogate.scales
+    surrogate.points.copy_(samples.offsets)
     surrogate.mean.copy_(outputs.mean(dim=0))
-    ridge = kernel + PENALTY * torch.eye(len(kernel), dtype=torch.float64)
-    surrogate.coefficients.copy_(torch.linalg.solve(ridge, outputs - outputs.mean(dim=0)))
+    similarity = kernel(scaled, scaled, surrogate.linear).double()
+    surrogate.coefficients.copy_(_solve(similarity, (outputs - surrogate.mean).double()))
     return surrogate
+
+
+def _solve(similarity: Tensor, outputs: Tensor) -> Tensor:
+    """Return the coefficients (N, C) of outputs (N, C) for the kernel (N, N) of the clips with each other."""
+    ridge = similarity + PENALTY * torch.eye(len(similarity), dtype=similarity.dtype)
+    coefficients: Tensor = torch.linalg.solve(ridge, outputs)
+    return coefficients
+
+
+@torch.enable_grad()
+def _learn_scales(offsets: Tensor, outputs: Tensor, sizes: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+    """Learn the scales (S,) and the weight of the kernel's linear part from offsets (N, S) and outputs (N, C)."""
+    generator = torch.Generator().manual_seed(seed)
+    log_scales = torch.zeros(offsets.shape[1], requires_grad=True)
+    log_linear = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.Adam([log_scales, log_linear], lr=SCALE_RATE)
+    for _ in range(SCALE_STEPS):
+        drawn = torch.randperm(len(offsets), generator=generator)[: SCALE_CLIPS[1]]
+        count = round(SCALE_UNSEEN_SHARE * len(drawn))
+        unseen, seen = drawn[:count], drawn[count:]
+        scaled, linear = offsets * log_scales.exp(), log_linear.exp()
+        mean = outputs[seen].mean(dim=0)
+        coefficients = _solve(kernel(scaled[seen], scaled[seen], linear), outputs[seen] - mean)
+        found = kernel(scaled[unseen], scaled[seen], linear) @ coefficients + mean
+        error = _error(found, outputs[unseen], sizes) + SCALE_PRIOR * log_scales.square().mean()
+        log_scales.grad, log_linear.grad = torch.autograd.grad(error, (log_scales, log_linear))
+        optimizer.step()
+    return log_scales.detach().exp(), log_linear.detach().exp()
+
+
+def _error(found: Tensor, true: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return the error of outputs (N, C): the sum of 1 - cosine of the embeddings, and the weighted error of pitch."""
+    parts = [*sizes, found.shape[1] - sum(sizes)]
+    *embeddings, pitch = zip(torch.split(found, parts, dim=1), torch.split(true, parts, dim=1), strict=True)
+    error: Tensor = SCALE_PITCH_WEIGHT * (pitch[0] - pitch[1]).abs().sum(dim=1).mean()
+    for one, other in embeddings:
+        error = error + (1 - F.cosine_similarity(one, other, dim=1)).mean()
+    return error
 
 
 @torch.no_grad()

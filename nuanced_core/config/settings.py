@@ -136,6 +136,11 @@ class Encoder(Settings):
         "(features.speaker), on a network that predicts them from the style; not in training; 0: none",
     )
 
+    surrogate_prior: Weight = Field(
+        0.1, description="weight that keeps these steps near the mean voice, beside 1 - cosine of each speaker encoder"
+    )
+    surrogate_anchor: Weight = Field(0.0, description="weight that keeps these steps near the predicted style")
+
     @model_validator(mode="after")
     def _heads_have_channels(self) -> "Encoder":
         if self.pooling.startswith("attentive") and 0 < self.frame_width < self.heads:
@@ -326,6 +331,11 @@ class RunConfig(Settings):
                 "speaker, or set it to 0"
             )
         judge = self.objective.people_encoder
+        if self.objective.people and self.encoder.surrogate_steps and judge in self.features.speaker_encoders:
+            raise ValueError(
+                f"objective.people_encoder {judge} judges what encoder.surrogate_steps approach by the same encoder, of "
+                f"features.speaker {self.features.speaker}; choose another one, or set one of the two to 0"
+            )
         trains = self.loss.speaker or self.loss.surrogate
         if self.objective.people and trains and judge in self.loss.speaker_encoders:
             raise ValueError(

@@ -259,7 +259,9 @@ class StyleEncoder(nn.Module):
         rows = torch.full((len(pooled),), APPROACHED_ROW, device=pooled.device)
         start = frame.offsets(self._styles_of_rows(pooled, rows), rows + 1).detach()
         heard = heard_voice(settings.features, pooled[:, -settings.speaker_channels :])
-        return (self.surrogate.approach(start, *heard, settings.encoder.surrogate_steps) - start) * frame.std
+        encoder = settings.encoder
+        weights = encoder.surrogate_prior, encoder.surrogate_anchor
+        return (self.surrogate.approach(start, *heard, encoder.surrogate_steps, *weights) - start) * frame.std
 
     def frames(self, features: Tensor, mask: Tensor) -> Tensor:
         """Compute the frames to pool (B, T, C) from features (B, L, T, D) and mask (B, T).

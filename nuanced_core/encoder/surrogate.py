@@ -90,6 +90,7 @@ class Surrogate(nn.Module):
         pitch: Tensor,
         steps: int,
         prior: float = PRIOR_WEIGHT,
+        anchor: float = 0.0,
     ) -> Tensor:
         """Move offsets (B, S) by gradient steps towards voices that were heard; returns (B, S), detached.
 
@@ -98,11 +99,15 @@ class Surrogate(nn.Module):
         Args:
             embeddings, pitch: as in ``loss``.
             prior: weight of ``StyleFrame.priors``.
+            anchor: weight of the same with ``offsets`` as the centre.
         """
-        moved = offsets.detach().clone().requires_grad_()
+        start = offsets.detach()
+        moved = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([moved], lr=LEARNING_RATE)
         for _ in range(steps):
-            total = (self.loss(moved, embeddings, pitch) + prior * self.frame.priors(moved)).sum()
-            (moved.grad,) = torch.autograd.grad(total, moved)
+            total = self.loss(moved, embeddings, pitch) + prior * self.frame.priors(moved)
+            if anchor:
+                total = total + anchor * self.frame.priors(moved, start)
+            (moved.grad,) = torch.autograd.grad(total.sum(), moved)
             optimizer.step()
         return moved.detach()

@@ -46,11 +46,11 @@ class StyleFrame(nn.Module):
         """Return the styles (B, S) of offsets (B, S) for phoneme counts (B,)."""
         return self.mean_pack[counts.clamp(1, PACK_ROWS) - 1] + offsets * self.std
 
-    def priors(self, offsets: Tensor) -> Tensor:
+    def priors(self, offsets: Tensor, centre: Tensor | float = 0.0) -> Tensor:
         """Compute how far offsets (B, S) are from the stock voices, near which Kokoro speaks well: (B,).
 
-        It is the mean of their squares, plus ``OUTSIDE_WEIGHT`` times the mean square of how far each channel lies
-        outside the range of the stock voices.
+        It is the mean square of their distance from ``centre``, by default the mean voice, plus ``OUTSIDE_WEIGHT``
+        times the mean square of how far each channel lies outside the range of the stock voices.
         """
         outside = (self.lowest - offsets).clamp(min=0) + (offsets - self.highest).clamp(min=0)
-        return offsets.square().mean(dim=1) + OUTSIDE_WEIGHT * outside.square().mean(dim=1)
+        return (offsets - centre).square().mean(dim=1) + OUTSIDE_WEIGHT * outside.square().mean(dim=1)

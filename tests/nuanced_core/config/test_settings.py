@@ -48,6 +48,16 @@ def test_settings_are_immutable() -> None:
             },
             "objective.people_encoder resemblyzer judges what loss.speaker_encoders trains.*choose different ones",
         ),
+        (
+            {
+                "data": {"people": "people"},
+                "features": {"speaker": "all"},
+                "encoder": {"surrogate_steps": 5},
+                "objective": {"people": 1},
+            },
+            "objective.people_encoder resemblyzer judges what encoder.surrogate_steps approach.*features.speaker all",
+        ),
+        ({"mixes": {"found": 5}}, "mixes.found needs recordings of people; set data.people"),
     ],
 )
 def test_settings_that_contradict_each_other_are_an_error(data: dict[str, Any], message: str) -> None:

@@ -108,6 +108,17 @@ def test_steps_stay_where_stock_voices_are(surrogate: Surrogate, heard: tuple[di
     assert (surrogate.frame.priors(moved) < surrogate.frame.priors(far)).all()
 
 
+def test_an_anchor_keeps_the_steps_near_their_start(
+    surrogate: Surrogate, offsets: Tensor, heard: tuple[dict[str, Tensor], Tensor]
+) -> None:
+    surrogate.frame.lowest.fill_(-100)  # so that no offset is outside
+    surrogate.frame.highest.fill_(100)
+    free, anchored, tight = (surrogate.approach(offsets, *heard, 60, 0.0, anchor) for anchor in (0.0, 0.3, 30.0))
+    distances = [float((moved - offsets).square().mean()) for moved in (free, anchored, tight)]
+    assert distances[0] > 1.1 * distances[1] > 5 * distances[2] > 0
+    assert (surrogate.loss(anchored, *heard) < surrogate.loss(offsets, *heard)).all()
+
+
 def test_steps_need_no_gradient_around_them_and_leave_none(
     surrogate: Surrogate, offsets: Tensor, heard: tuple[dict[str, Tensor], Tensor]
 ) -> None:

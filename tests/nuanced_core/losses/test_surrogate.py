@@ -124,3 +124,25 @@ def test_two_voices_of_one_clip_are_enough(frame: StyleFrame) -> None:
     surrogate, errors = fit_surrogate(frame, samples, ["a", "b"])
     assert torch.isfinite(_weights(surrogate)).all()
     assert all(-1 <= cosine <= 1 for cosine in errors.cosine.values())
+
+
+def test_the_scales_find_the_channels_that_decide(frame: StyleFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(seed: int, count: int) -> VoiceSamples:
+        offsets = torch.randn(count, 256, generator=torch.Generator().manual_seed(seed)) * (torch.arange(256) < 60)
+        return VoiceSamples(offsets, *_heard(offsets))
+
+    samples, others = drawn(5, 300), drawn(6, 100)
+    groups = [str(i) for i in range(300)]
+    learned, _ = fit_surrogate(frame, samples, groups)
+    again, _ = fit_surrogate(frame, samples, groups)
+    assert torch.equal(_weights(learned), _weights(again))
+    assert learned.scales[:12].mean() > 1.5 * learned.scales[12:60].mean()
+    monkeypatch.setattr(surrogate_module, "SCALE_STEPS", 0)
+    plain, _ = fit_surrogate(frame, samples, groups)
+    assert torch.equal(plain.scales, torch.ones(256)) and plain.linear == 1
+
+    def error(surrogate: Surrogate) -> float:
+        embeddings, _ = surrogate(others.offsets)
+        return float(sum((1 - (x * others.embeddings[name]).sum(dim=1)).mean() for name, x in embeddings.items()))
+
+    assert error(learned) < 0.8 * error(plain)

@@ -333,7 +333,7 @@ class RunConfig(Settings):
         judge = self.objective.people_encoder
         if self.objective.people and self.encoder.surrogate_steps and judge in self.features.speaker_encoders:
             raise ValueError(
-                f"objective.people_encoder {judge} judges what encoder.surrogate_steps approach by the same encoder, of "
+                f"objective.people_encoder {judge} judges what encoder.surrogate_steps approach by the same one, of "
                 f"features.speaker {self.features.speaker}; choose another one, or set one of the two to 0"
             )
         trains = self.loss.speaker or self.loss.surrogate

@@ -115,7 +115,7 @@ def test_an_anchor_keeps_the_steps_near_their_start(
     surrogate.frame.highest.fill_(100)
     free, anchored, tight = (surrogate.approach(offsets, *heard, 60, 0.0, anchor) for anchor in (0.0, 0.3, 30.0))
     distances = [float((moved - offsets).square().mean()) for moved in (free, anchored, tight)]
-    assert distances[0] > 1.1 * distances[1] > 5 * distances[2] > 0
+    assert distances[0] > 1.1 * distances[1] > 2 * distances[2] > 0
     assert (surrogate.loss(anchored, *heard) < surrogate.loss(offsets, *heard)).all()
 
 

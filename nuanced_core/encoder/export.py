@@ -40,16 +40,18 @@ encoder = StyleEncoder.from_pretrained("{name}")
 |---|---|
 {rows}
 
-Trained on Kokoro's own voices: recordings of people differ a lot from them. Use the voice of a living person only with
-their consent. Kokoro-82M is Apache-2.0, Whisper is MIT.
+{training} Use the voice of a living person only with their consent. Kokoro-82M and the speaker encoders are
+Apache-2.0, Whisper is MIT.
 """
+_ON_VOICES = "Trained on Kokoro's own voices: recordings of people differ a lot from them."
+_ON_PEOPLE = "Trained on Kokoro's own voices, and on recordings of people: {people}."
 
 
 def export_encoder(checkpoint: Path, out: Path, facts: Mapping[str, Any] | None = None) -> Path:
     """Write the encoder of a checkpoint to a new folder and return the folder.
 
     It contains ``model.safetensors``, ``config.json`` and ``README.md``. It is written atomically, after a test that
-    the encoder can be loaded again.
+    the encoder can be loaded again. Of the folder of recordings that it was trained on, only the name is kept.
 
     Args:
         out: the new folder.
@@ -66,7 +68,7 @@ def export_encoder(checkpoint: Path, out: Path, facts: Mapping[str, Any] | None 
     best_loss = source.best_loss if math.isfinite(source.best_loss) else None
     config = {
         "style_encoder": source.style_encoder,
-        "run": source.run,
+        "run": _without_place(source.run),
         "nuanced_speech": version("nuanced-speech"),
         "facts": {"epoch": source.epoch, "val/loss": best_loss, **(facts or {})},
     }
@@ -85,6 +87,14 @@ def export_encoder(checkpoint: Path, out: Path, facts: Mapping[str, Any] | None 
     return out
 
 
+def _without_place(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's settings without the place of its people, which is of no use to others."""
+    data = dict(run["data"])
+    if data.get("people"):
+        data["people"] = Path(data["people"]).name
+    return {**run, "data": data}
+
+
 def _card(name: str, config: Mapping[str, Any]) -> str:
     style_encoder = config["style_encoder"]
     rows = {
@@ -93,8 +103,10 @@ def _card(name: str, config: Mapping[str, Any]) -> str:
         "validation voices": config["run"]["data"]["val_voices"],
         **config["facts"],
     }
+    people = config["run"]["data"].get("people")
     return CARD.format(
         name=name,
+        training=_ON_PEOPLE.format(people=people) if people else _ON_VOICES,
         whisper=style_encoder["whisper"],
         layers=", ".join(str(n) for n in style_encoder["layers"]),
         rows="\n".join(f"| {key} | {_cell(value)} |" for key, value in rows.items()),

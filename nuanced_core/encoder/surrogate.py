@@ -55,8 +55,9 @@ class Surrogate(nn.Module):
         self.frame = frame
         self.sizes = dict(sizes)
         channels = sum(self.sizes.values()) + PITCH_CHANNELS
-        self.register_buffer("points", torch.zeros(clips, STYLE_SIZE))
-        self.register_buffer("coefficients", torch.zeros(clips, channels))
+        # In float16, for small exports: that moves no prediction by more than its error.
+        self.register_buffer("points", torch.zeros(clips, STYLE_SIZE, dtype=torch.float16))
+        self.register_buffer("coefficients", torch.zeros(clips, channels, dtype=torch.float16))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scales", torch.ones(STYLE_SIZE))
         self.register_buffer("linear", torch.tensor(1.0))
@@ -64,7 +65,7 @@ class Surrogate(nn.Module):
     def forward(self, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Predict embeddings (B, E) of norm 1 by speaker encoder, and pitch (B, 2)."""
         similarity = kernel(offsets * self.scales, self.points * self.scales, self.linear)
-        outputs = similarity @ self.coefficients + self.mean
+        outputs = similarity @ self.coefficients.to(similarity.dtype) + self.mean
         *embeddings, pitch = torch.split(outputs, [*self.sizes.values(), PITCH_CHANNELS], dim=1)
         return {name: F.normalize(x, dim=1) for name, x in zip(self.sizes, embeddings, strict=True)}, pitch
 

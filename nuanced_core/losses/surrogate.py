@@ -79,8 +79,8 @@ def _fit(frame: StyleFrame, samples: VoiceSamples, seed: int) -> Surrogate:
         scales, linear = _learn_scales(samples.offsets, outputs, [*sizes.values()], seed)
         surrogate.scales.copy_(scales)
         surrogate.linear.copy_(linear)
-    scaled = samples.offsets * surrogate.scales
     surrogate.points.copy_(samples.offsets)
+    scaled = surrogate.points * surrogate.scales
     surrogate.mean.copy_(outputs.mean(dim=0))
     similarity = kernel(scaled, scaled, surrogate.linear).double()
     surrogate.coefficients.copy_(_solve(similarity, (outputs - surrogate.mean).double()))

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 FOUND_STEPS, FOUND_PRIOR, FOUND_SCATTER = 300, 0.03, 0.1
 
 LEAST_GAIN = 0.01  # of cosine, beside which a surrogate is of use
-SURROGATE_FORMAT = "4"  # part of the key: raise it when the network or its fitting change
+SURROGATE_FORMAT = "5"  # part of the key: raise it when the network or its fitting change
 
 
 class Surrogates(NamedTuple):

@@ -43,7 +43,7 @@ def test_prediction_is_a_kernel_regression(surrogate: Surrogate, offsets: Tensor
         product = (offsets[i] * surrogate.points[j]).mean()
         distance = (offsets[i] - surrogate.points[j]).square().mean().sqrt()
         weights[i, j] = product + torch.exp(-(distance**2) / (2 * KERNEL_WIDTH**2))
-    expected = weights @ surrogate.coefficients + surrogate.mean
+    expected = weights @ surrogate.coefficients.float() + surrogate.mean
     torch.testing.assert_close(pitch, expected[:, 32:], rtol=1e-3, atol=1e-4)
     for name, part in (("campplus", expected[:, :12]), ("resemblyzer", expected[:, 12:32])):
         normalised = part / part.norm(dim=1, keepdim=True)

@@ -81,9 +81,9 @@ def test_weights_are_those_of_the_closed_form_of_all_clips(frame: StyleFrame) ->
     dual = np.linalg.inv(kernel + PENALTY * np.eye(len(x))) @ (y - y.mean(axis=0))
     expected = kernel @ dual + y.mean(axis=0)
     embeddings, pitch = surrogate(samples.offsets)
-    np.testing.assert_allclose(pitch, expected[:, 16:], atol=1e-4)
+    np.testing.assert_allclose(pitch, expected[:, 16:], atol=3e-3)
     for name, part in (("campplus", expected[:, :6]), ("resemblyzer", expected[:, 6:16])):
-        np.testing.assert_allclose(embeddings[name], part / np.linalg.norm(part, axis=1, keepdims=True), atol=1e-4)
+        np.testing.assert_allclose(embeddings[name], part / np.linalg.norm(part, axis=1, keepdims=True), atol=3e-3)
 
 
 def test_seed_chooses_the_voices_that_measure_the_error(frame: StyleFrame) -> None:

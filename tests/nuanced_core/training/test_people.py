@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from nuanced_core.data.utterances import voice_group
+from nuanced_core.encoder.export import export_encoder
 from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.errors import AudioError
 from nuanced_core.people.measures import PhonemeCounter
 from nuanced_core.training import people as people_module
-from nuanced_core.training.run import Run
+from nuanced_core.training.run import BEST, Run
 from nuanced_core.training.surrogates import load_frame, load_surrogate
 from tests.fakes import LivelyKokoro
 from tests.nuanced_core.people.conftest import buzz, write
@@ -192,3 +193,15 @@ def test_found_voices_have_a_style_for_every_phoneme_count(new_run: RunFactory, 
         rtol=0,
         atol=1e-4,
     )
+
+
+def test_an_export_names_the_people_but_not_their_place(new_run: RunFactory, people: str, tmp_path: Path) -> None:
+    run = new_run("a", people, *LOSSES)
+    run.run_epoch()
+    folder = export_encoder(tmp_path / "a" / BEST, tmp_path / "mine")
+    card, config = (folder / "README.md").read_text(), (folder / "config.json").read_text()
+    assert "on recordings of people: people." in card and str(tmp_path) not in card + config
+    run = new_run("b")
+    run.run_epoch()
+    voices = (export_encoder(tmp_path / "b" / BEST, tmp_path / "voices") / "README.md").read_text()
+    assert "Trained on Kokoro's own voices: recordings of people" in voices

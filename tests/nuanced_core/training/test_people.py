@@ -203,5 +203,5 @@ def test_an_export_names_the_people_but_not_their_place(new_run: RunFactory, peo
     assert "on recordings of people: people." in card and str(tmp_path) not in card + config
     run = new_run("b")
     run.run_epoch()
-    voices = (export_encoder(tmp_path / "b" / BEST, tmp_path / "voices") / "README.md").read_text()
+    voices = (export_encoder(tmp_path / "b" / BEST, tmp_path / "of voices") / "README.md").read_text()
     assert "Trained on Kokoro's own voices: recordings of people" in voices

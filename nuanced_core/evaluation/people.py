@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nuanced_core.audio import FRAMES_PER_SECOND, KOKORO_RATE, WHISPER_RATE, resample, write_audio
-from nuanced_core.config.settings import RunConfig
+from nuanced_core.config.settings import RunConfig, SpeakerEncoderName
 from nuanced_core.data.dataset import Dataset
 from nuanced_core.errors import AudioError, ConfigError, DiskError
 from nuanced_core.evaluation.people_report import PersonResult, judge_marks, people_report
@@ -30,7 +30,7 @@ from nuanced_core.evaluation.test_split import PREFERRED_PHONEMES, held_out_sent
 from nuanced_core.hashing import content_key, derived_seed
 from nuanced_core.hearing.augmentation import DEGRADATIONS, degraded
 from nuanced_core.hearing.pitch import clip_pitch
-from nuanced_core.judges.panel import JudgePanel, Sound, load_panel
+from nuanced_core.judges.panel import Embed, JudgePanel, Sound, load_panel
 from nuanced_core.losses.people import PeopleTargets
 from nuanced_core.people.corpus import Corpus, PeopleSplit, find_people
 from nuanced_core.people.excerpts import Excerpt, Hear, Person, find_person, recording_hearer
@@ -64,11 +64,12 @@ class PeopleSettings:
     inversion: bool = False  # whether to find each voice by gradient steps alone, from a stock voice
     degraded: bool = True  # whether the encoder also hears the recordings in noise, by telephone and in a room
     samples: Path | None = None  # folder that listening samples are written to
+    refine_by: tuple[SpeakerEncoderName, ...] = RefineSettings().speaker_encoders
 
     @property
     def refinement(self) -> RefineSettings | None:
         """Settings of the refinement; None: there is none."""
-        return None if self.refine is None else RefineSettings(steps=self.refine)
+        return None if self.refine is None else RefineSettings(steps=self.refine, speaker_encoders=self.refine_by)
 
 
 def evaluate_people(
@@ -95,7 +96,7 @@ def evaluate_people(
     corpus = _people_of(find_people(people, place="people", for_training=False), settings.split)
     dataset = open_dataset(encoder.config.whisper, source)
     models = dataset.models
-    embedders = {name: models.speaker_encoder(name).embed for name in SPEAKER_ENCODERS}
+    embedders: dict[str, Embed] = {name: models.speaker_encoder(name).embed for name in SPEAKER_ENCODERS}
     versions = {name: models.speaker_sha256(name) for name in SPEAKER_ENCODERS} | {"words": models.whisper_file.sha256}
     panel = load_panel(embedders, versions, models.whisper_file.path, source=source, device=models.device)
     predictors = PersonPredictors(encoder, run, dataset)

@@ -12,6 +12,7 @@ from nuanced_core.evaluation import people
 from nuanced_core.evaluation.people import PeopleSettings
 from nuanced_core.evaluation.people_report import PersonResult, people_report
 from nuanced_core.judges.panel import Sound
+from nuanced_core.refinement.refine import RefineSettings
 from tune.cli.app import main
 
 
@@ -74,6 +75,8 @@ def test_options_reach_the_evaluation(calls: list[SimpleNamespace], capsys: pyte
     assert main(["evaluate", "a", "--people", "b", *options.split()]) == 0
     assert calls[1].settings == PeopleSettings("validation", 3, 7, True, False, Path("out"))
     assert calls[1].source == "hub"
+    assert main(["evaluate", "a", "--people", "b", "--refine", "7", "--refine-by", "campplus"]) == 0
+    assert calls[2].settings.refinement == RefineSettings(steps=7, speaker_encoders=("campplus",))
 
 
 def test_tables_have_all_rows_judges_and_marks(
@@ -122,6 +125,9 @@ def test_card_keeps_both_parts_and_names_nobody(
         ("--people p --no-identity", "--identity: concerns the test split; leave it out with --people"),
         ("--people p --split train", "--split: 'train': choose test or validation"),
         ("--refine 5", "--refine: concerns --people; give that too, or leave it out"),
+        ("--people p --refine-by campplus", "--refine-by: says how --refine STEPS refines; give that too"),
+        ("--people p --refine 5 --refine-by dvector", "--refine-by: 'dvector': choose from campplus, resemblyzer"),
+        ("--refine-by campplus", "--refine-by: concerns --people"),
         ("--inversion", "--inversion: concerns --people"),
         ("--split test", "--split: concerns --people"),
         ("--clips c --limit 3", "--limit: concerns --people; leave it out with --clips"),

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -11,6 +11,7 @@ from nuanced_core.errors import ConfigError
 from tune.cli.common.options import Json, Source, expand_home
 
 if TYPE_CHECKING:
+    from nuanced_core.config.settings import SpeakerEncoderName
     from nuanced_core.people.corpus import PeopleSplit
 
 __all__ = ["evaluate"]
@@ -38,6 +39,13 @@ Refine = Annotated[
     int | None,
     typer.Option(
         metavar="STEPS", min=1, help="With --people: also refine each voice by gradient steps, at most STEPS."
+    ),
+]
+RefineBy = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="With --refine: a speaker encoder that refines, campplus or resemblyzer; the default is both.",
     ),
 ]
 Inversion = Annotated[
@@ -82,6 +90,7 @@ def evaluate(
     clips: Clips = None,
     people: People = None,
     refine: Refine = None,
+    refine_by: RefineBy = None,
     inversion: Inversion = False,
     split: Split = None,
     limit: Limit = None,
@@ -101,13 +110,15 @@ def evaluate(
     if clips is not None and people is not None:
         raise ConfigError("--people, --clips: give one of them; they are different evaluations")
     of_split = {"sentences": sentences, "identity": identity}
-    of_people = {"refine": refine, "inversion": inversion or None, "split": split, "limit": limit, "samples": samples}
+    of_people: dict[str, object] = {"refine": refine, "refine-by": refine_by or None, "inversion": inversion or None}
+    of_people |= {"split": split, "limit": limit, "samples": samples}
     if people is not None:
         _refuse(of_split, "concerns the test split; leave it out with --people")
 
         from nuanced_core.evaluation.people import PeopleSettings, evaluate_people
 
-        settings = PeopleSettings(_split(split), limit, refine, inversion, degraded is not False, samples)
+        by = _refine_by(refine, refine_by)
+        settings = PeopleSettings(_split(split), limit, refine, inversion, degraded is not False, samples, by)
         report = evaluate_people(model, people, settings, source=source)
     elif clips is not None:
         _refuse(of_people, "concerns --people; leave it out with --clips")
@@ -137,6 +148,18 @@ def _refuse(options: Mapping[str, object], reason: str) -> None:
     for name, value in options.items():
         if value is not None:
             raise ConfigError(f"--{name}: {reason}")
+
+
+def _refine_by(steps: int | None, names: list[str] | None) -> tuple["SpeakerEncoderName", ...]:
+    from nuanced_core.config.settings import SpeakerEncoderName
+
+    known = get_args(SpeakerEncoderName)
+    if names and steps is None:
+        raise ConfigError("--refine-by: says how --refine STEPS refines; give that too, or leave it out")
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(f"--refine-by: {name!r}: choose from {', '.join(known)}")
+    return tuple(name for name in known if not names or name in names)
 
 
 def _split(name: str | None) -> "PeopleSplit":

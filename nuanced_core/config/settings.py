@@ -218,6 +218,9 @@ class Objective(Settings):
         "resemblyzer", description="speaker encoder that judges people, of which no loss may consist"
     )
     people_count: Annotated[int, Field(ge=2)] = Field(16, description="number of validation people, at most")
+    people_frames: Annotated[int, Field(ge=64)] = Field(
+        80, description="Kokoro frames (25 ms) that are spoken for each of them; Resemblyzer hears at least 64"
+    )
     window_frames: WindowFrames = Field(
         80, description="Kokoro frames (25 ms) that are spoken of each validation sentence, or full"
     )

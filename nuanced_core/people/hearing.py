@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from torch import Tensor
@@ -159,4 +159,10 @@ def _report(
     if for_training:
         check_speakers(names, f"{where}: {left_out}; of the others" if skipped else where, minimum=2)
     if skipped:
-        logger.warning("%s: %s", where, left_out)
+        _warn_once(f"{where}: {left_out}")
+
+
+@lru_cache(maxsize=1000)
+def _warn_once(line: str) -> None:
+    """Log a warning, not again for each run of a sweep that hears the same people."""
+    logger.warning("%s", line)

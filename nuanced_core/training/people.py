@@ -214,8 +214,7 @@ class PeopleValidation:
             text, style = models.kokoro.encode_text([phonemes]), styles[i : i + 1]
             prosody = models.kokoro.prosody(text, style)
             frames = prosody.frames[0]
-            limit = self.config.objective.window_frames
-            length = frames if limit == "full" else min(limit, frames)
+            length = min(self.config.objective.people_frames, frames)
             window = [((frames - length) // 2, length)]
             speech = models.kokoro.speak(text, prosody, style, [i], window).audio[:, : length * SAMPLES_PER_FRAME]
             embedding = judge(resample(speech, KOKORO_RATE, WHISPER_RATE))[0].cpu()
@@ -241,7 +240,7 @@ class PeopleValidation:
     def _mean_voice(self, pack: Tensor) -> PeopleScores:
         key = content_key(
             "people with noise", [r.key for r in self.recordings], self.phonemes, self.judge, pack.flatten().tolist(),
-            self.config.objective.window_frames, self.dataset.models.kokoro_files.sha256,
+            self.config.objective.people_frames, self.dataset.models.kokoro_files.sha256,
         )  # fmt: skip
         kept = self.dataset.cache.load("baselines", key)
         if kept is None:

@@ -53,7 +53,7 @@ def _identity(models: ModelSet, folder: Path, people: Path, **sections: dict[str
         },
         "augment": {"copies": 0},
         "loss": {"stft": 0.0},
-        "objective": {"people": 1.0, "window_frames": 60, "conditions": ["clean"]},
+        "objective": {"people": 1.0, "window_frames": 40, "conditions": ["clean"]},
         "train": {"epochs": 1, "steps_per_epoch": 10, "batch_size": 16, "speak_every": 1000, "people": 2},
     }
     for name, values in sections.items():

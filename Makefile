@@ -33,7 +33,7 @@ sweep: setup
 	$(BIN)/nuanced sweep $(CONFIG) --name $(NAME)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

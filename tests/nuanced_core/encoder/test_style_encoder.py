@@ -21,7 +21,8 @@ from tests.nuanced_core.encoder.small_encoders import (
 
 
 def test_pairwise_settings_cover_all_fields() -> None:
-    others = {"layers", "width", "speaker", "pitch", "surrogate_steps"}  # the last three: test_speakers.py
+    others = {"layers", "width", "speaker", "pitch"}
+    others |= {"surrogate_steps", "surrogate_prior", "surrogate_anchor"}  # test_speakers.py, test_surrogate.py
     assert {*SPACE, *others} == {*Features.model_fields, *Encoder.model_fields}
     assert 28 <= len(PAIRWISE) < 50  # 7 poolings with 4 activations each
 

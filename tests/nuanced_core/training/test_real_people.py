@@ -23,7 +23,7 @@ PEOPLE = {
     "anna": "bf_alice",
     "hugo": "am_michael",
 }
-HELD_OUT = [*PEOPLE.values()]
+HELD_OUT = (*PEOPLE.values(),)
 SENTENCE = "We walked along the river until it was too dark to see, and nobody had told her that."
 
 
@@ -46,15 +46,15 @@ def _identity(models: ModelSet, folder: Path, people: Path, **sections: dict[str
     settings: dict[str, dict[str, object]] = {
         "data": {
             "people": str(people),
-            "voices": "english",
-            "val_voices": HELD_OUT,
+            "voices": models.voices.training_voices("all", HELD_OUT),
+            "val_voices": HELD_OUT[:2],
             "sentences_per_voice": 1,
             "max_phonemes": 24,
         },
         "augment": {"copies": 0},
         "loss": {"stft": 0.0},
         "objective": {"people": 1.0, "window_frames": 40, "conditions": ["clean"]},
-        "train": {"epochs": 1, "steps_per_epoch": 10, "batch_size": 16, "speak_every": 1000, "people": 2},
+        "train": {"epochs": 1, "steps_per_epoch": 20, "batch_size": 16, "speak_every": 1000, "people": 2},
     }
     for name, values in sections.items():
         settings[name] = settings.get(name, {}) | values

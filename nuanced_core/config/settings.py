@@ -133,9 +133,8 @@ class Encoder(Settings):
     surrogate_steps: Annotated[int, Field(ge=0, le=1000)] = Field(
         0,
         description="gradient steps from the predicted style towards the speaker embeddings and pitch that were heard "
-        "(features.speaker), on a network that predicts them from the style; not in training; 0: none",
+        "(features.speaker), on a surrogate that predicts them from the style; not in training; 0: none",
     )
-
     surrogate_prior: Weight = Field(
         0.1, description="weight that keeps these steps near the mean voice, beside 1 - cosine of each speaker encoder"
     )
@@ -171,7 +170,7 @@ class Loss(Settings):
         "person (data.people), summed over speaker_encoders",
     )
     surrogate: Weight = Field(
-        0.0, description="as speaker, with the embedding that a network predicts from the style, without Kokoro"
+        0.0, description="as speaker, with the embedding that a surrogate predicts from the style, without Kokoro"
     )
     pitch: Weight = Field(0.0, description="median and spread of F0 against the person's, in octaves")
     rate: Weight = Field(0.0, description="speaking rate against the person's, in octaves")
@@ -293,6 +292,12 @@ class RunConfig(Settings):
         return bool(self.encoder.surrogate_steps or self.loss.surrogate or self.mixes.found)
 
     @property
+    def loss_encoders(self) -> tuple[SpeakerEncoderName, ...]:
+        """The speaker encoders that a run is trained by: those of its losses, or of the voices that it finds."""
+        trains = self.loss.speaker or self.loss.surrogate or self.mixes.found
+        return self.loss.speaker_encoders if trains else ()
+
+    @property
     def clip_parts(self) -> tuple[str, ...]:
         """What a run needs of each clip beside Whisper's states: names of speaker encoders, and ``PITCH``."""
         parts = list(self.features.speaker_parts)
@@ -339,8 +344,7 @@ class RunConfig(Settings):
                 f"objective.people_encoder {judge} judges what encoder.surrogate_steps approach by the same one, of "
                 f"features.speaker {self.features.speaker}; choose another one, or set one of the two to 0"
             )
-        trains = self.loss.speaker or self.loss.surrogate
-        if self.objective.people and trains and judge in self.loss.speaker_encoders:
+        if self.objective.people and judge in self.loss_encoders:
             raise ValueError(
                 f"objective.people_encoder {judge} judges what loss.speaker_encoders trains by the same encoder; "
                 "choose different ones"

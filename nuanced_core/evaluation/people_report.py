@@ -61,7 +61,7 @@ def judge_marks(
         refined_by, inverted_by: speaker encoders of the losses of the rows refined and inversion.
     """
     heard: set[str] = set(config.features.speaker_encoders)
-    trained: set[str] = set(run.loss.speaker_encoders) if run.loss.speaker or run.loss.surrogate else set()
+    trained: set[str] = set(run.loss_encoders)
     if config.encoder.surrogate_steps:  # they approach these embeddings as a loss would
         trained |= heard
     selected: set[str] = {run.objective.people_encoder} if run.objective.people else set()

@@ -7,6 +7,7 @@ Dimensions: B people, P pooled channels, E channels of speaker features, L layer
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
@@ -164,9 +165,19 @@ class PeopleLosses:
 class PeopleScores:
     """Scores of spoken validation people."""
 
-    identity: float  # 0: another person, 1: the same
-    pitch: float  # semitones, mean error of the median F0
-    noise: float  # standard error over people of the part of the objective that they decide
+    identities: tuple[float, ...]  # of each: 0 another person, 1 the same
+    pitch_errors: tuple[float, ...]  # of the median F0 of each, semitones; NaN if voiceless
+
+    @property
+    def identity(self) -> float:
+        """Mean identity."""
+        return sum(self.identities) / len(self.identities)
+
+    @property
+    def pitch(self) -> float:
+        """Mean pitch error of those with a voice."""
+        known = [error for error in self.pitch_errors if not math.isnan(error)]
+        return sum(known) / max(1, len(known))
 
 
 class PeopleValidation:
@@ -220,14 +231,17 @@ class PeopleValidation:
             embedding = judge(resample(speech, KOKORO_RATE, WHISPER_RATE))[0].cpu()
             cosines.append(float(embedding @ self._compared[i]))
             errors.append(abs(float(spoken_pitch(prosody)[0, 0]) - recording.f0_median) * SEMITONES)
-        known = [error for error in errors if error == error]  # a voiceless one is NaN
-        identities = [(cosine - self._other) / (self._same - self._other) for cosine in cosines]
-        losses = [self._loss(*scores) for scores in zip(identities, errors, strict=True)]
-        return PeopleScores(sum(identities) / len(identities), sum(known) / max(1, len(known)), standard_error(losses))
+        identities = ((cosine - self._other) / (self._same - self._other) for cosine in cosines)
+        return PeopleScores(tuple(identities), tuple(errors))
 
     def loss(self, scores: PeopleScores) -> float:
         """Return the part of the objective that people decide."""
         return self._loss(scores.identity, scores.pitch)
+
+    def noise(self, scores: PeopleScores) -> float:
+        """Return the standard error of ``loss`` over people."""
+        pairs = zip(scores.identities, scores.pitch_errors, strict=True)
+        return standard_error([self._loss(*pair) for pair in pairs])
 
     def _loss(self, identity: float, pitch: float) -> float:
         objective = self.config.objective
@@ -239,15 +253,16 @@ class PeopleValidation:
 
     def _mean_voice(self, pack: Tensor) -> PeopleScores:
         key = content_key(
-            "people with noise", [r.key for r in self.recordings], self.phonemes, self.judge, pack.flatten().tolist(),
+            "each of the people", [r.key for r in self.recordings], self.phonemes, self.judge, pack.flatten().tolist(),
             self.config.objective.people_frames, self.dataset.models.kokoro_files.sha256,
         )  # fmt: skip
         kept = self.dataset.cache.load("baselines", key)
         if kept is None:
             scores = self.scores(pack.to(self.counts.device)[self.counts - 1])
-            self.dataset.cache.save("baselines", key, {"scores": torch.tensor(astuple(scores))})
+            self.dataset.cache.save("baselines", key, {"scores": torch.tensor(astuple(scores), dtype=torch.float64)})
             return scores
-        return PeopleScores(*kept["scores"].tolist())
+        identities, errors = kept["scores"].tolist()
+        return PeopleScores(tuple(identities), tuple(errors))
 
 
 def _inputs(

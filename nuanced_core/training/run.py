@@ -244,7 +244,7 @@ class Run:
         of_people: dict[str, float] = {}
         if people is not None:
             found = people.scores(people.styles(self.encoder))
-            noise = math.hypot(scores.noise, found.noise)
+            noise = math.hypot(scores.noise, people.noise(found))
             scores = replace(scores, loss=scores.loss + people.loss(found), noise=noise)
             for row, values in {"val": found, "baseline": people.mean}.items():
                 of_people |= {f"{row}/{name}": getattr(values, name) for name in ("identity", "pitch")}

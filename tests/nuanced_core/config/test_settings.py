@@ -57,6 +57,15 @@ def test_settings_are_immutable() -> None:
             },
             "objective.people_encoder resemblyzer judges what encoder.surrogate_steps approach.*features.speaker all",
         ),
+        (
+            {
+                "data": {"people": "~/people"},
+                "loss": {"speaker_encoders": ["resemblyzer"]},
+                "mixes": {"found": 5},
+                "objective": {"people": 1},
+            },
+            "objective.people_encoder resemblyzer judges what loss.speaker_encoders trains.*choose different ones",
+        ),
         ({"mixes": {"found": 5}}, "mixes.found needs recordings of people; set data.people"),
     ],
 )

@@ -155,6 +155,7 @@ def test_judges_are_marked_by_what_the_model_had_of_them() -> None:
     assert "mean" not in nothing
     for term in ("speaker", "surrogate"):
         assert _marks({"loss": {term: 0.1}})["encoder"] == {"campplus": ["trained"]}
+    assert _marks({"mixes": {"found": 5}})["encoder"] == {"campplus": ["trained"]}
     assert _marks({"loss": {"speaker": 0, "speaker_encoders": ["resemblyzer"]}})["encoder"] == {}
     assert _marks({"features": {"speaker": "resemblyzer"}})["encoder"] == {"resemblyzer": ["heard"]}
     assert _marks({"objective": {"people": 1}})["encoder"] == {"resemblyzer": ["selected"]}

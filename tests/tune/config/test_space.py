@@ -262,6 +262,13 @@ def test_choices_are_validated_with_the_conditions_under_which_they_are_searched
     assert space.names == ["loss.f0", "loss.stft"]
 
 
+def test_voices_are_found_by_each_choice_of_speaker_encoders() -> None:
+    encoders = [["campplus"], ["resemblyzer"], ["campplus", "resemblyzer"]]
+    space = parse({"loss.speaker_encoders": encoders})
+    run = RunConfig.model_validate({"data": {"people": "people"}, "mixes": {"found": 3}})
+    assert [[*variant.loss.speaker_encoders] for variant in space.variants(run)] == encoders
+
+
 def test_variants_are_all_combinations_to_prepare_without_repeats() -> None:
     data: dict[str, Any] = {
         "mixes.blends": [0, 9],

@@ -19,10 +19,11 @@ from nuanced_core.hearing.speaker_features import PITCH_CHANNELS
 from nuanced_core.kokoro.model import STYLE_SIZE
 from nuanced_core.kokoro.style_frame import StyleFrame
 
-__all__ = ["Surrogate", "kernel"]
+__all__ = ["PENALTY", "Surrogate", "kernel"]
 
 # Root mean square over the scaled channels of the distance at which two styles become unlike.
 KERNEL_WIDTH = 0.8
+PENALTY = 1.0  # of the ridge regression
 LEARNING_RATE = 0.03  # of Adam, in coordinates of the frame
 # Beside 1 - cosine of each speaker encoder. Chosen on validation people (docs/LOG.md).
 PITCH_WEIGHT, SPREAD_WEIGHT, PRIOR_WEIGHT = 1.0, 0.5, 0.1
@@ -64,10 +65,13 @@ class Surrogate(nn.Module):
 
     def forward(self, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Predict embeddings (B, E) of norm 1 by speaker encoder, and pitch (B, 2)."""
-        similarity = kernel(offsets * self.scales, self.points * self.scales, self.linear)
-        outputs = similarity @ self.coefficients.to(similarity.dtype) + self.mean
-        *embeddings, pitch = torch.split(outputs, [*self.sizes.values(), PITCH_CHANNELS], dim=1)
+        *embeddings, pitch = torch.split(self.outputs(offsets), [*self.sizes.values(), PITCH_CHANNELS], dim=1)
         return {name: F.normalize(x, dim=1) for name, x in zip(self.sizes, embeddings, strict=True)}, pitch
+
+    def outputs(self, offsets: Tensor) -> Tensor:
+        """Predict all channels (B, C): embeddings whose norm is not yet 1, then pitch."""
+        similarity = kernel(offsets * self.scales, self.points * self.scales, self.linear)
+        return similarity @ self.coefficients.to(similarity.dtype) + self.mean
 
     def loss(self, offsets: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
         """Compute how far the voices of offsets (B, S) are from what was heard: (B,).

@@ -51,7 +51,7 @@ MIN_PEOPLE = 2  # each is compared with the others
 SENTENCES = 2  # that each voice speaks
 REFINEMENT_HELD_OUT = 3  # sentences that decide when a refinement stops
 # What can be found in Kokoro's styles without an encoder, as a ceiling.
-INVERSION = RefineSettings(steps=60, frames=80, check_every=10, patience=6)
+INVERSION = RefineSettings(rounds=0, steps=60, frames=80, learning_rate=0.1, check_every=10, patience=6)
 
 
 @dataclass(frozen=True)
@@ -264,11 +264,10 @@ class PeopleEvaluation:
         """
         models = self.dataset.models
         encoders = {name: self.panel.versions[name] for name in settings.speaker_encoders}
-        sentences = [self.steps_on, self.stopped_by, models.kokoro_files.sha256, models.device.type]
-        held_out_voices = [*self.run.data.val_voices]
+        sentences = self.steps_on, self.stopped_by
         key = content_key(
             "refined", FORMAT, origin, _digest([excerpt.audio]), settings.model_dump(mode="json"), encoders, sentences,
-            held_out_voices,
+            models.kokoro_files.sha256, models.device.type, [*self.run.data.val_voices],
         )  # fmt: skip
         kept = self.dataset.cache.load("baselines", key)
         if kept is None:
@@ -279,8 +278,9 @@ class PeopleEvaluation:
                 pitch.to(models.device),
                 torch.full((1,), torch.nan, device=models.device),
             )
+            surrogate = self.predictors.encoder.surrogate
             started = time.perf_counter()
-            voice = refine(models, start, target, frame, self.steps_on, self.stopped_by, settings)
+            voice = refine(models, start, target, frame, *sentences, settings, surrogate=surrogate)
             measures = [time.perf_counter() - started, voice.steps, voice.best_step]
             tensors = {"offset": voice.offset, "measures": torch.tensor(measures, dtype=torch.float64)}
             kept = self.dataset.cache.save("baselines", key, tensors)

@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nuanced_core.encoder.surrogate import Surrogate, kernel
+from nuanced_core.encoder.surrogate import PENALTY, Surrogate, kernel
 from nuanced_core.kokoro.style_frame import StyleFrame
 
 __all__ = ["SurrogateErrors", "VoiceSamples", "fit_surrogate"]
 
-PENALTY = 1.0  # of the ridge regression
 # Learning of the scales: by the error of a surrogate of some clips on the others, drawn anew at each step.
 SCALE_STEPS, SCALE_RATE, SCALE_PRIOR = 25, 0.05, 0.002
 SCALE_UNSEEN_SHARE = 0.2

@@ -75,7 +75,7 @@ def test_invalid_folder_raises(output: str, tmp_path: Path) -> None:
 def test_shipped_encoder_is_small_and_its_card_matches_its_report() -> None:
     encoder = StyleEncoder.from_pretrained(SHIPPED)
     assert encoder.config.whisper == "tiny.en"
-    assert (SHIPPED / "model.safetensors").stat().st_size < 10_000_000
+    assert (SHIPPED / "model.safetensors").stat().st_size < 11_000_000
     report = json.loads((SHIPPED / "evaluation.json").read_text())
     assert f"| {report['rows']['encoder']['style_cosine']:.3f} ±" in (SHIPPED / "README.md").read_text()
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nuanced_core.encoder.surrogate import KERNEL_WIDTH, Surrogate
+from nuanced_core.encoder.surrogate import KERNEL_WIDTH, PENALTY, Surrogate
 from nuanced_core.kokoro.style_frame import StyleFrame
 from nuanced_core.losses import surrogate as surrogate_module
-from nuanced_core.losses.surrogate import PENALTY, VoiceSamples, fit_surrogate
+from nuanced_core.losses.surrogate import VoiceSamples, fit_surrogate
 
 SIZES = {"campplus": 6, "resemblyzer": 10}
 VOICES, CLIPS = 60, 3  # of each voice

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from nuanced_core.audio import KOKORO_RATE
 from nuanced_core.data.model_set import ModelSet
+from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.errors import TrainingError
 from nuanced_core.hearing.pitch import pitch_statistics
 from nuanced_core.kokoro.style_frame import StyleFrame
 from nuanced_core.losses.people import PeopleTargets
+from nuanced_core.losses.surrogate import VoiceSamples, fit_surrogate
 from nuanced_core.refinement.refine import RefinedVoice, RefineSettings, refine
 from tests.fakes import LivelyKokoro
 
@@ -55,12 +57,16 @@ def refine_with(fakes: SimpleNamespace) -> Callable[..., RefinedVoice]:
         target: PeopleTargets = target,
         held_out: tuple[str, ...] = HELD_OUT,
         seed: int = 0,
+        surrogate: Surrogate | None = None,
         **settings: Any,
     ) -> RefinedVoice:
         frame = _frame(fakes, STOCK)
         start = start or _start(fakes, "af_heart")
-        chosen = RefineSettings(**{"frames": 40, "learning_rate": 0.1, **settings})
-        return refine(fakes, start, target, frame, SENTENCES, held_out, chosen, seed=seed)  # type: ignore[arg-type]
+        chosen = RefineSettings(**{"frames": 40, "learning_rate": 0.1, "check_every": 5, **settings})
+        return refine(
+            fakes,  # type: ignore[arg-type]
+            start, target, frame, SENTENCES, held_out, chosen, surrogate=surrogate, seed=seed,
+        )  # fmt: skip
 
     return refine_voice
 
@@ -127,6 +133,62 @@ def test_prior_keeps_the_voice_near_the_stock_voices(
         float(frame.priors(frame.offsets(start + offset, counts))) for offset in (0.0, free.offset, held.offset)
     )
     assert within < 0.5 * before and within < 0.5 * without
+
+
+@pytest.fixture
+def surrogate(refine_with: Callable[..., RefinedVoice], fakes: SimpleNamespace) -> Surrogate:
+    """What CAM++ hears of 60 clips of the fake Kokoro, in styles around af_heart's."""
+    frame, count = _frame(fakes, STOCK), torch.tensor([12])
+    near = frame.offsets(_start(fakes, "af_heart")(count), count)
+    offsets = near + 0.7 * torch.randn(60, 256, generator=torch.Generator().manual_seed(5))
+    embeddings, pitch = [], []
+    for style in frame.styles(offsets, count.expand(60)):
+        with torch.no_grad():
+            text = fakes.kokoro.encode_text(["abcdefghijkl"])
+            prosody = fakes.kokoro.prosody(text, style[None])
+            audio = fakes.kokoro.speak(text, prosody, style[None], [3]).item(0)
+        embeddings.append(fakes.speaker_encoder("campplus").embed(audio, KOKORO_RATE))
+        pitch.append(torch.stack(pitch_statistics(prosody.f0[0])))
+    samples = VoiceSamples(offsets, {"campplus": torch.stack(embeddings)}, torch.stack(pitch))
+    return fit_surrogate(frame, samples, [str(i) for i in range(60)])[0]
+
+
+def test_rounds_on_a_surrogate_find_a_nearer_voice_without_gradient_steps(
+    refine_with: Callable[..., RefinedVoice], surrogate: Surrogate, fakes: SimpleNamespace
+) -> None:
+    voice = refine_with(surrogate=surrogate, rounds=8, steps=0, pitch=0.0, speaker_encoders=("campplus",))
+    (first, before), (last, after) = voice.losses
+    assert (first, last, voice.steps, voice.best_step) == (0, 8, 8, 8)
+    assert after < 0.9 * before
+    start = _start(fakes, "af_heart")
+    again = refine_with(lambda counts: start(counts) + voice.offset, steps=0, pitch=0.0, speaker_encoders=("campplus",))
+    assert again.losses[0][1] == pytest.approx(after, rel=1e-5)
+
+
+def test_gradient_steps_go_on_from_what_the_rounds_found(
+    refine_with: Callable[..., RefinedVoice], surrogate: Surrogate
+) -> None:
+    both = refine_with(surrogate=surrogate, rounds=8, steps=5, speaker_encoders=("campplus",))
+    alone = refine_with(surrogate=surrogate, rounds=0, steps=5, speaker_encoders=("campplus",))
+    assert [step for step, _ in both.losses] == [0, 8, 13] and [step for step, _ in alone.losses] == [0, 5]
+    assert both.losses[-1][1] < both.losses[1][1] and both.losses[-1][1] < alone.losses[-1][1]
+
+
+def test_surrogate_that_misleads_is_not_followed(
+    refine_with: Callable[..., RefinedVoice], surrogate: Surrogate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surrogate.coefficients.neg_()  # the best on it is the worst
+    monkeypatch.setattr("nuanced_core.refinement.corrections.ADDED_PENALTY", 1e6)  # and nothing is corrected
+    voice = refine_with(surrogate=surrogate, steps=0, pitch=0.0, speaker_encoders=("campplus",))
+    assert voice.losses[1][1] > voice.losses[0][1]
+    assert voice.best_step == 0 and torch.equal(voice.offset, torch.zeros(256))
+
+
+def test_surrogate_of_other_speaker_encoders_is_left_out(
+    refine_with: Callable[..., RefinedVoice], surrogate: Surrogate
+) -> None:
+    voice = refine_with(surrogate=surrogate, steps=0, speaker_encoders=("resemblyzer",))
+    assert (voice.steps, len(voice.losses)) == (0, 1)
 
 
 def test_loss_that_is_not_finite_is_an_error(refine_with: Callable[..., RefinedVoice], fakes: SimpleNamespace) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from nuanced_core.hearing.augmentation import DEGRADATIONS, degraded
 from nuanced_core.hearing.pitch import clip_pitch
 from nuanced_core.judges.panel import Embed, JudgePanel, Sound, load_panel
 from nuanced_core.losses.people import PeopleTargets
-from nuanced_core.people.corpus import Corpus, PeopleSplit, find_people
+from nuanced_core.people.corpus import Corpus, find_people
 from nuanced_core.people.excerpts import Excerpt, Hear, Person, find_person, recording_hearer
 from nuanced_core.people.measures import speech_frames
 from nuanced_core.progress import progress_bar
@@ -42,9 +42,11 @@ from nuanced_core.text.phonemes import Phonemizer
 from nuanced_core.text.sentences import load_sentences
 from nuanced_core.training.surrogates import load_frame
 
-__all__ = ["INVERSION", "MIN_PEOPLE", "PeopleEvaluation", "PeopleSettings", "evaluate_people"]
+__all__ = ["INVERSION", "MIN_PEOPLE", "EvaluatedSplit", "PeopleEvaluation", "PeopleSettings", "evaluate_people"]
 
 logger = logging.getLogger(__name__)
+
+EvaluatedSplit = Literal["test", "validation", "all"]
 
 FORMAT = "3"  # part of the keys: raise it when what is spoken, judged or refined changes
 MIN_PEOPLE = 2  # each is compared with the others
@@ -58,7 +60,7 @@ INVERSION = RefineSettings(rounds=0, steps=60, frames=80, learning_rate=0.1, che
 class PeopleSettings:
     """What is evaluated."""
 
-    split: PeopleSplit = "test"  # of the corpus, by speaker
+    split: EvaluatedSplit = "test"  # of the corpus, by speaker; "all" is for people that no encoder was trained on
     limit: int | None = None  # number of people at most
     refine: int | None = None  # gradient steps of the refinement; None: no refinement
     inversion: bool = False  # whether to find each voice by gradient steps alone, from a stock voice
@@ -358,28 +360,24 @@ class PeopleEvaluation:
             write_audio(folder / f"{person.speaker}_{row}.wav", torch.cat(self._speak(voices[row])), KOKORO_RATE)
 
 
-def _people_of(corpus: Corpus, split: PeopleSplit) -> Corpus:
+def _people_of(corpus: Corpus, split: EvaluatedSplit) -> Corpus:
     """Return the people of a split.
 
     Raises:
         AudioError: there are fewer than two.
     """
-    chosen = corpus.of_splits(split)
+    chosen = corpus if split == "all" else corpus.of_splits(split)
     if len(chosen.speakers) < MIN_PEOPLE:
         raise AudioError(
             f"people: {corpus.folder}: {len(chosen.speakers)} of its {len(corpus.speakers)} speakers are in the split "
             f"{split}, which a hash of their names decides, and {MIN_PEOPLE} are needed; add speakers, or choose "
-            "another split"
+            "another split: all, if nothing was trained on them"
         )
     return chosen
 
 
 def _check_new_folder(folder: Path) -> None:
-    """Check that a folder is not there, or empty.
-
-    Raises:
-        ConfigError: it is there.
-    """
+    """Check that a folder is not there, or empty; raises ConfigError, DiskError."""
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"samples: {folder}: exists and is not an empty folder; give another, or remove it")

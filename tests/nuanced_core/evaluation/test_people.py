@@ -308,6 +308,8 @@ def test_evaluate_people_checks_what_it_is_given_before_it_loads_models(
         soundfile.write(people / name / "a.wav", torch.rand(WHISPER_RATE).numpy(), WHISPER_RATE)
     with pytest.raises(AudioError, match=r"0 of its 5 speakers are in the split test.*2 are needed; add speakers"):
         evaluate_people(exported, people)
+    with pytest.raises(pytest.fail.Exception, match="models are loaded"):  # all of them are enough
+        evaluate_people(exported, people, PeopleSettings("all"))
     with pytest.raises(ConfigError, match=r"limit: 1: .*take at least 2"):
         evaluate_people(exported, people, PeopleSettings(limit=1))
     for taken in (people, exported / "config.json"):

@@ -75,8 +75,10 @@ def test_options_reach_the_evaluation(calls: list[SimpleNamespace], capsys: pyte
     assert main(["evaluate", "a", "--people", "b", *options.split()]) == 0
     assert calls[1].settings == PeopleSettings("validation", 3, 7, True, False, Path("out"))
     assert calls[1].source == "hub"
+    assert main(["evaluate", "a", "--people", "b", "--split", "all"]) == 0
+    assert calls[2].settings == PeopleSettings("all")
     assert main(["evaluate", "a", "--people", "b", "--refine", "7", "--refine-by", "campplus"]) == 0
-    assert calls[2].settings.refinement == RefineSettings(steps=7, speaker_encoders=("campplus",))
+    assert calls[3].settings.refinement == RefineSettings(steps=7, speaker_encoders=("campplus",))
 
 
 def test_tables_have_all_rows_judges_and_marks(
@@ -123,7 +125,7 @@ def test_card_keeps_both_parts_and_names_nobody(
         ("--people p --clips c", "--people, --clips: give one of them"),
         ("--people p --sentences 3", "--sentences: concerns the test split; leave it out with --people"),
         ("--people p --no-identity", "--identity: concerns the test split; leave it out with --people"),
-        ("--people p --split train", "--split: 'train': choose test or validation"),
+        ("--people p --split train", "--split: 'train': choose test, validation, or all"),
         ("--refine 5", "--refine: concerns --people; give that too, or leave it out"),
         ("--people p --refine-by campplus", "--refine-by: says how --refine STEPS refines; give that too"),
         ("--people p --refine 5 --refine-by dvector", "--refine-by: 'dvector': choose from campplus, resemblyzer"),

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -12,7 +12,7 @@ from tune.cli.common.options import Json, Source, expand_home
 
 if TYPE_CHECKING:
     from nuanced_core.config.settings import SpeakerEncoderName
-    from nuanced_core.people.corpus import PeopleSplit
+    from nuanced_core.evaluation.people import EvaluatedSplit
 
 __all__ = ["evaluate"]
 
@@ -53,7 +53,11 @@ Inversion = Annotated[
     typer.Option("--inversion", help="With --people: also find each voice without the encoder, as a ceiling; slow."),
 ]
 Split = Annotated[
-    str | None, typer.Option(metavar="test|validation", help="With --people: which of the speakers (default: test).")
+    str | None,
+    typer.Option(
+        metavar="test|validation|all",
+        help="With --people: which of the speakers (default: test); all, if nothing was trained on them.",
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="With --people: the first N of them (default: all).")]
 Samples = Annotated[
@@ -162,12 +166,13 @@ def _refine_by(steps: int | None, names: list[str] | None) -> tuple["SpeakerEnco
     return tuple(name for name in known if not names or name in names)
 
 
-def _split(name: str | None) -> "PeopleSplit":
-    if name is None or name == "test":
-        return "test"
-    if name == "validation":
-        return "validation"
-    raise ConfigError(f"--split: {name!r}: choose test or validation; the encoder may be trained on the others")
+def _split(name: str | None) -> "EvaluatedSplit":
+    from nuanced_core.evaluation.people import EvaluatedSplit
+
+    for known in get_args(EvaluatedSplit):
+        if name == known:
+            return cast("EvaluatedSplit", known)
+    raise ConfigError(f"--split: {name!r}: choose test, validation, or all if nothing was trained on these people")
 
 
 def _show(report: Mapping[str, Any], card: Path | None, as_json: bool) -> None:

@@ -22,7 +22,7 @@ def train(
     """Train one encoder with the settings as they are.
 
     Examples:
-      nuanced train configs/default.yaml --set train.epochs=3
+      nuanced train configs/style_alone.yaml --set train.epochs=3
       nuanced train --resume outputs/default
     """
     check_new_or_resumed(config, resume, name=name, outputs=outputs)

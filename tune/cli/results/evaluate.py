@@ -169,9 +169,10 @@ def _refine_by(steps: int | None, names: list[str] | None) -> tuple["SpeakerEnco
 def _split(name: str | None) -> "EvaluatedSplit":
     from nuanced_core.evaluation.people import EvaluatedSplit
 
-    for known in get_args(EvaluatedSplit):
-        if name == known:
-            return cast("EvaluatedSplit", known)
+    if name is None:
+        return "test"
+    if name in get_args(EvaluatedSplit):
+        return cast("EvaluatedSplit", name)
     raise ConfigError(f"--split: {name!r}: choose test, validation, or all if nothing was trained on these people")
 
 

@@ -25,7 +25,7 @@ from nuanced_core.evaluation.comparison import Floats, SpeakerEmbedder
 from nuanced_core.evaluation.metrics import as_json, estimate
 from nuanced_core.evaluation.predictors import StylePredictors, load_export, open_dataset, render_clips, speak
 from nuanced_core.evaluation.test_split import held_out_sentences, held_out_utterances
-from nuanced_core.judges.identity import SpeakerEncoder
+from nuanced_core.judges.identity import Resemblyzer
 from nuanced_core.progress import progress_bar
 from nuanced_core.sound_files import SOUND_SUFFIXES, looks_like_sound
 
@@ -71,7 +71,7 @@ def evaluate_clips(model: str | Path, clips: str | Path, *, source: str = "auto"
         NuancedError: a model file or the extra ``eval`` is missing, or no recording can be used.
     """
     encoder, run = load_export(model)
-    files, embed = find_recordings(Path(clips)), SpeakerEncoder()
+    files, embed = find_recordings(Path(clips)), Resemblyzer()
     dataset = open_dataset(encoder.config.whisper, source)
     predictors = StylePredictors(encoder, run, dataset)
     return {"model": str(model), **evaluate_recordings(predictors, dataset, files, embed)}

@@ -32,7 +32,7 @@ from nuanced_core.evaluation.predictors import (
 )
 from nuanced_core.hashing import derived_seed
 from nuanced_core.hearing.augmentation import DEGRADATIONS
-from nuanced_core.judges.identity import SpeakerEncoder
+from nuanced_core.judges.identity import Resemblyzer
 from nuanced_core.judges.pitch import CrepePitch
 from nuanced_core.kokoro.voices import TEST_VOICES, VoiceBank
 from nuanced_core.progress import progress_bar
@@ -190,7 +190,7 @@ def _optional_tools(identity: bool | None) -> tuple[SpeakerEmbedder | None, Pitc
     if identity is False:
         return None, None
     try:
-        return SpeakerEncoder(), CrepePitch()
+        return Resemblyzer(), CrepePitch()
     except ConfigError as error:
         if identity:
             raise

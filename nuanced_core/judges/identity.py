@@ -11,7 +11,7 @@ from torch import Tensor
 from nuanced_core.audio import WHISPER_RATE, resample
 from nuanced_core.errors import ConfigError
 
-__all__ = ["INSTALL_EXTRA", "SpeakerEncoder"]
+__all__ = ["INSTALL_EXTRA", "Resemblyzer"]
 
 INSTALL_EXTRA = "pip install 'nuanced-speech[eval]'"
 RATE = WHISPER_RATE  # Hz, Resemblyzer's rate too
@@ -19,7 +19,7 @@ FRAME_SAMPLES = RATE // 50  # 20 ms
 SPEECH_LEVEL = 10 ** (-30 / 20)  # root mean square; Resemblyzer amplifies quiet clips to it, but leaves loud ones loud
 
 
-class SpeakerEncoder:
+class Resemblyzer:
     """Resemblyzer's voice encoder (generalised end-to-end loss, Wan et al. 2018, arXiv:1710.10467), on the CPU.
 
     Raises:

@@ -11,14 +11,14 @@ from torch import Tensor
 from nuanced_core.audio import resample
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.errors import ConfigError
-from nuanced_core.judges.identity import SpeakerEncoder
+from nuanced_core.judges.identity import Resemblyzer
 from tests.nuanced_core.stock_speech import cosines_of_voices
 
 
 @pytest.fixture(scope="module")
-def encoder() -> SpeakerEncoder:
+def encoder() -> Resemblyzer:
     pytest.importorskip("resemblyzer", reason="the extra eval is not installed")
-    encoder = SpeakerEncoder()
+    encoder = Resemblyzer()
     encoder(_vowels(0), 16_000)  # compiles Resemblyzer's resampling and trimming
     return encoder
 
@@ -40,7 +40,7 @@ def _vowels(seed: int, f0: float = 120.0, rate: int = 16_000, seconds: float = 2
     [_vowels(0), _vowels(1, seconds=0.3), torch.zeros(16_000), torch.zeros(1600), 1e-5 * _vowels(2)],
     ids=["voice", "short", "silence", "short silence", "quiet"],
 )
-def test_embedding_is_deterministic_and_has_norm_1(encoder: SpeakerEncoder, sound: Tensor) -> None:
+def test_embedding_is_deterministic_and_has_norm_1(encoder: Resemblyzer, sound: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Resemblyzer's warnings must not reach the user
         found = encoder(sound, 16_000)
@@ -49,7 +49,7 @@ def test_embedding_is_deterministic_and_has_norm_1(encoder: SpeakerEncoder, soun
     assert torch.equal(encoder(sound, 16_000), found)
 
 
-def test_embedding_does_not_depend_on_sample_rate_or_level(encoder: SpeakerEncoder) -> None:
+def test_embedding_does_not_depend_on_sample_rate_or_level(encoder: Resemblyzer) -> None:
     sound, other = (0.1 * _vowels(seed, f0, rate=24_000) for seed, f0 in ((0, 120), (1, 230)))  # -40 dBFS
     plain = encoder(sound, 24_000)
     other_cosine = float(plain @ encoder(other, 24_000))
@@ -57,20 +57,20 @@ def test_embedding_does_not_depend_on_sample_rate_or_level(encoder: SpeakerEncod
         assert float(plain @ same) > 0.98 > other_cosine + 0.1
 
 
-def test_silence_around_speech_is_removed(encoder: SpeakerEncoder) -> None:
+def test_silence_around_speech_is_removed(encoder: Resemblyzer) -> None:
     sound = _vowels(0)
     padded = torch.nn.functional.pad(sound, (32_000, 32_000))
     assert float(encoder(sound, 16_000) @ encoder(padded, 16_000)) > 0.9
 
 
-def test_audio_that_requires_grad_is_detached(encoder: SpeakerEncoder) -> None:
+def test_audio_that_requires_grad_is_detached(encoder: Resemblyzer) -> None:
     sound = _vowels(0)
     found = encoder(sound.clone().requires_grad_(), 16_000)
     assert torch.equal(found, encoder(sound, 16_000)) and not found.requires_grad
 
 
 @pytest.mark.real
-def test_same_voice_has_a_higher_cosine_than_any_other_voice(encoder: SpeakerEncoder, models: ModelSet) -> None:
+def test_same_voice_has_a_higher_cosine_than_any_other_voice(encoder: Resemblyzer, models: ModelSet) -> None:
     cosines, same, others = cosines_of_voices(models, encoder)
     assert cosines.argmax(dim=0).tolist() == cosines.argmax(dim=1).tolist() == [0, 1, 2]
     assert same.min() > others.max()
@@ -85,4 +85,4 @@ def test_missing_extra_raises_config_error_with_the_command_that_installs_it(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ConfigError, match=r"^speaker identity needs Resemblyzer \(.*\); pip install '.*\[eval\]'$"):
-        SpeakerEncoder()
+        Resemblyzer()

@@ -211,7 +211,7 @@ def test_one_call_evaluates_an_exported_encoder(
 
     monkeypatch.setattr(predictors.ModelSet, "fetch", fetch)
     monkeypatch.setattr(predictors, "cache_dir", lambda: tmp_path / "cache")
-    monkeypatch.setattr(recordings, "SpeakerEncoder", lambda: band_embedding)
+    monkeypatch.setattr(recordings, "Resemblyzer", lambda: band_embedding)
     report = evaluate_clips(str(exported), str(folder), source="packages")
     assert report["model"] == str(exported)
     assert [clip["file"] for clip in report["clips"]] == ["1.wav", "2.wav"]
@@ -222,7 +222,7 @@ def test_one_call_evaluates_an_exported_encoder(
     def missing() -> None:
         raise ConfigError("speaker identity needs Resemblyzer")
 
-    monkeypatch.setattr(recordings, "SpeakerEncoder", missing)
+    monkeypatch.setattr(recordings, "Resemblyzer", missing)
     with pytest.raises(ConfigError, match="Resemblyzer"):
         evaluate_clips(exported, folder)
     assert len(fetched) == 1  # the second call raised before it fetched anything

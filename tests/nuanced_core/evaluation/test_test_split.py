@@ -179,7 +179,7 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: None) 
 
     monkeypatch.setattr(predictors.ModelSet, "fetch", fetch)
     monkeypatch.setattr(predictors, "cache_dir", lambda: tmp_path / "cache")
-    monkeypatch.setattr(test_split, "SpeakerEncoder", lambda: band_embedding)
+    monkeypatch.setattr(test_split, "Resemblyzer", lambda: band_embedding)
     monkeypatch.setattr(test_split, "CrepePitch", lambda: loudness_pitch)
     return settings
 
@@ -208,7 +208,7 @@ def test_missing_extra_is_logged_by_default_and_raises_if_identity_is_required(
     def missing() -> None:
         raise ConfigError(MISSING_EXTRA)
 
-    monkeypatch.setattr(test_split, "SpeakerEncoder", missing)
+    monkeypatch.setattr(test_split, "Resemblyzer", missing)
     report = evaluate_test_split(exported, sentences=2, robustness=False)
     assert not {"identity", "f0_crepe_semitones"} & set(report["rows"]["encoder"])
     assert f"left out: {MISSING_EXTRA}" in caplog.messages

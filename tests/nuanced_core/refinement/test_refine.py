@@ -211,7 +211,7 @@ def test_sentences_are_needed(refine_with: Callable[..., RefinedVoice]) -> None:
 def test_two_steps_through_the_real_models_bring_a_voice_nearer(models: ModelSet) -> None:
     target = _heard(models, "am_michael", REAL_SENTENCES[0], ("campplus",))
     frame = _frame(models, models.voices.training_voices("all", ("af_sky", "am_puck")))
-    settings = RefineSettings(steps=2, check_every=2, frames=40, speaker_encoders=("campplus",))
+    settings = RefineSettings(steps=2, check_every=2, frames=40, learning_rate=0.13, speaker_encoders=("campplus",))
     voice = refine(models, _start(models, "bm_lewis"), target, frame, REAL_SENTENCES, REAL_HELD_OUT, settings)
     (_, before), (_, after) = voice.losses
     assert after < before - 0.01

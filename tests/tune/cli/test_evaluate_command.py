@@ -83,7 +83,7 @@ def fetched(shared: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(predictors, "cache_dir", lambda: shared.folder / "cache")
     monkeypatch.setattr(rendering, "worker_count", lambda requests, models: 1)
     for module in (test_split, recordings):
-        monkeypatch.setattr(module, "SpeakerEncoder", lambda: band_embedding)
+        monkeypatch.setattr(module, "Resemblyzer", lambda: band_embedding)
     monkeypatch.setattr(test_split, "CrepePitch", lambda: loudness_pitch)
     monkeypatch.chdir(tmp_path)
     return settings
@@ -136,7 +136,7 @@ def test_missing_extra_is_a_warning_and_with_identity_an_error(
     def missing() -> None:
         raise ConfigError(MISSING_EXTRA)
 
-    monkeypatch.setattr(test_split, "SpeakerEncoder", missing)
+    monkeypatch.setattr(test_split, "Resemblyzer", missing)
     arguments = ["evaluate", str(shared.model), "--sentences", "2", "--no-degraded", "--json"]
     assert main(arguments) == 0
     out, err = capsys.readouterr()

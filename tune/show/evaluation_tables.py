@@ -142,9 +142,8 @@ def people_markdown(report: Mapping[str, Any]) -> str:
 def _people_parts(report: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...], list[tuple[str, list[str]]]]]:
     """Return title, columns and rows of each table of a report on people."""
     labels = {judge: JUDGE_LABELS.get(judge, f"identity, {judge}") for judge in report["judges"]}
-    people = " ".join(
-        [str(len(report["speakers"])), *([report["split"]] if report["split"] != "all" else []), "people"]
-    )
+    split = "" if report["split"] == "all" else f"{report['split']} "
+    people = f"{len(report['speakers'])} {split}people"
     rows = report["rows"]
     columns = ("", *(ROW_LABELS.get(row, row) for row in rows))
     cells = [

@@ -38,7 +38,10 @@ People = Annotated[
 Refine = Annotated[
     int | None,
     typer.Option(
-        metavar="STEPS", min=1, help="With --people: also refine each voice by gradient steps, at most STEPS."
+        metavar="STEPS",
+        min=1,
+        help="With --people: also refine each voice, in rounds on the encoder's surrogate, if it has one, and then by "
+        "gradient steps, at most STEPS.",
     ),
 ]
 RefineBy = Annotated[

@@ -8,7 +8,7 @@ they stay near stock voices (``StyleFrame.priors``).
 Dimensions: B batch, N clips, E speaker embedding, C all predicted channels, S = 256 style.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,12 @@ PITCH_WEIGHT, SPREAD_WEIGHT, PRIOR_WEIGHT = 1.0, 0.5, 0.1
 
 def kernel(offsets: Tensor, points: Tensor, linear: Tensor) -> Tensor:
     """Return the similarity (B, N) of scaled offsets (B, S) and points (N, S): a linear part and a Gaussian one."""
+    return _similarity(offsets, points, points.square().sum(dim=1), linear)
+
+
+def _similarity(offsets: Tensor, points: Tensor, squares: Tensor, linear: Tensor) -> Tensor:
     products = offsets @ points.T
-    squares = offsets.square().sum(dim=1, keepdim=True) + points.square().sum(dim=1) - 2 * products
+    squares = offsets.square().sum(dim=1, keepdim=True) + squares - 2 * products
     return linear * products / STYLE_SIZE + torch.exp(-squares / (2 * STYLE_SIZE * KERNEL_WIDTH**2))
 
 
@@ -65,13 +69,11 @@ class Surrogate(nn.Module):
 
     def forward(self, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Predict embeddings (B, E) of norm 1 by speaker encoder, and pitch (B, 2)."""
-        *embeddings, pitch = torch.split(self.outputs(offsets), [*self.sizes.values(), PITCH_CHANNELS], dim=1)
-        return {name: F.normalize(x, dim=1) for name, x in zip(self.sizes, embeddings, strict=True)}, pitch
+        return self._voices(self.outputs(offsets))
 
     def outputs(self, offsets: Tensor) -> Tensor:
         """Predict all channels (B, C): embeddings whose norm is not yet 1, then pitch."""
-        similarity = kernel(offsets * self.scales, self.points * self.scales, self.linear)
-        return similarity @ self.coefficients.to(similarity.dtype) + self.mean
+        return self._predictor()(offsets)
 
     def loss(self, offsets: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
         """Compute how far the voices of offsets (B, S) are from what was heard: (B,).
@@ -82,7 +84,25 @@ class Surrogate(nn.Module):
             embeddings: (B, E) of norm 1, of some or all of the speaker encoders.
             pitch: (B, 2); NaN where it is unknown, which counts 0.
         """
-        found, found_pitch = self(offsets)
+        return self._unlike(self.outputs(offsets), embeddings, pitch)
+
+    def _predictor(self) -> Callable[[Tensor], Tensor]:
+        """Return ``outputs``, with what does not depend on the offsets computed once for all its calls."""
+        points = self.points * self.scales
+        squares, coefficients = points.square().sum(dim=1), self.coefficients.to(points.dtype)
+
+        def predict(offsets: Tensor) -> Tensor:
+            similarity = _similarity(offsets * self.scales, points, squares, self.linear)
+            return similarity @ coefficients + self.mean
+
+        return predict
+
+    def _voices(self, outputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        *embeddings, pitch = torch.split(outputs, [*self.sizes.values(), PITCH_CHANNELS], dim=1)
+        return {name: F.normalize(x, dim=1) for name, x in zip(self.sizes, embeddings, strict=True)}, pitch
+
+    def _unlike(self, outputs: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
+        found, found_pitch = self._voices(outputs)
         unlike = torch.stack([1 - (found[name] * wanted).sum(dim=1) for name, wanted in embeddings.items()])
         weighted = known_difference(found_pitch, pitch) * pitch.new_tensor([PITCH_WEIGHT, SPREAD_WEIGHT])
         return unlike.sum(dim=0) + weighted.sum(dim=1)
@@ -109,8 +129,9 @@ class Surrogate(nn.Module):
         start = offsets.detach()
         moved = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([moved], lr=LEARNING_RATE)
+        predict = self._predictor()
         for _ in range(steps):
-            total = self.loss(moved, embeddings, pitch) + prior * self.frame.priors(moved)
+            total = self._unlike(predict(moved), embeddings, pitch) + prior * self.frame.priors(moved)
             if anchor:
                 total = total + anchor * self.frame.priors(moved, start)
             (moved.grad,) = torch.autograd.grad(total.sum(), moved)

@@ -55,12 +55,12 @@ class _PlannedRun:
 
 
 def _plan(config: RunConfig) -> _PlannedRun:
+    if config.data.people is not None:
+        find_people(config.data.people)  # raises AudioError, before models are fetched
     models = loaded_models(config.models, resolve_device(config.train.device))
     if models.whisper_file.name == config.models.whisper:  # refused before anything is rendered, where that is known
         resolve_layers(config.features.layers, feature_shape(config.models.whisper)[0], config.models.whisper)
     utterances = plan_utterances(config.data, config.mixes, models.voices, models.phonemizer)
-    if config.data.people is not None:
-        find_people(config.data.people)  # raises AudioError
     return _PlannedRun(config, Dataset(models, cache_dir(), config.augment, config.clip_parts), utterances)
 
 

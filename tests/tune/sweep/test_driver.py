@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
-from nuanced_core.errors import ConfigError, DiskError
+from nuanced_core.errors import AudioError, ConfigError, DiskError
+from nuanced_core.training.preparation import prepare
 from tests.tune import toy
 from tests.tune.conftest import MIXED, sweep
 from tune.cluster import disk
@@ -24,6 +25,7 @@ from tune.config.sweep_config import load_sweep
 from tune.config.sweep_settings import SweepSettings
 from tune.search.journal import StudyJournal
 from tune.search.study import open_study
+from tune.show.status import status
 from tune.sweep.driver import SweepResult, resume_sweep, run_sweep
 
 Swept = tuple[SweepResult, list[str]]
@@ -221,6 +223,7 @@ import sys
 from pathlib import Path
 from tests.tune import toy
 from tune.config.sweep_config import load_sweep
+from tune.show.status import status
 from tune.sweep.driver import run_sweep
 overrides = ["search.encoder.width=[{toy.SLOW}]", {str(f"sweep.outputs={tmp_path}")!r}]
 config = load_sweep(Path({str(tmp_path / "toy.yaml")!r}), overrides)
@@ -306,3 +309,14 @@ def test_a_resumed_sweep_reads_its_settings_once_and_opens_its_study_once(
     assert len(result.status["trials"]) == 2
     assert read.count("sweep.yaml") == 1
     assert opened == [str(first.folder / "study.journal")]
+
+
+def test_a_sweep_is_not_resumed_without_its_people(ray_session: None, tmp_path: Path) -> None:
+    (tmp_path / "readers").mkdir()
+    people = f"data.people={tmp_path / 'readers'}"
+    first, _ = sweep(MIXED, tmp_path, people, "search.encoder.width=[64]", "sweep.trials=1", "train.epochs=1")
+    (tmp_path / "readers").rmdir()
+    with pytest.raises(AudioError, match=r"data\.people: .*readers: no such folder") as raised:
+        resume_sweep(first.folder, overrides=["sweep.trials=2"], services=toy.services(prepare=prepare))
+    assert "\n" not in str(raised.value)
+    assert len(status(first.folder)["trials"]) == 1

@@ -8,10 +8,11 @@ encoder. After each epoch the encoder is scored on the validation voices and a c
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
 from nuanced_core.encoder.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import DiskError, StoppedError, TrainingError, WeightsError
+from nuanced_core.exhibits.exhibit import Exhibit
 from nuanced_core.losses.reference import style_loss
 from nuanced_core.losses.spoken import SpokenLosses
 from nuanced_core.training.batches import BatchSampler, TrainingBatch
@@ -36,7 +38,13 @@ __all__ = ["BEST", "LAST", "Report", "Run", "start_run", "train"]
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[int, Mapping[str, float]], None]  # called with a step's number and scalars by name
+
+class Report(Protocol):
+    """What a run calls with the scalars of each step, and with those and the exhibits of each epoch."""
+
+    def __call__(self, step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
+        """Take scalars by name, and exhibits; raises StoppedError to stop the run."""
+
 
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
 # Scalars that are reported once an epoch; the others of an epoch are means of what each step reports.

@@ -1,17 +1,22 @@
 """What a trial needs of a training run: the interface that ``nuanced_core.training.run.Run`` provides."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from nuanced_core.config.settings import RunConfig
+from nuanced_core.exhibits.exhibit import Exhibit
 
 __all__ = ["CONFIG_FILE", "Report", "Run", "StartRun"]
 
 CONFIG_FILE = "config.yaml"  # in the folder of a trial or a single run: its settings
 
-# Called with a step's number and its scalars by name; may raise StoppedError to stop the run.
-Report = Callable[[int, Mapping[str, float]], None]
+
+class Report(Protocol):
+    """What a run calls with the scalars of each step, and with those and the exhibits of each epoch."""
+
+    def __call__(self, step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
+        """Take scalars by name, and exhibits; raises StoppedError to stop the run."""
 
 
 class Run(Protocol):

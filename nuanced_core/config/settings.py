@@ -273,6 +273,21 @@ class Train(Settings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 
+class Show(Settings):
+    """The ``show`` section: what of a run can be seen and heard. It changes no result."""
+
+    clips: Annotated[int, Field(ge=0, le=16)] = Field(
+        2, description="validation clips whose sounds and pictures are written, the first of different voices; 0: none"
+    )
+    people: Annotated[int, Field(ge=0, le=16)] = Field(
+        1, description="the same of validation people, whose recordings are then copied into outputs/"
+    )
+    every: Count = Field(
+        0,
+        description="at every Nth epoch, and of the best one at the end; 0: of epochs 1, 4, 16, …, and at the end",
+    )
+
+
 class RunConfig(Settings):
     """All settings of a training run."""
 
@@ -285,6 +300,7 @@ class RunConfig(Settings):
     loss: Loss = Loss()
     objective: Objective = Objective()
     train: Train = Train()
+    show: Show = Show()
 
     @property
     def has_surrogate(self) -> bool:

@@ -170,7 +170,7 @@ class Dataset:
         key = self._part_key(clip.key, version, name)
         kept = self.cache.load("speakers", key)
         if kept is None:
-            audio = self._heard(clip, version)
+            audio = self.heard(clip, version)
             if name == PITCH:
                 found = clip_pitch(audio, WHISPER_RATE)
             else:
@@ -261,6 +261,13 @@ class Dataset:
         seeds = [clip.utterance.seed + noise for clip in clips]
         return kokoro.speak(text, prosody, styles, seeds, windows, precision=precision, checkpointing=checkpointing)
 
+    @torch.no_grad()
+    def say(self, phonemes: str, style: Tensor, seed: int = 0) -> Tensor:
+        """Speak a sentence in a style (1, 256), with the style's own durations; returns (samples,) at 24 kHz."""
+        kokoro, style = self.models.kokoro, style.to(self.models.device)
+        text = kokoro.encode_text([phonemes])
+        return kokoro.speak(text, kokoro.prosody(text, style), style, [seed]).item(0).cpu()
+
     def _clip(self, utterance: Utterance) -> Clip:
         key = self.clip_key(utterance)
         kept = self.cache.load("clips", key)
@@ -283,11 +290,11 @@ class Dataset:
 
     def _compute_features(self, clip: Clip, version: Version) -> dict[str, Tensor]:
         """Compute and save Whisper's states of a version of a clip, by layer, each (T, D) float16."""
-        states = self.models.whisper(self._heard(clip, version)).half()
+        states = self.models.whisper(self.heard(clip, version)).half()
         key = self._features_key(clip.key, version)
         return self.cache.save("features", key, {str(layer): s for layer, s in enumerate(states)})
 
-    def _heard(self, clip: Clip, version: Version) -> Tensor:
+    def heard(self, clip: Clip, version: Version) -> Tensor:
         """Return the audio (samples,) at 16 kHz of a version of a clip."""
         audio = resample(clip.audio, KOKORO_RATE, WHISPER_RATE)
         return heard_version(audio, version, self.augment, clip.key)

@@ -47,6 +47,10 @@ class Pooling(nn.Module):
         """Pool frames (B, T, C) under a mask (B, T) to (B, out_channels)."""
         raise NotImplementedError
 
+    def attention_weights(self, frames: Tensor, mask: Tensor) -> Tensor | None:
+        """Return how each head weights the frames (B, T, H), or None if the strategy has no attention."""
+        return None
+
     def blocks(self, blocks: Iterable[Tensor]) -> Tensor:
         """Pool the frames of one clip, given in blocks (1, t, C), to (1, out_channels).
 
@@ -120,8 +124,11 @@ class AttentivePooling(Pooling):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        masked = _zero_padding(frames, mask)
-        return _weighted_mean(masked, _attention_weights(self.attention(masked), mask))
+        return _weighted_mean(_zero_padding(frames, mask), self.attention_weights(frames, mask))
+
+    def attention_weights(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """See ``Pooling``."""
+        return _attention_weights(self.attention(_zero_padding(frames, mask)), mask)
 
     def blocks(self, blocks: Iterable[Tensor]) -> Tensor:
         """See ``Pooling``."""
@@ -138,11 +145,14 @@ class AttentiveStatsPooling(Pooling):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        masked = _zero_padding(frames, mask)
-        weights = _attention_weights(self.attention(masked), mask)  # (B, T, H)
+        masked, weights = _zero_padding(frames, mask), self.attention_weights(frames, mask)
         mean = _weighted_mean(masked, weights)
         variance = _weighted_mean((masked - mean.unsqueeze(1)).square(), weights)
         return torch.cat([mean, torch.sqrt(variance + EPSILON)], dim=1)
+
+    def attention_weights(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """See ``Pooling``."""
+        return _attention_weights(self.attention(_zero_padding(frames, mask)), mask)
 
     def blocks(self, blocks: Iterable[Tensor]) -> Tensor:
         """See ``Pooling``."""
@@ -162,9 +172,13 @@ class QueryPooling(Pooling):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        masked = _zero_padding(frames, mask)
-        scores = self.keys(masked) @ self.queries.T / math.sqrt(SCORE_CHANNELS)  # (B, T, H)
-        return torch.einsum("bth,btc->bhc", _attention_weights(scores, mask), masked).flatten(1)
+        weights = self.attention_weights(frames, mask)
+        return torch.einsum("bth,btc->bhc", weights, _zero_padding(frames, mask)).flatten(1)
+
+    def attention_weights(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """See ``Pooling``."""
+        scores = self.keys(_zero_padding(frames, mask)) @ self.queries.T / math.sqrt(SCORE_CHANNELS)
+        return _attention_weights(scores, mask)
 
 
 class GRUPooling(Pooling):

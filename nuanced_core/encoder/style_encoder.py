@@ -207,6 +207,18 @@ class StyleEncoder(nn.Module):
         """
         return self._with_speaker(self.pooling(self.frames(features, mask), mask), speaker)
 
+    def attention_weights(self, features: Tensor, mask: Tensor) -> Tensor | None:
+        """Return how each head of the pooling weights the frames (B, T, H); None for a pooling without attention."""
+        found: Tensor | None = self.pooling.attention_weights(self.frames(features, mask), mask)
+        return found
+
+    @property
+    def layer_weights(self) -> dict[int, float]:
+        """The weight of each Whisper layer in a learned mix, by layer; empty without one."""
+        if self.layer_logits is None:
+            return {}
+        return dict(zip(self.config.layers, self.layer_logits.detach().softmax(dim=0).tolist(), strict=True))
+
     @torch.no_grad()
     def pooled_blocks(self, blocks: Callable[[], Iterable[Tensor]], speaker: Tensor | None = None) -> Tensor:
         """Normalise and pool the features of one clip as ``pooled`` does, without all of them in memory: (1, P + E).

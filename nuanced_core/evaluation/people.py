@@ -25,7 +25,7 @@ from nuanced_core.config.settings import RunConfig, SpeakerEncoderName
 from nuanced_core.data.dataset import Dataset
 from nuanced_core.errors import AudioError, ConfigError, DiskError
 from nuanced_core.evaluation.people_report import PersonResult, judge_marks, people_report
-from nuanced_core.evaluation.predictors import PICKED_BY, PersonPredictors, Voice, load_export, open_dataset, speak
+from nuanced_core.evaluation.predictors import PICKED_BY, PersonPredictors, Voice, load_export, open_dataset
 from nuanced_core.evaluation.test_split import PREFERRED_PHONEMES, held_out_sentences
 from nuanced_core.hashing import content_key, derived_seed
 from nuanced_core.hearing.augmentation import DEGRADATIONS, degraded
@@ -321,7 +321,7 @@ class PeopleEvaluation:
     def _speak(self, voice: Voice) -> list[Tensor]:
         """Return the audio of each sentence in a voice, (samples,) at 24 kHz."""
         styles = voice(self.counts)  # (B, S)
-        return [speak(self.dataset, p, style[None]) for p, style in zip(self.sentences.values(), styles, strict=True)]
+        return [self.dataset.say(p, style[None]) for p, style in zip(self.sentences.values(), styles, strict=True)]
 
     def _speech_key(self, voice: Voice) -> tuple[object, ...]:
         models = self.dataset.models

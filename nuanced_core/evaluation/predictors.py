@@ -19,10 +19,10 @@ from nuanced_core.data.model_set import ModelSet, resolve_device
 from nuanced_core.data.rendering import RenderRequest, make_job, render_jobs
 from nuanced_core.data.utterances import Utterance, plan_utterances
 from nuanced_core.data.versions import CLEAN, AugmentedCopy
+from nuanced_core.encoder.baselines import Ridge, StyleBaselines, pooled_blocks, pooled_features
 from nuanced_core.encoder.recording import RecordingModels, pooled_recording
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError
-from nuanced_core.evaluation.baselines import NearestVoice, Ridge, pooled_blocks, pooled_features
 from nuanced_core.kokoro.model import PACK_ROWS
 from nuanced_core.weights.store import cache_dir
 
@@ -35,7 +35,6 @@ __all__ = [
     "load_export",
     "open_dataset",
     "render_clips",
-    "speak",
 ]
 
 AUDIO_PREDICTORS = ("nearest", "ridge", "encoder")  # whose style depends on the clip; that of "mean" does not
@@ -73,9 +72,10 @@ class StylePredictors:
         features = torch.cat([pooled_features(batch.features, batch.mask).cpu() for batch in batches])
         names = [clip.utterance.voice for clip in clips]
         self.mean_pack = self.voices.mean_pack(tuple(dict.fromkeys(names)))  # (510, S)
-        offsets = [clip.utterance.style - self._mean_styles([clip.utterance.phoneme_count])[0] for clip in clips]
-        self.nearest = NearestVoice.fit(features, names)
-        self.ridge = Ridge.fit(features, torch.stack(offsets), names)
+        styles = torch.stack([clip.utterance.style for clip in clips])
+        counts = torch.tensor([clip.utterance.phoneme_count for clip in clips])
+        packs = {name: self.voices.pack(name) for name in names}
+        self.baselines = StyleBaselines.fit(features, styles, counts, names, packs, self.mean_pack)
 
     @torch.no_grad()
     def __call__(
@@ -114,23 +114,13 @@ class StylePredictors:
         """
         pooled = pooled_blocks(models.whisper.blocks(audio)).cpu()
         encoder_pooled = pooled_recording(self.encoder, models, audio)
-        distance = float(self.nearest.scaler.distance(pooled))
+        distance = float(self.baselines.nearest.scaler.distance(pooled))
         return self._styles(pooled, encoder_pooled, [phoneme_count]), distance
 
     def _styles(self, pooled: Tensor, encoder_pooled: Tensor, phoneme_counts: Sequence[int]) -> dict[str, Tensor]:
         """Predict the styles of clips from their pooled features (B, C) and the encoder's own (B, P)."""
-        nearest = zip(self.nearest(pooled), phoneme_counts, strict=True)
         encoded = self.encoder.styles(encoder_pooled, torch.tensor(phoneme_counts, device=encoder_pooled.device))
-        mean = self._mean_styles(phoneme_counts)
-        return {
-            "mean": mean,
-            "nearest": torch.stack([self.voices.style(name, count) for name, count in nearest]),
-            "ridge": mean + self.ridge(pooled),
-            "encoder": encoded.cpu(),
-        }
-
-    def _mean_styles(self, phoneme_counts: Sequence[int]) -> Tensor:
-        return self.mean_pack[torch.tensor(phoneme_counts) - 1]
+        return {**self.baselines.styles(pooled, torch.tensor(phoneme_counts)), "encoder": encoded.cpu()}
 
 
 class PersonPredictors:
@@ -258,15 +248,6 @@ def render_clips(dataset: Dataset, utterances: Iterable[Utterance]) -> list[Clip
     requests = [RenderRequest(utterance, CLEAN) for utterance in dataset.missing(wanted)]
     render_jobs([make_job(requests, dataset)])
     return dataset.clips(wanted)
-
-
-@torch.no_grad()
-def speak(dataset: Dataset, phonemes: str, style: Tensor) -> Tensor:
-    """Speak a sentence in a style (1, S), with the style's own durations; returns (samples,) at 24 kHz."""
-    kokoro = dataset.models.kokoro
-    text = kokoro.encode_text([phonemes])
-    style = style.to(dataset.models.device)
-    return kokoro.speak(text, kokoro.prosody(text, style), style, [0]).item(0).cpu()
 
 
 def _all_voices(run: RunConfig) -> Data:

@@ -23,7 +23,7 @@ from nuanced_core.errors import AudioError
 from nuanced_core.evaluation import metrics
 from nuanced_core.evaluation.comparison import Floats, SpeakerEmbedder
 from nuanced_core.evaluation.metrics import as_json, estimate
-from nuanced_core.evaluation.predictors import StylePredictors, load_export, open_dataset, render_clips, speak
+from nuanced_core.evaluation.predictors import StylePredictors, load_export, open_dataset, render_clips
 from nuanced_core.evaluation.test_split import held_out_sentences, held_out_utterances
 from nuanced_core.judges.identity import Resemblyzer
 from nuanced_core.progress import progress_bar
@@ -182,7 +182,7 @@ def _evaluate_recording(
         file=file.name,
         distance=distance,
         cosines={
-            name: float((halves @ embed(speak(dataset, phonemes, style), KOKORO_RATE).double()).mean())
+            name: float((halves @ embed(dataset.say(phonemes, style), KOKORO_RATE).double()).mean())
             for name, style in styles.items()
         },
         other_speaker=float((halves @ test_voices.T).mean()),

@@ -144,7 +144,7 @@ def evaluate_encoder(
         "sentences": sentences,
         "texts": list(texts),
         "whisper": encoder.config.whisper,
-        "ridge_penalties": list(predictors.ridge.penalties),
+        "ridge_penalties": list(predictors.baselines.ridge.penalties),
     }
     return report | ({"robustness": degraded} if robustness else {})
 

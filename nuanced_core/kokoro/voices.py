@@ -14,7 +14,7 @@ from nuanced_core.config.validation import spelling_hint
 from nuanced_core.errors import ConfigError, VoiceError
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE
 
-__all__ = ["STOCK_VOICES", "TEST_VOICES", "VOICE_SETS", "VoiceBank", "read_pack"]
+__all__ = ["STOCK_VOICES", "TEST_VOICES", "VOICE_SETS", "VoiceBank", "read_pack", "voice_traits"]
 
 STOCK_VOICES = 54  # number of voices of Kokoro-82M v1.0
 
@@ -23,15 +23,32 @@ TEST_VOICES = (
     "af_river", "am_onyx", "bf_lily", "bm_fable", "em_santa", "hm_omega", "jf_nezumi", "pf_dora", "zm_yunxia",
 )  # fmt: skip
 
-# Full names, or first letters of names: a American, b British, e Spanish, f French, h Hindi, i Italian, j Japanese,
-# p Brazilian Portuguese, z Mandarin.
+# By the first letter of a voice's name; the second one says its sex.
+ACCENTS = {
+    "a": "american", "b": "british", "e": "spanish", "f": "french", "h": "hindi", "i": "italian", "j": "japanese",
+    "p": "portuguese", "z": "mandarin",
+}  # fmt: skip
+SEXES = {"f": "female", "m": "male"}
+
+# Full names, or first letters of names.
 VOICE_SETS: dict[str, tuple[str, ...]] = {
     "original": ("am_michael", "am_fenrir", "af_nicole", "af_bella", "af_heart"),
     "american": ("a",),
     "british": ("b",),
     "english": ("a", "b"),
-    "all": ("a", "b", "e", "f", "h", "i", "j", "p", "z"),
+    "all": tuple(ACCENTS),
 }
+
+
+def voice_traits(name: str) -> dict[str, str]:
+    """Return the ``accent`` and ``sex`` that a stock voice's name tells, such as american and female of ``af_heart``.
+
+    What the name of another voice does not tell is missing.
+    """
+    prefix = name.partition("_")[0] if "_" in name else ""
+    if len(prefix) != 2 or prefix[0] not in ACCENTS or prefix[1] not in SEXES:
+        return {}
+    return {"accent": ACCENTS[prefix[0]], "sex": SEXES[prefix[1]]}
 
 
 def read_pack(path: Path) -> Tensor:

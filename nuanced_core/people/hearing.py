@@ -45,6 +45,10 @@ class Hearing:
         """Return the recordings of the speakers of one split."""
         return tuple(recording for recording in self.recordings if split_of(recording.speaker) == split)
 
+    def audio(self, recording: HeardRecording) -> Tensor:
+        """Return what is heard of a recording (samples,) at 16 kHz, see ``RecordingHearer.audio``."""
+        return self.hearer.audio(recording)
+
     def states(self, recording: HeardRecording, layers: Sequence[int], version: Version = 0) -> Tensor:
         """Return Whisper's states (L, T, D) of a version of a recording, see ``RecordingHearer.states``."""
         return self.hearer.states(recording, layers, version)

@@ -167,7 +167,7 @@ class RecordingHearer:
         names = [str(layer) for layer in layers]
         states = self.cache.load("features", self._features_key(recording.key, version), names)
         if states is None:
-            states = self._compute_states(self._audio(recording), recording.key, version)
+            states = self._compute_states(self.audio(recording), recording.key, version)
         return torch.stack([states[name] for name in names])
 
     def part(self, recording: HeardRecording, name: str, version: Version = 0) -> Tensor:
@@ -182,7 +182,7 @@ class RecordingHearer:
         if is_clean(version) and name in recording.embeddings:
             return recording.embeddings[name]
         kept = self.cache.load("speakers", self._part_key(recording.key, version, name))
-        return kept["part"] if kept else self._compute_part(self._audio(recording), recording.key, version, name)
+        return kept["part"] if kept else self._compute_part(self.audio(recording), recording.key, version, name)
 
     def _hear(self, file: Path, key: str) -> None:
         audio = self._load(file)
@@ -217,7 +217,12 @@ class RecordingHearer:
             raise AudioError("there is no voice in it" if not voiced else f"only {speech:.1f} s of speech")
         return heard
 
-    def _audio(self, recording: HeardRecording) -> Tensor:
+    def audio(self, recording: HeardRecording) -> Tensor:
+        """Return what is heard of a recording: (samples,) at 16 kHz.
+
+        Raises:
+            AudioError: its file can no longer be read.
+        """
         with _quiet():
             return self._load(recording.file)
 

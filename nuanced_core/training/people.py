@@ -18,10 +18,12 @@ from torch import Tensor
 from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FRAME, WHISPER_RATE, resample
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.data.cache import Cache
-from nuanced_core.data.dataset import Dataset, pad_states
+from nuanced_core.data.dataset import Clip, Dataset, pad_states
 from nuanced_core.data.versions import Version
+from nuanced_core.encoder.baselines import pooled_features
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.encoder.surrogate import Surrogate
+from nuanced_core.exhibits.exhibition import ShownClip
 from nuanced_core.hashing import content_key
 from nuanced_core.hearing.speaker_features import speaker_features
 from nuanced_core.kokoro.style_frame import StyleFrame
@@ -36,7 +38,7 @@ from nuanced_core.losses.people import (
 from nuanced_core.people.corpus import find_people
 from nuanced_core.people.hearing import Hearing, hear
 from nuanced_core.people.recordings import HeardRecording
-from nuanced_core.training.validation import Baselines, standard_error
+from nuanced_core.training.validation import Baselines, FittedBaselines, Scores, standard_error
 
 __all__ = ["PeopleLosses", "PeopleScores", "PeopleValidation", "RunPeople", "hear_people"]
 
@@ -185,14 +187,19 @@ class PeopleValidation:
 
     Args:
         sentences: phonemes of the validation sentences, taken in turn.
-        mean_pack: (510, S) of the mean voice.
+        fitted: the baselines that are fitted to clips, with the mean voice.
 
     Attributes:
-        mean: scores of the mean voice, from the cache or computed and kept.
+        baselines: scores of ``mean``, ``nearest`` and ``ridge``, from the cache or computed and kept.
     """
 
     def __init__(
-        self, config: RunConfig, hearing: Hearing, dataset: Dataset, sentences: Sequence[str], mean_pack: Tensor
+        self,
+        config: RunConfig,
+        hearing: Hearing,
+        dataset: Dataset,
+        sentences: Sequence[str],
+        fitted: FittedBaselines,
     ) -> None:
         self.config, self.hearing, self.dataset = config, hearing, dataset
         self.judge = config.objective.people_encoder
@@ -207,7 +214,7 @@ class PeopleValidation:
         self._same = float(cosines.diagonal().mean())
         others = ~torch.eye(len(cosines), dtype=torch.bool)
         self._other = float(cosines[others].mean()) if others.any() else 0.0
-        self.mean = self._mean_voice(mean_pack)
+        self.baselines = self._score_baselines(fitted)
 
     @torch.no_grad()
     def styles(self, encoder: StyleEncoder) -> Tensor:
@@ -248,21 +255,58 @@ class PeopleValidation:
         return objective.people * (1 - identity) + objective.pitch * pitch / SEMITONES
 
     def added_to(self, baselines: Baselines) -> Baselines:
-        """Return baselines whose mean voice is scored on people too; the oracle would be the people themselves."""
-        return replace(baselines, mean=replace(baselines.mean, loss=baselines.mean.loss + self.loss(self.mean)))
+        """Return baselines that are scored on people too, but for the oracle: that would be the people themselves."""
+        added: dict[str, Scores] = {}
+        for name, of_people in self.baselines.items():
+            of_clips: Scores | None = getattr(baselines, name)
+            if of_clips is not None:
+                added[name] = replace(of_clips, loss=of_clips.loss + self.loss(of_people))
+        return replace(baselines, **added)
 
-    def _mean_voice(self, pack: Tensor) -> PeopleScores:
+    def _score_baselines(self, fitted: FittedBaselines) -> dict[str, PeopleScores]:
+        names = ("mean", "nearest", "ridge")
         key = content_key(
-            "each of the people", [r.key for r in self.recordings], self.phonemes, self.judge, pack.flatten().tolist(),
+            "baselines of people", [r.key for r in self.recordings], self.phonemes, self.judge, fitted.key,
             self.config.objective.people_frames, self.dataset.models.kokoro_files.sha256,
         )  # fmt: skip
         kept = self.dataset.cache.load("baselines", key)
         if kept is None:
-            scores = self.scores(pack.to(self.counts.device)[self.counts - 1])
-            self.dataset.cache.save("baselines", key, {"scores": torch.tensor(astuple(scores), dtype=torch.float64)})
-            return scores
-        identities, errors = kept["scores"].tolist()
-        return PeopleScores(tuple(identities), tuple(errors))
+            logger.info("computing the baselines %s on %d validation people", ", ".join(names), len(self.recordings))
+            styles = fitted.fitted.styles(self._first_halves(fitted.layers), self.counts.cpu())
+            scores = {name: self.scores(styles[name].to(self.counts.device)) for name in names}
+            tensors = {name: torch.tensor(astuple(one), dtype=torch.float64) for name, one in scores.items()}
+            kept = self.dataset.cache.save("baselines", key, tensors)
+        return {name: PeopleScores(*(tuple(row) for row in kept[name].tolist())) for name in names}
+
+    def shown(self, count: int, clips: Sequence[Clip], fitted: FittedBaselines) -> list[ShownClip]:
+        """Return the first people as they are shown: the first half of a recording, and the sentence of a clip.
+
+        Raises:
+            AudioError: a recording can no longer be read.
+        """
+        shown = []
+        utterances = list({clip.utterance.phonemes: clip.utterance for clip in clips}.values())
+        nearest = self.nearest(fitted) if count else ()
+        for index, recording in enumerate(self.recordings[:count]):
+            name, audio = f"person {recording.speaker}", self.hearing.audio(recording).tensor_split(2)[0]
+            sentence = utterances[index % len(utterances)]
+            shown.append(ShownClip(name, recording.speaker, "recording", audio, sentence, nearest[index]))
+        return shown
+
+    def nearest(self, fitted: FittedBaselines) -> tuple[str, ...]:
+        """Return the names of the training voices nearest to what is heard of each person."""
+        key = content_key("people", [r.key for r in self.recordings], self.dataset.models.whisper_file.sha256)
+        return fitted.nearest(key, lambda: self._first_halves(fitted.layers))
+
+    def _first_halves(self, layers: Sequence[int]) -> Tensor:
+        """Return pooled features (B, C) of the first halves of the recordings."""
+        halves = [_first_half(self.hearing.states(recording, layers)) for recording in self.recordings]
+        return torch.cat([pooled_features(*pad_states([states.float()])) for states in halves])
+
+
+def _first_half(states: Tensor) -> Tensor:
+    """Return the first half of the frames of states (L, T, D)."""
+    return states[:, : max(1, states.shape[1] // 2)]
 
 
 def _inputs(
@@ -276,7 +320,7 @@ def _inputs(
     """Return features (B, L, T, D), mask (B, T) and speaker (B, E) of versions of recordings, or of first halves."""
     settings = encoder.config.features
     states = [hearing.states(recording, encoder.config.layers, version) for recording, version in chosen]
-    features, mask = pad_states([s[:, : max(1, s.shape[1] // 2)] if first_half else s for s in states])
+    features, mask = pad_states([_first_half(s) if first_half else s for s in states])
     speaker = None
     if settings.speaker_parts:
         rows = []

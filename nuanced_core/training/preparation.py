@@ -98,14 +98,14 @@ def _compute_baselines(run: _PlannedRun) -> None:
     dataset.missing(run.utterances.train, dataset.versions)  # marks the entries that workers wrote as used
     first_clip = dataset.clips(run.utterances.validation[:1])[0]
     dataset.layers(run.config.features.layers, first_clip)  # raises ConfigError if Whisper lacks one
-    load_validation(run.config, dataset, run.utterances.validation)
+    *_, fitted = load_validation(run.config, dataset, run.utterances)
     hearing = hear_people(run.config, dataset)
     if run.config.has_surrogate:
         clips = dataset.clips(run.utterances.train)
         found = find_voices(run.config, dataset, clips, hearing, partial(_render, dataset))
         load_surrogates(run.config, dataset, [*clips, *found.clips])
     if hearing is not None:
-        load_people_validation(run.config, dataset, hearing, run.utterances.validation)
+        load_people_validation(run.config, dataset, hearing, run.utterances.validation, fitted)
 
 
 def _render(dataset: Dataset, utterances: Sequence[Utterance]) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from nuanced_core.audio import FRAMES_PER_SECOND, write_audio
+from nuanced_core.audio import FRAMES_PER_SECOND
 from nuanced_core.config.settings import RunConfig, Train
 from nuanced_core.data.dataset import Batch, windows
 from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
@@ -25,6 +25,8 @@ from nuanced_core.encoder.checkpoint import Checkpoint, read_checkpoint, write_c
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import DiskError, StoppedError, TrainingError, WeightsError
 from nuanced_core.exhibits.exhibit import Exhibit
+from nuanced_core.exhibits.exhibition import StylePoint
+from nuanced_core.exhibits.listening import LISTENING
 from nuanced_core.losses.reference import style_loss
 from nuanced_core.losses.spoken import SpokenLosses
 from nuanced_core.training.batches import BatchSampler, TrainingBatch
@@ -49,9 +51,12 @@ class Report(Protocol):
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
 # Scalars that are reported once an epoch; the others of an epoch are means of what each step reports.
 EPOCH_SCALARS = (
-    *("val/loss", "val/stft", "val/style", "val/skill", "val/identity", "val/pitch"),
+    *("loss/total", "val/loss", "val/stft", "val/style", "val/skill", "val/identity", "val/pitch"),
     *("train/steps_per_second", "train/peak_memory_gb"),
 )
+EPOCH_GROUPS = ("val_groups/", "layers/")  # what their names begin with
+# Parts of a StyleEncoder by the first part of a parameter's name; all others are what reduces frames to a vector.
+PARTS = {"trunks": "trunks", "heads": "heads"}
 WARM_UP_STEPS = 50  # until the full learning rate: attention that starts too fast never recovers
 
 
@@ -61,8 +66,8 @@ def start_run(
     """Start a run in a folder, or continue it from the folder's last checkpoint.
 
     Args:
-        folder: gets the checkpoints and the audio of each epoch.
-        report: called with the step's number and the scalars of each step and each epoch; may raise StoppedError.
+        folder: gets the checkpoints and the listening clips.
+        report: called with the scalars of each step, and those and the exhibits of each epoch; see ``Report``.
         models: default: those of ``config``, loaded once per process and kept for the next run.
         cache: folder of the data cache; default: ``cache_dir()``.
 
@@ -100,14 +105,14 @@ def train(config: RunConfig, folder: Path, report: Report) -> "Run":
 
 
 class Run:
-    """A run in a folder, which holds its checkpoints and the audio of each epoch.
+    """A run in a folder, which holds its checkpoints and its listening clips.
 
     It continues from ``checkpoints/last.safetensors`` if there is one, with the same steps as if it had never stopped:
     everything random in a step is drawn from the run's seed and the step's number.
 
     Args:
         encoder: a new encoder; the checkpoint's weights replace its own.
-        report: called with the step's number and the scalars of each step and each epoch; may raise StoppedError.
+        report: called with the scalars of each step, and those and the exhibits of each epoch; see ``Report``.
 
     Raises:
         DiskError: the folder cannot be created.
@@ -144,7 +149,7 @@ class Run:
         return self.epoch >= settings.epochs or out_of_patience
 
     def run_epoch(self) -> dict[str, float]:
-        """Train to the end of an epoch, validate, write checkpoints and audio; return the scalars.
+        """Train to the end of an epoch, validate, show, write checkpoints; return the scalars.
 
         If ``report`` raises StoppedError, a checkpoint in the middle of the epoch is written before it is raised again.
 
@@ -159,17 +164,57 @@ class Run:
             self.save(self.folder / LAST)
             raise
         self.epoch += 1
-        scalars = {**means, **self.validate()}
-        self._write_audio()
-        # The epoch is finished: its checkpoint comes first, and after the next step ``report`` raises again.
-        with suppress(StoppedError):
-            self._report(self.step, {name: value for name, value in scalars.items() if name in EPOCH_SCALARS})
-        self.scalars = scalars
-        if scalars["val/loss"] < self.best_loss:
-            self.best_loss, self.best_epoch = scalars["val/loss"], self.epoch
+        self.scalars = {**means, **self.validate()}
+        is_best = self.scalars["val/loss"] < self.best_loss
+        if is_best:
+            self.best_loss, self.best_epoch = self.scalars["val/loss"], self.epoch
             self.save(self.folder / BEST)
+        exhibits = self._exhibits(is_best)
+        of_epoch = {
+            name: value
+            for name, value in self.scalars.items()
+            if name in EPOCH_SCALARS or name.startswith(EPOCH_GROUPS)
+        }
+        # The epoch is finished: its checkpoint must be written, and after the next step ``report`` raises again.
+        with suppress(StoppedError):
+            self._report(self.step, of_epoch, exhibits)
         self.save(self.folder / LAST)
         return self.scalars
+
+    def _exhibits(self, is_best: bool) -> list[Exhibit]:
+        """Show the epoch if it is due, and at the end the best one; the best that was shown can be listened to."""
+        exhibition = self.data.exhibition
+        is_due, is_last = exhibition.is_due(self.epoch), bool(exhibition.clips) and self.finished
+        if not (is_due or is_last):
+            return []
+        encoder, epoch, loss = self.encoder, self.epoch, self.scalars["val/loss"]
+        if is_last and not is_best:
+            encoder, epoch, loss = self._best_encoder(), self.best_epoch, self.best_loss
+        shown = exhibition.show(encoder.eval(), self._style_points(encoder))
+        if epoch == self.best_epoch:
+            step = epoch * self.config.train.steps_per_epoch
+            shown.write(self.folder / LISTENING, epoch=epoch, step=step, val_loss=loss)
+        return shown.all(with_fixed=self.epoch == 1)
+
+    def _best_encoder(self) -> StyleEncoder:
+        encoder = StyleEncoder(self.encoder.config).to(self.device)
+        encoder.load_state_dict(read_checkpoint(self.folder / BEST).encoder)
+        return encoder.eval()
+
+    @torch.no_grad()
+    def _style_points(self, encoder: StyleEncoder) -> list[StylePoint]:
+        """Return the predicted styles of the validation clips and people, for the map of styles."""
+        utterances = [clip.utterance for clip in self.data.validation.clips]
+        predicted = self._validation_styles(encoder)
+        points = [
+            StylePoint(utterance.voice, style, utterance.phoneme_count, utterance.style)
+            for utterance, style in zip(utterances, predicted, strict=True)
+        ]
+        people = self.data.people_validation
+        if people is not None:
+            rows = zip(people.recordings, people.styles(encoder), people.counts.tolist(), strict=True)
+            points += [StylePoint(recording.speaker, style, count) for recording, style, count in rows]
+        return points
 
     def _train_epoch(self) -> dict[str, float]:
         """Take the epoch's remaining steps; return the means of their scalars, their speed and their memory."""
@@ -202,12 +247,14 @@ class Run:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
         torch.autograd.backward(total)
+        norms = self._gradient_norms()
         norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.config.train.gradient_clip)
         tensors = {
             "loss/total": total,
             **{f"loss/{name}": term for name, term in terms.items()},
             **{f"weighted/{name}": term for name, term in weighted.items()},
             "train/gradient_norm": norm,
+            **{f"gradient/{part}": value for part, value in norms.items()},
         }
         # One transfer to the host a step; its values are checked before the weights change.
         values = torch.stack([value.detach() for value in tensors.values()]).tolist()
@@ -217,8 +264,18 @@ class Run:
                 raise TrainingError(f"step {self.step}: {name} is {value}; lower train.learning_rate")
         self.optimizer.step()
         self.step += 1
-        self._report(self.step, {**scalars, "train/learning_rate": learning_rate})
+        # The total consists of other terms at steps at which Kokoro speaks: only its mean over an epoch is a curve.
+        of_step = {name: value for name, value in scalars.items() if name != "loss/total"}
+        self._report(self.step, {**of_step, "train/learning_rate": learning_rate})
         return scalars
+
+    def _gradient_norms(self) -> dict[str, Tensor]:
+        """Return the norm of the gradient of each part of the encoder, before it is clipped."""
+        parts: dict[str, list[Tensor]] = {}
+        for name, weights in self.encoder.named_parameters():
+            if weights.grad is not None:
+                parts.setdefault(PARTS.get(name.partition(".")[0], "pooling"), []).append(weights.grad)
+        return {part: torch.nn.utils.get_total_norm(gradients) for part, gradients in parts.items()}
 
     def _loss_terms(self, batch: TrainingBatch) -> tuple[dict[str, Tensor], float]:
         """Compute the unweighted terms of a step's loss; also return the seconds of speech that Kokoro rendered."""
@@ -247,35 +304,29 @@ class Run:
         Raises:
             TrainingError: a score is not finite.
         """
-        scores, baselines = self.data.validation.scores(self._validation_styles()), self.data.baselines
+        scores, baselines = self.data.validation.scores(self._validation_styles(self.encoder)), self.data.baselines
         people = self.data.people_validation
         of_people: dict[str, float] = {}
         if people is not None:
             found = people.scores(people.styles(self.encoder))
             noise = math.hypot(scores.noise, people.noise(found))
             scores = replace(scores, loss=scores.loss + people.loss(found), noise=noise)
-            for row, values in {"val": found, "baseline": people.mean}.items():
+            for row, values in {"val": found, **_by_row(people.baselines)}.items():
                 of_people |= {f"{row}/{name}": getattr(values, name) for name in ("identity", "pitch")}
         if not math.isfinite(scores.loss):
             raise TrainingError(f"step {self.step}: val/loss is {scores.loss}; lower train.learning_rate")
-        rows = {"val": scores, "baseline": baselines.mean, "oracle": baselines.oracle}
+        rows = {"val": scores, **_by_row({name: row for name, row in vars(baselines).items() if row is not None})}
         scalars = {f"{row}/{name}": getattr(s, name) for row, s in rows.items() for name in ("loss", "stft", "style")}
-        return {**scalars, **of_people, "val/noise": scores.noise, "val/skill": skill(scores.loss, baselines)}
+        groups = {f"val_groups/{name}": value for name, value in self.data.validation.by_group(scores).items()}
+        layers = {f"layers/{layer}": weight for layer, weight in self.encoder.layer_weights.items()}
+        skills = {"val/noise": scores.noise, "val/skill": skill(scores.loss, baselines)}
+        return {**scalars, **of_people, **groups, **layers, **skills}
 
-    def _validation_styles(self) -> Tensor:
+    def _validation_styles(self, encoder: StyleEncoder) -> Tensor:
         """Predict the styles (V, 256) of the validation clips, in eval mode."""
         batch = self.data.validation_batch
-        predicted: Tensor = self.encoder.eval()(batch.features, batch.mask, batch.phoneme_counts, batch.speaker)
+        predicted: Tensor = encoder.eval()(batch.features, batch.mask, batch.phoneme_counts, batch.speaker)
         return predicted
-
-    @torch.no_grad()
-    def _write_audio(self) -> None:
-        """Write the shortest validation sentence, whole, in the predicted style and as the reference."""
-        clips, styles = self.data.validation.clips, self._validation_styles()
-        index = min(range(len(clips)), key=lambda i: clips[i].frames)
-        speech = self.data.dataset.speak([clips[index]], styles[index : index + 1], [(0, clips[index].frames)])
-        write_audio(self.folder / f"epoch_{self.epoch}_predicted.wav", speech.item(0))
-        write_audio(self.folder / f"epoch_{self.epoch}_reference.wav", clips[index].audio)
 
     def save(self, file: Path) -> None:
         """Write encoder, optimizer and progress to a checkpoint, atomically.
@@ -316,6 +367,11 @@ class Run:
         """Release the run's memory, except for the models."""
         self.batches.close()
         self.losses.clear()
+
+
+def _by_row(baselines: Mapping[str, Any]) -> dict[str, Any]:
+    """Return baselines by the first part of their scalars' names."""
+    return {{"mean": "baseline"}.get(name, name): scores for name, scores in baselines.items()}
 
 
 def _learning_rate(settings: Train, step: int) -> float:

@@ -10,15 +10,16 @@ from torch import Tensor
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.data.dataset import Batch, Clip, Dataset
 from nuanced_core.data.model_set import ModelSet
-from nuanced_core.data.utterances import Utterance, plan_utterances, voice_styles
+from nuanced_core.data.utterances import Split, Utterance, plan_utterances, voice_styles
 from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.encoder.surrogate import Surrogate
+from nuanced_core.exhibits.exhibition import Exhibition, ShownClip
 from nuanced_core.hearing.speaker_features import speaker_channels
 from nuanced_core.losses.reference import MelSTFTLoss
 from nuanced_core.people.hearing import Hearing
 from nuanced_core.training.people import PeopleValidation, RunPeople, hear_people
 from nuanced_core.training.surrogates import find_voices, load_frame, load_surrogates
-from nuanced_core.training.validation import Baselines, Validation, baseline_pack, validation_inputs
+from nuanced_core.training.validation import Baselines, FittedBaselines, Validation, baseline_pack
 
 __all__ = ["RunData", "build_encoder", "load_data", "load_validation"]
 
@@ -41,6 +42,7 @@ class RunData:
     encoder_surrogate: Surrogate | None  # for encoder.surrogate_steps
     people: RunPeople | None  # with data.people
     people_validation: PeopleValidation | None
+    exhibition: Exhibition
 
 
 def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
@@ -54,7 +56,7 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
     utterances = plan_utterances(config.data, config.mixes, voices, models.phonemizer)
     clips = dataset.clips(utterances.train)
     layers = dataset.layers(config.features.layers, clips[0])
-    validation, baselines = load_validation(config, dataset, utterances.validation)
+    validation, baselines, fitted = load_validation(config, dataset, utterances)
     names = voices.training_voices(config.data.voices, config.data.val_voices)
     any_row = config.train.rows == "any"
     hearing = hear_people(config, dataset)
@@ -66,7 +68,7 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
         frame = load_frame(dataset, config.data.val_voices).to(models.device)
         sentences = tuple(dict.fromkeys(clip.utterance.phonemes for clip in clips))
         people = RunPeople(hearing, frame, surrogates.loss, sentences)
-        people_validation = load_people_validation(config, dataset, hearing, utterances.validation)
+        people_validation = load_people_validation(config, dataset, hearing, utterances.validation, fitted)
         baselines = people_validation.added_to(baselines)
     return RunData(
         dataset=dataset,
@@ -77,42 +79,84 @@ def load_data(config: RunConfig, models: ModelSet, cache: Path) -> RunData:
         layers=layers,
         validation=validation,
         baselines=baselines,
-        validation_batch=_validation_batch(config, dataset, validation.clips, layers),
+        validation_batch=_validation_batch(config, dataset, validation, layers),
         encoder_surrogate=surrogates.encoder,
         people=people,
         people_validation=people_validation,
+        exhibition=load_exhibition(config, dataset, validation, fitted, people_validation),
     )
 
 
 def load_people_validation(
-    config: RunConfig, dataset: Dataset, hearing: Hearing, utterances: Sequence[Utterance]
+    config: RunConfig,
+    dataset: Dataset,
+    hearing: Hearing,
+    utterances: Sequence[Utterance],
+    fitted: FittedBaselines,
 ) -> PeopleValidation:
-    """Choose the validation people and their sentences, and score the mean voice, or take that from the cache.
+    """Choose the validation people and their sentences, and score the baselines, or take these from the cache.
 
     Raises:
         NuancedError: a voice is missing, or the cache cannot be written.
     """
     sentences = tuple(dict.fromkeys(utterance.phonemes for utterance in utterances))
-    return PeopleValidation(config, hearing, dataset, sentences, baseline_pack(config, dataset.models))
+    return PeopleValidation(config, hearing, dataset, sentences, fitted)
 
 
 def load_validation(
-    config: RunConfig, dataset: Dataset, utterances: Sequence[Utterance]
-) -> tuple[Validation, Baselines]:
+    config: RunConfig, dataset: Dataset, utterances: Split
+) -> tuple[Validation, Baselines, FittedBaselines]:
     """Load the validation clips and compute the baselines, or take them from the cache.
 
     Raises:
         NuancedError: a voice is missing, or the cache cannot be written.
     """
     mel = MelSTFTLoss().to(dataset.models.device)
-    validation = Validation(dataset, dataset.clips(utterances), config.objective, mel)
-    return validation, validation.baselines(baseline_pack(config, dataset.models))
+    validation = Validation(dataset, dataset.clips(utterances.validation), config.objective, mel)
+    voices, mean_pack = dataset.models.voices, baseline_pack(config, dataset.models)
+    names = voices.training_voices(config.data.voices, config.data.val_voices)
+    stock = dataset.clips(utterance for utterance in utterances.train if utterance.voice in names)
+    fitted = FittedBaselines(dataset, stock, mean_pack)
+    return validation, validation.baselines(mean_pack, fitted), fitted
 
 
-def _validation_batch(config: RunConfig, dataset: Dataset, clips: Sequence[Clip], layers: Sequence[int]) -> Batch:
-    inputs = validation_inputs([clip.utterance.voice for clip in clips], config.objective.conditions)
-    input_clips, conditions = [clips[index] for index, _ in inputs], [condition for _, condition in inputs]
-    return dataset.batch(input_clips, layers, conditions, clips, config.features)
+def load_exhibition(
+    config: RunConfig,
+    dataset: Dataset,
+    validation: Validation,
+    fitted: FittedBaselines,
+    people: PeopleValidation | None,
+) -> Exhibition:
+    """Choose the validation clips and people that the run shows: of each voice its shortest clip, voices in order.
+
+    Raises:
+        AudioError: the recording of a person can no longer be read.
+    """
+    settings, clips = config.show, validation.clips
+    by_voice: dict[str, list[int]] = {}
+    for index, clip in enumerate(clips):
+        by_voice.setdefault(clip.utterance.voice, []).append(index)
+    chosen = [min(own, key=lambda i: clips[i].frames) for own in by_voice.values()][: settings.clips]
+    nearest = fitted.nearest_of_clips(clips, validation.inputs) if chosen else ()
+    shown = []
+    for index in chosen:
+        heard, condition = validation.inputs[index]
+        voice, audio = clips[index].utterance.voice, dataset.heard(clips[heard], condition)
+        name = f"{voice}, {condition}"
+        shown.append(
+            ShownClip(name, voice, condition, audio, clips[index].utterance, nearest[index], clips[heard], clips[index])
+        )
+    if people is not None:
+        shown += people.shown(settings.people, clips, fitted)
+    voices = dataset.models.voices
+    frame = load_frame(dataset, config.data.val_voices).to(dataset.models.device)
+    return Exhibition(settings, dataset, shown, frame, voices.training_voices("all", config.data.val_voices))
+
+
+def _validation_batch(config: RunConfig, dataset: Dataset, validation: Validation, layers: Sequence[int]) -> Batch:
+    input_clips = [validation.clips[index] for index, _ in validation.inputs]
+    conditions = [condition for _, condition in validation.inputs]
+    return dataset.batch(input_clips, layers, conditions, validation.clips, config.features)
 
 
 def build_encoder(config: RunConfig, data: RunData) -> StyleEncoder:

@@ -22,7 +22,7 @@ from nuanced_core.encoder.recording import pooled_recording
 from nuanced_core.errors import AudioError, ConfigError
 from nuanced_core.evaluation import people as people_module
 from nuanced_core.evaluation.people import PeopleEvaluation, PeopleSettings, evaluate_people
-from nuanced_core.evaluation.predictors import PersonPredictors, _all_voices, _some_mixes, speak
+from nuanced_core.evaluation.predictors import PersonPredictors, _all_voices, _some_mixes
 from nuanced_core.judges.panel import JudgePanel
 from nuanced_core.judges.quality import Quality
 from nuanced_core.kokoro.voices import TEST_VOICES
@@ -61,7 +61,7 @@ class PeopleSetup:
     def speech(self, pack: Tensor, take: int) -> Tensor:
         """Speak two sentences with the rows of a pack, at 16 kHz."""
         phonemes = ["abcdefgh"[take:] * 2, "hgfedcba"[take:] * 2]
-        spoken = [speak(self.dataset, p, pack[len(p) - 1][None]) for p in phonemes]
+        spoken = [self.dataset.say(p, pack[len(p) - 1][None]) for p in phonemes]
         return resample(torch.cat(spoken), KOKORO_RATE, WHISPER_RATE)
 
     def panel(self) -> JudgePanel:

@@ -18,7 +18,7 @@ from nuanced_core.data.model_set import ModelSet
 from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.evaluation import people, predictors
 from nuanced_core.evaluation.people import PeopleEvaluation, PeopleSettings
-from nuanced_core.evaluation.predictors import PersonPredictors, speak
+from nuanced_core.evaluation.predictors import PersonPredictors
 from nuanced_core.hearing.augmentation import degraded
 from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.judges.panel import JudgePanel
@@ -79,7 +79,7 @@ def _encoder(models: ModelSet) -> StyleEncoder:
 
 def _record(dataset: Dataset, voice: str, seed: int) -> Tensor:
     phonemes = dataset.models.phonemizer(RECORDED)
-    audio = speak(dataset, phonemes, dataset.models.voices.style(voice, len(phonemes))[None])
+    audio = dataset.say(phonemes, dataset.models.voices.style(voice, len(phonemes))[None])
     return degraded(resample(audio, KOKORO_RATE, WHISPER_RATE), WHISPER_RATE, "room", seed)
 
 

@@ -24,10 +24,10 @@ from nuanced_core.data.dataset import Clip, Dataset
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.rendering import RenderJob
 from nuanced_core.data.utterances import Utterance
+from nuanced_core.encoder.baselines import pooled_features
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError, WeightsError
 from nuanced_core.evaluation import predictors
-from nuanced_core.evaluation.baselines import pooled_features
 from nuanced_core.evaluation.predictors import StylePredictors, load_export, render_clips
 from nuanced_core.kokoro.voices import TEST_VOICES, VoiceBank
 from nuanced_core.text.sentences import load_sentences
@@ -209,7 +209,7 @@ def test_distance_is_in_standard_deviations_of_the_training_clips(setup: Predict
     queries = np.array([_pooled(clip) for clip in features])
     expected = np.sqrt(np.mean(((queries - x.mean(axis=0)) / x.std(axis=0)) ** 2, axis=1))
     np.testing.assert_allclose(
-        style_predictors.nearest.scaler.distance(pooled_features(features, mask)), expected, rtol=1e-3
+        style_predictors.baselines.nearest.scaler.distance(pooled_features(features, mask)), expected, rtol=1e-3
     )
 
 
@@ -328,7 +328,7 @@ def test_a_recording_is_heard_block_by_block_with_the_result_of_the_whole(setup:
     assert list(styles) == list(expected)
     for name, style in styles.items():
         torch.testing.assert_close(style, expected[name], rtol=1e-4, atol=1e-4)
-    whole = style_predictors.nearest.scaler.distance(pooled_features(features, mask))
+    whole = style_predictors.baselines.nearest.scaler.distance(pooled_features(features, mask))
     assert distance == pytest.approx(float(whole), rel=1e-4)
     assert whisper.heard == 0
     assert whisper.layers_read == {None, style_predictors.encoder.config.layers}

@@ -13,9 +13,9 @@ from torch import Tensor
 from nuanced_core.audio import resample
 from nuanced_core.config.settings import Models, RunConfig
 from nuanced_core.data.dataset import Dataset
+from nuanced_core.encoder.baselines import pooled_features
 from nuanced_core.errors import AudioError, ConfigError
 from nuanced_core.evaluation import predictors, recordings
-from nuanced_core.evaluation.baselines import pooled_features
 from nuanced_core.evaluation.predictors import StylePredictors
 from nuanced_core.evaluation.recordings import evaluate_clips, evaluate_recordings, find_recordings
 from nuanced_core.evaluation.test_split import held_out_sentences, held_out_utterances
@@ -135,7 +135,7 @@ def test_distance_is_that_of_the_predictors_and_grows_with_the_level(setup: Reco
     found = [clip["distance"] for clip in setup.report(*files)["clips"]]
     features = FakeWhisper()(torch.from_numpy(soundfile.read(files[2], dtype="float32")[0]))[None]
     mask = torch.ones(1, features.shape[2], dtype=torch.bool)
-    distance = setup.predictors.nearest.scaler.distance(pooled_features(features, mask))
+    distance = setup.predictors.baselines.nearest.scaler.distance(pooled_features(features, mask))
     assert found[2] == pytest.approx(float(distance), rel=1e-5)
     assert found[0] < found[1] < found[2]
 

@@ -121,7 +121,8 @@ def test_baselines_do_not_learn_from_test_voices(setup: SplitSetup, monkeypatch:
     class Recorded(predictors.StylePredictors):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            learned.append((self.mean_pack, self.nearest.centroids, self.ridge.weight, self.ridge.bias))
+            fitted = self.baselines
+            learned.append((self.mean_pack, fitted.nearest.centroids, fitted.ridge.weight, fitted.ridge.bias))
 
     monkeypatch.setattr(test_split, "StylePredictors", Recorded)
     first = setup.report(robustness=False)["rows"]

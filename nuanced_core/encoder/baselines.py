@@ -6,15 +6,15 @@ Dimensions: N training clips, M other clips, B batch, L layers, T feature frames
 C = 2 * L * D pooled channels, S = 256 style.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nuanced_core.kokoro.model import TIMBRE_SIZE
+from nuanced_core.kokoro.model import PACK_ROWS, TIMBRE_SIZE
 
-__all__ = ["PENALTIES", "FeatureScaler", "NearestVoice", "Ridge", "pooled_blocks", "pooled_features"]
+__all__ = ["PENALTIES", "FeatureScaler", "NearestVoice", "Ridge", "StyleBaselines", "pooled_blocks", "pooled_features"]
 
 # Ridge penalties, in units of the mean squared norm of a clip's features. 1e-4 almost interpolates the training clips,
 # 100 almost ignores the features.
@@ -161,6 +161,44 @@ class Ridge:
     def __call__(self, features: Tensor) -> Tensor:
         """Return offsets (M, S) from the mean voice for features (M, C)."""
         return self.scaler(features) @ self.weight + self.bias
+
+
+@dataclass(frozen=True)
+class StyleBaselines:
+    """Nearest voice and ridge regression, fitted to the same clips, as predictors of whole styles."""
+
+    nearest: NearestVoice
+    ridge: Ridge
+    mean_pack: Tensor  # (510, S)
+    packs: Mapping[str, Tensor]  # (510, S) by training voice
+
+    @classmethod
+    def fit(
+        cls,
+        features: Tensor,
+        styles: Tensor,
+        phoneme_counts: Tensor,
+        voices: Sequence[str],
+        packs: Mapping[str, Tensor],
+        mean_pack: Tensor,
+        penalties: Sequence[float] = PENALTIES,
+    ) -> "StyleBaselines":
+        """Fit to training clips: features (N, C), styles (N, S), phoneme counts (N,) and voices (N)."""
+        offsets = styles - mean_pack[_rows(phoneme_counts)]
+        return cls(
+            NearestVoice.fit(features, voices), Ridge.fit(features, offsets, voices, penalties), mean_pack, packs
+        )
+
+    def styles(self, features: Tensor, phoneme_counts: Tensor) -> dict[str, Tensor]:
+        """Return the styles (M, S) of ``mean``, ``nearest`` and ``ridge`` for features (M, C) and counts (M,)."""
+        rows = _rows(phoneme_counts)
+        mean = self.mean_pack[rows]
+        nearest = [self.packs[name][row] for name, row in zip(self.nearest(features), rows.tolist(), strict=True)]
+        return {"mean": mean, "nearest": torch.stack(nearest), "ridge": mean + self.ridge(features)}
+
+
+def _rows(phoneme_counts: Tensor) -> Tensor:
+    return phoneme_counts.clamp(1, PACK_ROWS) - 1
 
 
 def _solve(x: Tensor, y: Tensor, penalty: float) -> Tensor:

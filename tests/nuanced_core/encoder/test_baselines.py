@@ -1,10 +1,10 @@
-"""nuanced_core.evaluation.baselines against NumPy."""
+"""nuanced_core.encoder.baselines against NumPy."""
 
 import numpy as np
 import pytest
 import torch
 
-from nuanced_core.evaluation.baselines import (
+from nuanced_core.encoder.baselines import (
     PENALTIES,
     FeatureScaler,
     NearestVoice,

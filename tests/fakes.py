@@ -32,6 +32,7 @@ TINY_RUN: dict[str, dict[str, Any]] = {
     "encoder": {"width": 8, "depth": 1},
     "train": {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "spoken": 2, "window_frames": 16},
     "objective": {"window_frames": 16},
+    "show": {"clips": 0, "people": 0},
 }
 VOICES = ("af_bella", "af_heart", "af_nicole", "af_sky", "am_fenrir", "am_michael", "bf_alice", "bm_lewis")
 
@@ -40,6 +41,7 @@ class FakeKokoro:
     """Fake Kokoro: 4 frames per token; audio is 8 harmonics with levels from the first 8 style channels, plus noise."""
 
     device = torch.device("cpu")
+    vocabulary = {chr(code): code for code in range(32, 127)}
 
     def __init__(self) -> None:
         self.spoken = 0

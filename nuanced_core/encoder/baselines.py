@@ -211,8 +211,13 @@ def _solve(x: Tensor, y: Tensor, penalty: float) -> Tensor:
 
 
 def _folds(voices: Sequence[str]) -> list[Tensor]:
-    """Return one mask (N,) per fold, True for the clips left out: all clips of some voices, each voice in one fold."""
+    """Return one mask (N,) per fold, True for the clips left out: all clips of some voices, each voice in one fold.
+
+    One voice has no fold.
+    """
     names = sorted(set(voices))
+    if len(names) < 2:
+        return []
     return [
         torch.tensor([names.index(voice) % FOLDS == fold for voice in voices]) for fold in range(min(FOLDS, len(names)))
     ]

@@ -6,7 +6,7 @@ Dimensions: V validation clips, S = 256 style.
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 
 import torch
@@ -46,7 +46,7 @@ class Scores:
     stft: float  # multi-resolution mel-STFT loss
     style: float  # 1 - cosine + mean squared error
     noise: float = 0.0  # standard error of the loss over voices
-    clips: tuple[float, ...] = ()  # the objective of each clip
+    clips: tuple[float, ...] = field(default=(), compare=False)  # the objective of each clip; of baselines not kept
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,8 @@ class Validation:
         encoder heard.
         """
         groups: dict[str, float] = {}
+        if not scores.clips:
+            return groups
         traits = [voice_traits(clip.utterance.voice) for clip in self.clips]
         conditions = [{"condition": condition} for _, condition in self.inputs]
         for kind in ("sex", "accent", "condition"):

@@ -68,7 +68,7 @@ def _measure(spoken: int, window_frames: int | str, checkpointing: bool) -> tupl
     }
     config = validate(RunConfig, settings, "memory")
     with tempfile.TemporaryDirectory() as folder:
-        run = start_run(config, Path(folder), lambda step, scalars: None, models)
+        run = start_run(config, Path(folder), lambda *reported: None, models)
         seconds = max(run.train_step()["train/speech_seconds"] for _ in range(STEPS))
     return seconds, peak_memory(torch.device("cpu")) / 1e9
 

@@ -55,7 +55,7 @@ def _train_and_score(overrides: Sequence[str]) -> dict[str, float]:
     config = load_run(Path("configs/style_alone.yaml"), overrides)
     prepare([config])
     with tempfile.TemporaryDirectory() as folder:
-        run = start_run(config, Path(folder), lambda step, scalars: None)
+        run = start_run(config, Path(folder), lambda *reported: None)
         for _ in range(config.train.epochs * config.train.steps_per_epoch):
             run.train_step()
         return {"clean": _cosine(run, ("clean",)), "degraded": _cosine(run, config.objective.conditions)}

@@ -128,7 +128,7 @@ def _kinds(models: ModelSet, folder: Path) -> dict[str, StepTimes]:
     runs = {}
     for name, train in OURS.items():
         config = validate(RunConfig, {**BASE, "train": {**BASE["train"], **train}}, name)
-        runs[name] = start_run(config, folder / name, lambda step, scalars: None, models)
+        runs[name] = start_run(config, folder / name, lambda *reported: None, models)
     for run in runs.values():
         for clip in run.data.clips:
             for window in windows(clip.frames, run.config.train.window_frames):

@@ -85,7 +85,7 @@ def _measure(folder: Path, naive_steps: int) -> dict[str, float]:
 
 
 def _start(config: RunConfig, models: ModelSet, cache: Path, folder: Path) -> Run:
-    return start_run(config, folder, lambda step, scalars: None, models, cache)
+    return start_run(config, folder, lambda *reported: None, models, cache)
 
 
 def _train_naive(run: Run, budget: int) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray.tune import Callback
@@ -23,7 +23,7 @@ __all__ = ["Progress"]
 logger = logging.getLogger(__name__)
 
 # Lines of the table above and below its rows: header, rules and the counts.
-_TABLE_FRAME_LINES = 6
+_TABLE_FRAME_LINES = 7
 _STYLES = {
     "complete": "green",
     "pruned": "yellow",
@@ -32,6 +32,8 @@ _STYLES = {
     "waiting": "dim",
     "interrupted": "magenta",
 }
+# What the best trial is compared with, by the first part of the scalar's name.
+_BASELINES = {"baseline": "mean voice", "nearest": "nearest", "ridge": "ridge", "oracle": "oracle"}
 _REFRESH_INTERVAL = 0.25  # seconds between two drawings of the table
 _WAIT_BEFORE_LOG = 10.0  # seconds that a trial waits for resources before that is logged
 
@@ -47,7 +49,8 @@ class _Row:
     best: float = float("inf")
     skill: float | None = None
     identity: float | None = None  # of validation people
-    note: str = ""
+    memory: float | None = None  # GB, largest so far: of the GPU, or on the CPU of the process
+    baselines: dict[str, float] = field(default_factory=dict)  # by name, in the terms of this trial
 
 
 class Progress(Callback):  # type: ignore[misc]
@@ -80,6 +83,7 @@ class Progress(Callback):  # type: ignore[misc]
         self._console = console if console is not None and console.is_terminal and not console.quiet else None
         self._live: Live | None = None
         self._drawn = 0.0  # time of the last drawing
+        self._started = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray's Tuner pickles its callbacks for Tuner.restore, which is never used here.
@@ -117,6 +121,10 @@ class Progress(Callback):  # type: ignore[misc]
         row.epoch, row.loss, row.skill = scalars["epoch"], scalars[METRIC], scalars.get("val/skill")
         row.identity = scalars.get("val/identity")
         row.best = min(row.best, scalars[METRIC])
+        row.memory = max(filter(None, (row.memory, scalars.get("train/peak_memory_gb"))), default=None)
+        row.baselines = {
+            shown: scalars[f"{name}/loss"] for name, shown in _BASELINES.items() if f"{name}/loss" in scalars
+        }
         skill = "" if row.skill is None else f"  val/skill {row.skill:.3f}"
         identity = "" if row.identity is None else f"  val/identity {row.identity:.3f}"
         self._show_event(f"trial {row.number} epoch {row.epoch}/{row.epochs}: {METRIC} {row.loss:.4f}{skill}{identity}")
@@ -150,7 +158,6 @@ class Progress(Callback):  # type: ignore[misc]
             self._endings_shown += 1
             row = self._rows.setdefault(number, _Row(number, 0, ""))
             row.state = ending.state
-            row.note = ending.error or ""
             if ending.state == "complete":
                 row.loss = ending.value
                 if self._best is None or row.best < self._rows[self._best].best:
@@ -158,7 +165,7 @@ class Progress(Callback):  # type: ignore[misc]
             best = "  (best so far)" if number == self._best else ""
             value = "" if ending.value is None else f": {METRIC} {ending.value:.4f}"
             after = f" after epoch {row.epoch}" if ending.state == "pruned" else ""
-            line = f"trial {number} {ending.state}{after}{value}{f': {row.note}' if row.note else ''}{best}"
+            line = f"trial {number} {ending.state}{after}{value}{f': {ending.error}' if ending.error else ''}{best}"
             self._show_event(line, logging.WARNING if ending.state == "failed" else logging.INFO)
 
     def _log_waiting(self, trial: Any) -> None:
@@ -172,8 +179,8 @@ class Progress(Callback):  # type: ignore[misc]
             logger.info("trial %d waits for %s", trial.config["number"], _requested_resources(trial))
 
     def _show_event(self, line: str, level: int = logging.INFO) -> None:
-        """Log an event; below INFO while the table shows it."""
-        logger.log(level if self._live is None else logging.DEBUG, "%s", line)
+        """Log an event: in a terminal above the table if it is a warning, else below INFO, since the table shows it."""
+        logger.log(logging.DEBUG if self._live is not None and level < logging.WARNING else level, "%s", line)
         self._draw()
 
     def _draw(self, *, at_once: bool = False) -> None:
@@ -190,7 +197,7 @@ class Progress(Callback):  # type: ignore[misc]
         best = self._best
         table = Table(box=None, pad_edge=False, header_style="bold")
         people = ["val/identity"] if any(row.identity is not None for row in self._rows.values()) else []
-        for column in ("trial", "state", "epoch", METRIC, "val/skill", *people):
+        for column in ("trial", "state", "epoch", METRIC, "val/skill", *people, "GB"):
             table.add_column(column, no_wrap=True)
         table.add_column("settings", overflow="ellipsis", no_wrap=True)
         ranked = sorted(self._rows.values(), key=lambda row: (row.number == best, row.state == "running", row.number))
@@ -202,11 +209,39 @@ class Progress(Callback):  # type: ignore[misc]
                 "" if row.loss is None else f"{row.loss:.4f}",
                 "" if row.skill is None else f"{row.skill:.3f}",
                 *("" if row.identity is None else f"{row.identity:.3f}" for _ in people),
-                Text(row.note or row.params),
+                "" if row.memory is None else f"{row.memory:.1f}",
+                Text(row.params),
             )
+        return Group(table, *(Text(line, style="dim", no_wrap=True) for line in self._summary()))
+
+    def _summary(self) -> list[str]:
+        """Return the lines below the table: the lowest loss beside the baselines, and how much is left."""
+        lines = []
+        lowest = min(
+            (row for row in self._rows.values() if row.state != "failed"), key=lambda row: row.best, default=None
+        )
+        if lowest is not None and lowest.best < float("inf"):
+            others = ", ".join(f"{name} {loss:.4f}" for name, loss in lowest.baselines.items())
+            beside = f" ({others})" if others else ""
+            lines.append(f"lowest {METRIC} so far: {lowest.best:.4f}, trial {lowest.number}{beside}")
         ended = sum(row.state != "running" for row in self._rows.values())
         budget = "" if self._budget is None else f" of {self._budget}"
-        return Group(table, Text(f"{ended}{budget} trials ended; * is the best", style="dim"))
+        left = self._seconds_left(ended)
+        return [
+            *lines,
+            f"{ended}{budget} trials ended{f', about {_duration(left)} left' if left else ''}; * is the best",
+        ]
+
+    def _seconds_left(self, ended: int) -> float | None:
+        """Estimate the time until the budget is met, from the trials that have ended; None if nothing tells it."""
+        if not ended or self._budget is None or self._budget <= ended:
+            return None
+        return (time.monotonic() - self._started) / ended * (self._budget - ended)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _requested_resources(trial: Any) -> str:

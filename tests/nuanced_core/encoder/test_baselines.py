@@ -9,6 +9,7 @@ from nuanced_core.encoder.baselines import (
     FeatureScaler,
     NearestVoice,
     Ridge,
+    StyleBaselines,
     pooled_blocks,
     pooled_features,
 )
@@ -115,3 +116,22 @@ def test_a_clip_in_blocks_is_pooled_as_the_whole(random: torch.Generator) -> Non
     whole = pooled_features(clip[None], torch.ones(1, 50, dtype=torch.bool))
     assert torch.equal(pooled_blocks([clip]), whole)
     torch.testing.assert_close(pooled_blocks(clip.split((20, 20, 10), dim=1)), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_baselines_predict_whole_styles_for_a_phoneme_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    voice = {name: torch.randn(1, 256, generator=generator) for name in "abc"}
+    packs = {name: voice[name] + 0.1 * torch.randn(510, 256, generator=generator) for name in "abc"}
+    mean = torch.stack([*packs.values()]).mean(dim=0)
+    voices = [name for name in "abc" for _ in range(4)]
+    counts = torch.randint(1, 511, (12,), generator=generator)
+    centres = torch.randn(3, 6, generator=generator) * 5
+    features = centres.repeat_interleave(4, dim=0) + 0.1 * torch.randn(12, 6, generator=generator)
+    styles = torch.stack([packs[name][count - 1] for name, count in zip(voices, counts.tolist(), strict=True)])
+    fitted = StyleBaselines.fit(features, styles, counts, voices, packs, mean, [1e-6])
+    found = fitted.styles(centres[[1, 0]], torch.tensor([7, 600]))  # counts beyond 510 use the last row
+    assert torch.equal(found["mean"], torch.stack([mean[6], mean[509]]))
+    assert torch.equal(found["nearest"], torch.stack([packs["b"][6], packs["a"][509]]))
+    torch.testing.assert_close(found["ridge"], found["mean"] + fitted.ridge(centres[[1, 0]]))
+    cosine = torch.nn.functional.cosine_similarity(found["ridge"][0] - mean[6], packs["b"][6] - mean[6], dim=0)
+    assert float(cosine) > 0.9

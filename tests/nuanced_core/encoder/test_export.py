@@ -24,7 +24,7 @@ def exported(
 ) -> tuple[Run, Path]:
     data = apply_overrides(tiny_run.model_dump(mode="json"), [f"encoder.output={request.param}"])
     config = validate(RunConfig, data, "tiny")
-    run = start_run(config, tmp_path / "run", lambda step, scalars: None, fakes, tmp_path / "cache")  # type: ignore[arg-type]
+    run = start_run(config, tmp_path / "run", lambda *reported: None, fakes, tmp_path / "cache")  # type: ignore[arg-type]
     run.run_epoch()
     return run, export_encoder(tmp_path / "run" / BEST, tmp_path / "models" / "mine", {"val/skill": 0.25})
 

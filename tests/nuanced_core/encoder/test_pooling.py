@@ -181,3 +181,26 @@ def test_attention_starts_close_to_the_mean_and_is_finite_for_large_frames(name:
     assert (pooled - expected).abs().max() < 0.15
     assert (pooled - expected).abs().max() > 1e-4  # not exactly the mean, where the hidden layer would have no gradient
     assert torch.isfinite(_with_large_attention(pooling)(1e4 * frames, mask)).all()
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_attention_weights_are_those_of_the_pooling_or_none(name: str) -> None:
+    torch.manual_seed(0)
+    pooling = POOLINGS[name](12, 3)
+    frames = torch.randn(2, 7, 12)
+    mask = torch.arange(7) < torch.tensor([[7], [4]])
+    weights = pooling.attention_weights(frames, mask)
+    assert (weights is not None) == (name in ("attentive", "attentive_stats", "queries"))
+    if weights is None:
+        return
+    assert weights.shape == (2, 7, 3)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, 3))
+    assert not weights[1, 4:].any()
+    pooled = pooling(frames, mask)[:, : 36 if name == "queries" else 12]
+    weighted = torch.einsum("bth,btc->bhc", weights, frames)  # (B, H, C)
+    expected = (
+        weighted.flatten(1)
+        if name == "queries"
+        else torch.cat([weighted[:, h, 4 * h : 4 * h + 4] for h in range(3)], dim=1)
+    )
+    torch.testing.assert_close(pooled, expected)

@@ -72,7 +72,7 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 def exported(tmp_path: Path, tiny_run: RunConfig) -> Path:
     """The export of an encoder that was trained for one step."""
     models = fake_models(tmp_path / "training_voices")
-    run = start_run(tiny_run, tmp_path / "run", lambda step, scalars: None, models, tmp_path / "cache_of_run")
+    run = start_run(tiny_run, tmp_path / "run", lambda *reported: None, models, tmp_path / "cache_of_run")
     run.train_step()
     run.best_loss = 1.0
     run.save(tmp_path / "run" / BEST)

@@ -9,7 +9,7 @@ import torch
 
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.errors import ConfigError, VoiceError
-from nuanced_core.kokoro.voices import TEST_VOICES, VOICE_SETS, VoiceBank, read_pack
+from nuanced_core.kokoro.voices import TEST_VOICES, VOICE_SETS, VoiceBank, read_pack, voice_traits
 
 VAL = ("af_sky", "bm_lewis")
 
@@ -101,3 +101,10 @@ def test_stock_voices_and_sets_have_the_expected_sizes(models: ModelSet) -> None
     # Rows of a voice differ, which is why an encoder takes the phoneme count as input.
     pack = bank.pack("af_heart")
     assert torch.nn.functional.cosine_similarity(pack[9, 128:], pack[399, 128:], dim=0) < 0.9
+
+
+def test_a_name_tells_accent_and_sex_or_nothing() -> None:
+    assert voice_traits("af_heart") == {"accent": "american", "sex": "female"}
+    assert voice_traits("zm_yunxi") == {"accent": "mandarin", "sex": "male"}
+    for name in ("mix-3", "found-12", "xf_other", "ax_other", "af", "afx_heart"):
+        assert voice_traits(name) == {}

@@ -1,6 +1,6 @@
 """Training runs with the fakes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +9,7 @@ import pytest
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.config.yaml_files import apply_overrides
+from nuanced_core.exhibits.exhibit import Exhibit
 from nuanced_core.training.run import Run, start_run
 
 
@@ -18,13 +19,18 @@ class RunFactory:
     def __init__(self, fakes: SimpleNamespace, config: RunConfig, folder: Path) -> None:
         self.fakes, self.config, self.folder = fakes, config, folder
         self.reported: list[tuple[int, Mapping[str, float]]] = []
+        self.exhibits: list[tuple[int, Sequence[Exhibit]]] = []
 
     def __call__(self, name: str, *overrides: str) -> Run:
         """Start the run ``name``, or continue it, with some settings changed."""
         data = apply_overrides(self.config.model_dump(mode="json"), overrides)
         config = validate(RunConfig, data, name)
-        report = lambda step, scalars: self.reported.append((step, scalars))  # noqa: E731
-        return start_run(config, self.folder / name, report, self.fakes, self.folder / "cache")  # type: ignore[arg-type]
+        return start_run(config, self.folder / name, self._report, self.fakes, self.folder / "cache")  # type: ignore[arg-type]
+
+    def _report(self, step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
+        self.reported.append((step, scalars))
+        if exhibits:
+            self.exhibits.append((step, exhibits))
 
 
 @pytest.fixture

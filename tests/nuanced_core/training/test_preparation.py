@@ -156,7 +156,7 @@ def test_prepare_returns_the_models_of_each_run_and_computes_its_baselines(
     before = fakes.kokoro.spoken
     preparation.prepare([tiny_run])
     assert fakes.kokoro.spoken == before
-    assert [e.kind for e in Cache(tmp_path / "cache").entries()].count("baselines") == 1
+    assert [e.kind for e in Cache(tmp_path / "cache").entries()].count("baselines") == 4  # mean, oracle, nearest, ridge
 
 
 def test_layer_that_whisper_lacks_is_an_error_before_the_baselines(prepare_runs: Prepare, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def _identity(models: ModelSet, folder: Path, people: Path, **sections: dict[str
     for name, values in sections.items():
         settings[name] = settings.get(name, {}) | values
     config = validate(RunConfig, settings, "real people")
-    run = start_run(config, folder, lambda step, scalars: None, models, folder.parent / "cache")
+    run = start_run(config, folder, lambda *reported: None, models, folder.parent / "cache")
     return run.run_epoch()["val/identity"]
 
 

@@ -1,9 +1,18 @@
+import math
+
 import pytest
 import torch
 
-from nuanced_core.config.settings import Objective
 from nuanced_core.losses.reference import MelSTFTLoss
-from nuanced_core.training.validation import Baselines, Scores, Validation, skill, standard_error, validation_inputs
+from nuanced_core.training.validation import (
+    Baselines,
+    FittedBaselines,
+    Scores,
+    Validation,
+    skill,
+    standard_error,
+    validation_inputs,
+)
 from tests.nuanced_core.training.conftest import RunFactory
 
 
@@ -19,7 +28,7 @@ def test_input_is_the_next_utterance_of_the_same_voice() -> None:
 def test_objective_does_not_depend_on_what_a_trial_may_change(new_run: RunFactory) -> None:
     base = new_run("a").data
     other = new_run("b", "loss.style=9", "train.window_frames=32", "data.voices=[af_nicole]", "encoder.width=16").data
-    assert other.baselines == base.baselines
+    assert (other.baselines.mean, other.baselines.oracle) == (base.baselines.mean, base.baselines.oracle)
     styles = torch.randn(len(base.validation.clips), 256, generator=torch.Generator().manual_seed(0))
     assert other.validation.scores(styles) == base.validation.scores(styles)
 
@@ -59,10 +68,36 @@ def test_standard_error_ignores_what_is_unknown() -> None:
 def test_baselines_are_computed_once(new_run: RunFactory, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="nuanced_core.training.validation"):
         data = new_run("a").data
-        assert caplog.messages == ["computing baselines on 4 validation clips"]
+        names = ("mean", "oracle", "nearest", "ridge")
+        computed = [f"computing the baseline {name} on 4 validation clips" for name in names]
+        computed.insert(2, "fitting the nearest voice and ridge regression to 8 clips")
+        assert sorted(caplog.messages) == sorted(computed)
         before = new_run.fakes.kokoro.spoken
-        names = ("af_heart", "af_bella", "af_nicole", "am_fenrir", "am_michael", "bf_alice")
-        again = Validation(data.dataset, data.validation.clips, Objective(window_frames=16), MelSTFTLoss())
-        assert again.baselines(new_run.fakes.voices.mean_pack(names)) == data.baselines
+        assert new_run("b").data.baselines == data.baselines
     assert new_run.fakes.kokoro.spoken == before
-    assert len(caplog.messages) == 1
+    assert len(caplog.messages) == len(computed)
+
+
+def test_nearest_and_ridge_predict_from_what_the_encoder_hears(new_run: RunFactory) -> None:
+    data = new_run("a", "objective.conditions=[clean, room]").data
+    validation, dataset = data.validation, data.dataset
+    names = new_run.fakes.voices.training_voices("all", ("af_sky", "bm_lewis"))
+    mean_pack = new_run.fakes.voices.mean_pack(names)
+    fitted = FittedBaselines(dataset, data.clips, mean_pack)
+    styles = fitted.of_clips(validation.clips, validation.inputs)
+    nearest = fitted.nearest_of_clips(validation.clips, validation.inputs)
+    counts = [clip.utterance.phoneme_count for clip in validation.clips]
+    for style, name, count in zip(styles["nearest"], nearest, counts, strict=True):
+        assert torch.equal(style, new_run.fakes.voices.style(name, count))
+    assert validation.scores(styles["nearest"]) == data.baselines.nearest
+    assert validation.scores(styles["ridge"]).loss == data.baselines.ridge.loss
+    # Another version is heard, so something else is predicted.
+    clean = [(index, "clean") for index, _ in validation.inputs]
+    others = fitted.of_clips(validation.clips, clean)["ridge"]
+    assert torch.equal(others[0], styles["ridge"][0]) and not torch.equal(others[1], styles["ridge"][1])
+
+
+def test_one_training_voice_has_baselines_too(new_run: RunFactory) -> None:
+    baselines = new_run("a", "data.voices=[af_nicole]").data.baselines
+    assert baselines.nearest is not None and math.isfinite(baselines.nearest.loss)
+    assert baselines.ridge is not None and math.isfinite(baselines.ridge.loss)

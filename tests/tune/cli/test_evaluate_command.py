@@ -52,7 +52,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     run = start_run(
         validate(RunConfig, RUN, "test"),
         folder / "run",
-        lambda step, scalars: None,
+        lambda *reported: None,
         models,  # type: ignore[arg-type]
         folder / "cache",
     )

@@ -41,10 +41,10 @@ class FakeKokoro:
     """Fake Kokoro: 4 frames per token; audio is 8 harmonics with levels from the first 8 style channels, plus noise."""
 
     device = torch.device("cpu")
-    vocabulary = {chr(code): code for code in range(32, 127)}
 
     def __init__(self) -> None:
         self.spoken = 0
+        self.vocabulary = {chr(code): code for code in range(32, 127)}
 
     def encode_text(self, phonemes: list[str]) -> TextStates:
         lengths = tuple(len(p) + 2 for p in phonemes)

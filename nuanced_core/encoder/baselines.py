@@ -205,7 +205,7 @@ def _solve(x: Tensor, y: Tensor, penalty: float) -> Tensor:
     """Return weights (C, S) for centred x (N, C) and y (N, S); solves the dual, as there are fewer clips than
     channels."""
     gram = x @ x.T
-    strength = penalty * gram.diagonal().mean()
+    strength = penalty * gram.diagonal().mean().clamp(min=1e-12)  # 0 if all clips are alike, as a single one is
     dual: Tensor = torch.linalg.solve(gram + strength * torch.eye(len(x), dtype=x.dtype), y)
     return x.T @ dual
 

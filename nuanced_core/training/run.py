@@ -52,6 +52,7 @@ LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safete
 # Scalars that are reported once an epoch; the others of an epoch are means of what each step reports.
 EPOCH_SCALARS = (
     *("loss/total", "val/loss", "val/stft", "val/style", "val/skill", "val/identity", "val/pitch"),
+    *("baseline/loss", "nearest/loss", "ridge/loss", "oracle/loss"),
     *("train/steps_per_second", "train/peak_memory_gb"),
 )
 EPOCH_GROUPS = ("val_groups/", "layers/")  # what their names begin with

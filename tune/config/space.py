@@ -43,6 +43,7 @@ _NOT_SEARCHABLE = {
     "data.seed": f"it decides which sentences are used for validation, and {_SAME_OBJECTIVE}",
     "data.people": f"it decides which people are used for validation, and {_SAME_OBJECTIVE}",
     "models.source": "where files come from does not change what they are",
+    "show.": "what is shown of a run changes no result",
     "train.device": "sweep.gpus_per_trial decides where trials run",
 }
 # Models, clips and features are prepared before the first trial for every value of these settings, so the number of

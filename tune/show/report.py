@@ -14,7 +14,13 @@ from tune.show.status import STATE_NAMES, status
 __all__ = ["final_lines", "short_params", "status_lines"]
 
 # Rows of the final table, each with the group of its scalars: ``val`` of ``val/loss``.
-_COMPARED = {"style encoder": "val", "mean voice": "baseline", "oracle": "oracle"}
+_COMPARED = {
+    "style encoder": "val",
+    "mean voice": "baseline",
+    "nearest voice": "nearest",
+    "ridge": "ridge",
+    "oracle": "oracle",
+}
 _TERMS = ("loss", "stft", "style")
 _PEOPLE_TERMS = ("identity", "pitch")  # of runs with validation people; a higher identity is better
 

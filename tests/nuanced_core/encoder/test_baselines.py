@@ -135,3 +135,11 @@ def test_baselines_predict_whole_styles_for_a_phoneme_count() -> None:
     torch.testing.assert_close(found["ridge"], found["mean"] + fitted.ridge(centres[[1, 0]]))
     cosine = torch.nn.functional.cosine_similarity(found["ridge"][0] - mean[6], packs["b"][6] - mean[6], dim=0)
     assert float(cosine) > 0.9
+
+
+def test_two_voices_with_a_clip_each_have_a_ridge() -> None:
+    """A fold then holds a single clip, whose centred features are 0."""
+    features, offsets = torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([[1.0] * 256, [3.0] * 256])
+    found = Ridge.fit(features, offsets, ["a", "b"])(features)
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found.mean(dim=0), offsets.mean(dim=0))

@@ -168,7 +168,7 @@ def test_ridge_is_the_closed_form_from_pooled_features_to_offsets_from_the_mean_
     utterances = [clip.utterance for clip in setup.fitted_clips]
     targets = np.array([u.style.double().numpy() - voice[u.phoneme_count - 1] for u in utterances])
     queries = (np.array([_pooled(clip) for clip in features]) - mean) / std
-    for half, penalty in zip((slice(128), slice(128, 256)), style_predictors.ridge.penalties, strict=True):
+    for half, penalty in zip((slice(128), slice(128, 256)), style_predictors.baselines.ridge.penalties, strict=True):
         y = targets[:, half]
         strength = penalty * (x**2).sum(axis=1).mean() * np.eye(x.shape[1])
         weight = np.linalg.solve(x.T @ x + strength, x.T @ (y - y.mean(axis=0)))

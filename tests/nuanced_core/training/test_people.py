@@ -1,5 +1,6 @@
 """Runs that train on people and are scored on others, with the fakes and made-up voices."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from nuanced_core.data.utterances import voice_group
 from nuanced_core.encoder.export import export_encoder
 from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.errors import AudioError
+from nuanced_core.exhibits.exhibit import Sound
 from nuanced_core.people.measures import PhonemeCounter
 from nuanced_core.training import people as people_module
 from nuanced_core.training.run import BEST, Run
@@ -50,7 +52,7 @@ def test_every_term_is_computed_and_reported(new_run: RunFactory, people: str) -
     run = new_run("a", people, *LOSSES, *OBJECTIVE, "train.speak_every=2")
     scalars = run.run_epoch()
     assert {"loss/speaker", "loss/surrogate", "loss/pitch", "loss/rate", "loss/prior"} <= scalars.keys()
-    at_steps = [{*step} for _, step in new_run.reported if "loss/total" in step]
+    at_steps = [{*step} for _, step in new_run.reported if "loss/style" in step]
     assert ["loss/speaker" in step for step in at_steps] == [True, False, True]
     assert all("loss/surrogate" in step for step in at_steps)
     at_epoch = new_run.reported[-1][1]
@@ -122,12 +124,35 @@ def test_validation_people_are_heard_in_the_first_half_and_compared_with_the_sec
     assert torch.equal(validation._compared[0], recording.half_embeddings["resemblyzer"][1])
 
 
-def test_the_mean_voice_is_scored_once(new_run: RunFactory, people: str) -> None:
+def test_baselines_are_scored_on_people_once(new_run: RunFactory, people: str) -> None:
     run = new_run("a", people, *LOSSES, *OBJECTIVE)
     spoken = new_run.fakes.kokoro.spoken
     again = new_run("b", people, *LOSSES, *OBJECTIVE)
-    assert again.data.people_validation.mean == run.data.people_validation.mean
     assert new_run.fakes.kokoro.spoken == spoken
+    baselines = run.data.people_validation.baselines
+    assert set(baselines) == {"mean", "nearest", "ridge"}
+    assert again.data.people_validation.baselines == baselines
+    scores = run.validate()
+    for row, name in (("baseline", "mean"), ("nearest", "nearest"), ("ridge", "ridge")):
+        assert scores[f"{row}/identity"] == baselines[name].identity
+        of_clips = scores[f"{row}/stft"] + scores[f"{row}/style"]
+        assert scores[f"{row}/loss"] == pytest.approx(of_clips + run.data.people_validation.loss(baselines[name]))
+    assert again.data.baselines == run.data.baselines
+
+
+def test_people_are_shown_by_the_half_that_is_heard(new_run: RunFactory, people: str) -> None:
+    run = new_run("a", people, *LOSSES, "show.people=1", "show.clips=1")
+    run.run_epoch()
+    ((_, exhibits),) = new_run.exhibits
+    sounds = {exhibit.name: exhibit for exhibit in exhibits if isinstance(exhibit, Sound)}
+    kinds = {name.partition("/")[2] for name in sounds if name.startswith("person felix/")}
+    assert kinds == {"heard", "mean", "nearest", "spoken"}
+    (recording,) = run.data.people_validation.recordings
+    whole = run.data.people.hearing.audio(recording)
+    assert torch.equal(sounds["person felix/heard"].audio, whole[: -(-len(whole) // 2)])
+    assert run.data.exhibition.clips[1].nearest in run.data.voices
+    listening = json.loads((run.folder / "listening" / "listening.json").read_text())
+    assert [clip["name"] for clip in listening["clips"]] == ["af_sky, clean", "person felix"]
 
 
 def test_a_folder_that_is_gone_is_one_clear_error(new_run: RunFactory, people: str, tmp_path: Path) -> None:

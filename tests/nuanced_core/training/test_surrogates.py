@@ -59,7 +59,7 @@ def test_validation_takes_the_steps_with_what_is_heard_of_each_voice(new_run: Ru
     run = new_run("a", *SPEAKERS)
     batch, encoder = run.data.validation_batch, run.encoder
     assert batch.speaker is not None
-    styles = run._validation_styles()
+    styles = run._validation_styles(encoder)
     assert not encoder.training and encoder.surrogate is not None
     mean = encoder.mean_pack[batch.phoneme_counts - 1]  # what an untrained encoder predicts without the steps
     assert ((styles - mean).abs().amax(dim=1) > 0.01).all()

@@ -75,7 +75,15 @@ def test_a_space_is_parsed_from_its_plain_values() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("objective.stft", "data.val_voices", "data.seed", "data.people", "data.people_seconds", "models.source"),
+        *(
+            "objective.stft",
+            "data.val_voices",
+            "data.seed",
+            "data.people",
+            "data.people_seconds",
+            "models.source",
+            "show.clips",
+        ),
         "train.device",
     ],
 )

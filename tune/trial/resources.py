@@ -176,7 +176,7 @@ def measure_peak(start_run: StartRun, run: RunConfig) -> Peak:
     total = torch.cuda.get_device_properties(0).total_memory
     with tempfile.TemporaryDirectory() as folder:
         try:
-            started = start_run(short, Path(folder), lambda step, scalars: None)
+            started = start_run(short, Path(folder), lambda step, scalars, exhibits=(): None)
             started.run_epoch()
         except torch.OutOfMemoryError:
             raise _too_large(Peak(torch.cuda.max_memory_reserved(), total)) from None

@@ -14,8 +14,8 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.training.run import BEST, LAST, Report, Run, start_run
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.space import Space
+from tune.loggers.tensorboard import TensorBoardReport
 from tune.trial.reports import unpack_scalars
-from tune.trial.tensorboard import TensorBoardReport
 from tune.trial.trainable import STOP_FILE, StyleEncoderTrial
 
 SPACE = {"train.learning_rate": {"low": 1e-4, "high": 1e-2}}

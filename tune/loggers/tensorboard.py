@@ -1,15 +1,19 @@
-"""Event files for TensorBoard: the scalars of a run, and summaries encoded as events."""
+"""Event files for TensorBoard: scalars, sounds and pictures of a run, and summaries encoded as events."""
 
 import io
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
+
+from nuanced_core.exhibits.exhibit import Exhibit, Sound
+from tune.loggers.clients.media import wav
 
 __all__ = ["EVENT_FILE", "TensorBoardReport", "encode_summaries"]
 
@@ -18,7 +22,7 @@ _FILE_VERSION = "brain.Event:2"  # of the first event of a file; with it, Tensor
 
 
 class TensorBoardReport:
-    """Writes scalars as event files in ``folder``; it is called with a step and the step's scalars by name.
+    """Writes event files in ``folder``; it is called with a step, the step's scalars by name, and its exhibits.
 
     In a folder with event files the run continues from a checkpoint: earlier points at its first step and later are
     purged, since they were written after that checkpoint.
@@ -30,12 +34,14 @@ class TensorBoardReport:
         if not any(folder.glob(f"{EVENT_FILE}*")):
             self._writer = SummaryWriter(str(folder))
 
-    def __call__(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Add one point at ``step`` to the curve of each name."""
+    def __call__(self, step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
+        """Add one point at ``step`` to the curve of each name, and the exhibits."""
         if self._writer is None:
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
+        for exhibit in exhibits:
+            self._writer._get_file_writer().add_summary(_exhibit_summary(exhibit), step)
 
     def flush(self) -> None:
         """Write everything that was reported so far to the files."""
@@ -57,6 +63,21 @@ class TensorBoardReport:
         where: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _exhibit_summary(exhibit: Exhibit) -> Any:
+    """Return an exhibit as TensorBoard's plugins for audio, which plays WAV alone, and for images show it."""
+    if isinstance(exhibit, Sound):
+        audio = Summary.Audio(
+            sample_rate=exhibit.rate,
+            num_channels=1,
+            length_frames=exhibit.audio.shape[-1],
+            encoded_audio_string=wav(exhibit.audio, exhibit.rate),
+            content_type="audio/wav",
+        )
+        return Summary(value=[Summary.Value(tag=exhibit.name, audio=audio)])
+    image = Summary.Image(height=exhibit.height, width=exhibit.width, colorspace=3, encoded_image_string=exhibit.png)
+    return Summary(value=[Summary.Value(tag=exhibit.name, image=image)])
 
 
 def encode_summaries(summaries: Iterable[tuple[int, Any]], *, begins_file: bool = True) -> bytes:

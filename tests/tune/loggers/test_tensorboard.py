@@ -1,4 +1,4 @@
-"""tune.trial.tensorboard: event files as TensorBoard's own reader sees them."""
+"""tune.loggers.tensorboard: event files as TensorBoard's own reader sees them."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from tests.tune.sweep.test_driver import Swept, config_of
 from tests.tune.toy import expected_loss
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.space import Space
+from tune.loggers.tensorboard import EVENT_FILE, TensorBoardReport, encode_summaries
 from tune.trial.protocol import Report, Run
-from tune.trial.tensorboard import EVENT_FILE, TensorBoardReport, encode_summaries
 from tune.trial.trainable import StyleEncoderTrial
 
 

@@ -40,8 +40,9 @@ class TensorBoardReport:
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
+        files: Any = self._writer.file_writer  # typed as None
         for exhibit in exhibits:
-            self._writer._get_file_writer().add_summary(_exhibit_summary(exhibit), step)
+            files.add_summary(_exhibit_summary(exhibit), step)
 
     def flush(self) -> None:
         """Write everything that was reported so far to the files."""

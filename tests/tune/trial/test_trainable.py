@@ -99,7 +99,7 @@ def test_curves_that_cannot_be_written_are_a_full_disk_and_not_a_failure(
     trial = Trial(fakes, tiny_run, tmp_path)
     trial.step()
 
-    def full(self: TensorBoardReport, step: int, scalars: object) -> None:
+    def full(self: TensorBoardReport, step: int, scalars: object, exhibits: object = ()) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(TensorBoardReport, "__call__", full)

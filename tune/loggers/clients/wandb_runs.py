@@ -42,7 +42,7 @@ class WandbRun:
             reinit="create_new",  # beside the run that this process had before
             dir=os.environ.get("WANDB_DIR") or folder,
             config=dict(settings),
-            mode="offline" if is_offline_by_default() else None,
+            mode=os.environ.get("WANDB_MODE") or ("offline" if is_offline_by_default() else None),
             settings=wandb.Settings(console="off", silent=True),
         )
 

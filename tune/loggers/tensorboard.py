@@ -9,6 +9,9 @@ from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.plugins.audio import metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
@@ -69,14 +72,14 @@ class TensorBoardReport:
 def _exhibit_summary(exhibit: Exhibit) -> Any:
     """Return an exhibit as TensorBoard's plugins for audio, which plays WAV alone, and for images show it."""
     if isinstance(exhibit, Sound):
-        audio = Summary.Audio(
-            sample_rate=exhibit.rate,
-            num_channels=1,
-            length_frames=exhibit.audio.shape[-1],
-            encoded_audio_string=wav(exhibit.audio, exhibit.rate),
-            content_type="audio/wav",
+        # With metadata that say WAV: the fast data server forgets the type of an old-style audio summary.
+        data = metadata.create_summary_metadata(exhibit.name, "", metadata.Encoding.Value("WAV"))
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1), TensorShapeProto.Dim(size=2)])
+        label = b""
+        tensor = TensorProto(
+            dtype="DT_STRING", tensor_shape=shape, string_val=[wav(exhibit.audio, exhibit.rate), label]
         )
-        return Summary(value=[Summary.Value(tag=exhibit.name, audio=audio)])
+        return Summary(value=[Summary.Value(tag=exhibit.name, metadata=data, tensor=tensor)])
     image = Summary.Image(height=exhibit.height, width=exhibit.width, colorspace=3, encoded_image_string=exhibit.png)
     return Summary(value=[Summary.Value(tag=exhibit.name, image=image)])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from nuanced_core.errors import ConfigError
 from tune.config.sweep_config import SETTINGS_FILE
 from tune.loggers.layout import write_layout
+from tune.show.dashboard import check_port
 from tune.trial.protocol import CONFIG_FILE
 
 __all__ = ["LOOPBACK", "serve_board"]
@@ -36,17 +37,17 @@ def serve_board(folder: Path, host: str = LOOPBACK, port: int = 6006, *, open_br
     from tensorboard import default, program
 
     logdir = _logdir(folder)
+    check_port(host, port, f"--host {host} --port {port}")
     write_layout(logdir)
     board = program.TensorBoard(default.get_plugins())
-    options = ["--logdir", str(logdir), "--host", host, "--port", str(port), "--samples_per_plugin", _SAMPLES]
     with _quiet():
+        board.configure(["", *_options(logdir, host, port)])
         try:
-            board.configure(["", *options])
             url = board.launch()
         except program.TensorBoardServerException as error:
-            raise ConfigError(f"--host {host} --port {port}: {_reason(error.msg, port)}") from None
-        except (OSError, OverflowError, ValueError) as error:
-            raise ConfigError(f"--host {host} --port {port}: cannot be used ({error}); choose another") from None
+            raise ConfigError(f"--host {host} --port {port}: {' '.join(error.msg.split())}") from None
+        except SystemExit:  # after it printed why
+            raise ConfigError("TensorBoard did not start") from None
         print(f"{url}  (Ctrl-C stops it)", flush=True)
         if open_browser:
             webbrowser.open(url)
@@ -66,9 +67,21 @@ def _logdir(folder: Path) -> Path:
     )
 
 
-def _reason(message: str, port: int) -> str:
-    text = " ".join(message.split())
-    return f"port {port} is in use; choose another, or 0 for any free one" if "in use" in text else text
+def _options(logdir: Path, host: str, port: int) -> list[str]:
+    from tensorboard.data import server_ingester
+
+    try:
+        server_ingester.get_server_binary()
+        fast = "true"  # "auto" would print an advice
+    except server_ingester.NoDataServerError:
+        fast = "false"
+    return [
+        f"--logdir={logdir}",
+        f"--host={host}",
+        f"--port={port}",
+        f"--samples_per_plugin={_SAMPLES}",
+        f"--load_fast={fast}",
+    ]
 
 
 @contextmanager

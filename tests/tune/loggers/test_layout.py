@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.data_provider import MultiplexerDataPr
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
+from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 from werkzeug.test import Client
 
 from tune.cluster.shared_storage import SharedFolder
@@ -40,7 +41,10 @@ def answers(logdir: Path) -> Any:
     runs = EventMultiplexer()
     runs.AddRunsFromDirectory(str(logdir))
     runs.Reload()
-    context = TBContext(data_provider=MultiplexerDataProvider(runs, str(logdir)), logdir=str(logdir))
+    plugins: dict[str, Any] = {}
+    data = MultiplexerDataProvider(runs, str(logdir))
+    context = TBContext(data_provider=data, logdir=str(logdir), plugin_name_to_instance=plugins)
+    plugins["scalars"] = ScalarsPlugin(context)
     apps = CustomScalarsPlugin(context).get_plugin_apps()
 
     def get(route: str, **query: str) -> Any:

@@ -33,6 +33,7 @@ class WandbRun:
     """
 
     def __init__(self, folder: Path, study: str, sweep: str, name: str, key: str, settings: Mapping[str, Any]) -> None:
+        mode: Any = os.environ.get("WANDB_MODE") or ("offline" if is_offline_by_default() else None)
         self._run = wandb.init(
             project=_NOT_IN_PROJECT.sub("-", study)[:_LONGEST_PROJECT],
             group=sweep,
@@ -42,7 +43,7 @@ class WandbRun:
             reinit="create_new",  # beside the run that this process had before
             dir=os.environ.get("WANDB_DIR") or folder,
             config=dict(settings),
-            mode=os.environ.get("WANDB_MODE") or ("offline" if is_offline_by_default() else None),
+            mode=mode,
             settings=wandb.Settings(console="off", silent=True),
         )
 

@@ -67,8 +67,8 @@ def test_without_a_login_a_run_is_written_to_the_trial_s_folder(tmp_path: Path) 
     rows = history(file)
     assert [(row["_step"], row["loss/total"]) for row in rows] == [(1, 3.0), (2, 2.0)]
     assert rows[1]["val/loss"] == 1.5
-    assert rows[1]["listen/af_nova/spoken"]["_type"] == "audio-file"
-    assert rows[1]["look/af_nova/mel"]["_type"] == "image-file"
+    assert rows[1]["listen/af_nova/spoken/_type"] == "audio-file"
+    assert rows[1]["look/af_nova/mel/_type"] == "image-file"
     media = {path.suffix: path.read_bytes() for path in file.parent.rglob("media/**/*") if path.is_file()}
     assert media[".png"] == toy.png(16, 8) and media[".wav"][:4] == b"RIFF"
     (ended,) = [record.exit for record in records(file) if record.WhichOneof("record_type") == "exit"]

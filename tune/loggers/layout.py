@@ -27,8 +27,6 @@ _CHARTS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "skill": [r"val/skill$"],
         "spectral loss (stft)": [rf"{_ROWS}/stft$"],
         "style loss": [rf"{_ROWS}/style$"],
-        "identity of people": [rf"{_ROWS}/identity$"],
-        "pitch of people": [rf"{_ROWS}/pitch$"],
     },
     "Validation by group": {
         "sex": [r"val_groups/sex_.*"],
@@ -41,6 +39,7 @@ _CHARTS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "weighted terms": [r"weighted/.*"],
         "learning rate": [r"train/learning_rate$"],
     },
+    "People": {"identity": [rf"{_ROWS}/identity$"], "pitch": [rf"{_ROWS}/pitch$"]},
     "Layer weights": {"weights of Whisper's layers": [r"layers/.*"]},
     "Gradient": {"norm of all parts": [r"train/gradient_norm$"], "norm by part": [r"gradient/.*"]},
     "Speed and memory": {
@@ -49,6 +48,7 @@ _CHARTS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "peak memory (GB)": [r"train/.*memory.*"],
     },
 }
+_CLOSED = ("People", "Layer weights")  # at first: not every run has them
 
 
 def write_layout(folder: Path, copy: SharedFolder | None = None) -> None:
@@ -63,6 +63,7 @@ def write_layout(folder: Path, copy: SharedFolder | None = None) -> None:
         category=[
             layout_pb2.Category(
                 title=category,
+                closed=category in _CLOSED,
                 chart=[
                     layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
                     for title, tags in charts.items()

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginEventAccumulator
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.audio import metadata
 
@@ -28,8 +29,9 @@ def read(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder)).Reload()
 
 
-def sounds(events: EventAccumulator, name: str) -> list[tuple[int, bytes]]:
-    """Step and WAV file of each."""
+def sounds(folder: Path, name: str) -> list[tuple[int, bytes]]:
+    """Step and WAV file of each, by the reader that TensorBoard's server has."""
+    events = PluginEventAccumulator(str(folder)).Reload()
     return [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(name)]
 
 
@@ -48,7 +50,7 @@ def test_sounds_are_wav_and_pictures_are_the_png_as_it_was(tmp_path: Path) -> No
     with TensorBoardReport(tmp_path) as report:
         report(7, {"val/loss": 2.0}, (sound, picture))
     events = read(tmp_path)
-    ((step, content),) = sounds(events, sound.name)
+    ((step, content),) = sounds(tmp_path, sound.name)
     samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
     assert (step, rate) == (7, 24000) and soundfile.info(io.BytesIO(content)).subtype == "PCM_16"
     data = metadata.parse_plugin_metadata(events.SummaryMetadata(sound.name).plugin_data.content)
@@ -74,7 +76,7 @@ def test_a_resumed_run_is_one_curve_also_in_sounds_and_pictures(tmp_path: Path) 
             report(step, {"val/loss": 2.0}, toy.exhibits(0.2))
     events = read(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("val/loss")] == [(10, 1.0), (20, 2.0), (30, 2.0)]
-    spoken = sounds(events, "listen/af_nova/spoken")
+    spoken = sounds(tmp_path, "listen/af_nova/spoken")
     loudest = [abs(soundfile.read(io.BytesIO(content))[0]).max() for _, content in spoken]
     assert [step for step, _ in spoken] == [10, 20, 30] and loudest == pytest.approx([0.1, 0.2, 0.2], abs=1e-2)
     assert [e.step for e in events.Images("look/af_nova/mel")] == [10, 20, 30]

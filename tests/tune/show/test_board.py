@@ -20,6 +20,7 @@ import soundfile
 from nuanced_core.errors import ConfigError
 from tests.tune import toy
 from tests.tune.conftest import sweep
+from tune.loggers.tensorboard import TensorBoardReport
 from tune.show.board import serve_board
 from tune.sweep.driver import SweepResult
 
@@ -108,11 +109,19 @@ def test_it_serves_all_that_a_sweep_shows_on_loopback_until_ctrl_c(shown: SweepR
         assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_a_single_run_is_served_from_its_own_folder(shown: SweepResult) -> None:
-    with board(shown.folder / "trials" / "0") as (_, url):
+def test_a_single_run_that_was_resumed_is_served_as_one_curve(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{}")
+    for steps in ((10, 20, 30), (20, 30)):  # from the checkpoint of step 10
+        with TensorBoardReport(tmp_path) as report:
+            for step in steps:
+                report(step, {"val/loss": 1.0}, toy.exhibits())
+    with board(tmp_path) as (_, url):
         get = getter(url)
-        wait_for(lambda: "." in get("runs") and get("plugin/scalars/tags").get("."))
-        assert get("plugin/custom_scalars/layout")["category"]
+        wait_for(lambda: get("plugin/images/tags").get(".") and get("plugin/custom_scalars/layout"))
+        assert [step for _, step, _ in get("plugin/scalars/scalars", run=".", tag="val/loss")] == [10, 20, 30]
+        for plugin, tag in (("audio", "listen/af_nova/spoken"), ("images", "look/af_nova/mel")):
+            found = get(f"plugin/{plugin}/{plugin}", run=".", tag=tag, sample=0)
+            assert [shown["step"] for shown in found] == [10, 20, 30]
 
 
 def test_what_cannot_be_served_is_a_config_error_of_one_line(shown: SweepResult, tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ class TensorBoardReport:
         self._folder = folder
         self._writer: SummaryWriter | None = None
         if not any(folder.glob(f"{EVENT_FILE}*")):
-            self._writer = SummaryWriter(str(folder))
+            # The step marks the beginning: TensorBoard's slower reader takes the first mark that it meets for that of a
+            # new run, and would not purge at the first continuation.
+            self._writer = SummaryWriter(str(folder), purge_step=0)
 
     def __call__(self, step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
         """Add one point at ``step`` to the curve of each name, and the exhibits."""

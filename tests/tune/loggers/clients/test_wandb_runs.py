@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,15 @@ def history(file: Path) -> list[dict[str, Any]]:
     return [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item} for row in rows]
 
 
-def offline_runs(folder: Path) -> list[Path]:
-    return sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
+def offline_runs(folder: Path, number: int = 1) -> list[Path]:
+    """The files of that many runs, once W&B's own process has written them to their ends."""
+    until = time.monotonic() + 20
+    while True:
+        files = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
+        ended = [any(record.HasField("exit") for record in records(file)) for file in files]
+        if (len(ended) == number and all(ended)) or time.monotonic() > until:
+            return files
+        time.sleep(0.1)
 
 
 def test_without_a_login_a_run_is_written_to_the_trial_s_folder(tmp_path: Path) -> None:
@@ -82,7 +90,7 @@ def test_a_resumed_trial_has_the_same_run_and_an_interrupted_one_is_preempted(tm
         run = WandbRun(tmp_path, "study", "toy", "toy-0", "abc-0", {})
         run.log([Reported(10 * number + 1, 0.0, {"val/loss": 1.0})])
         run.close(state)  # type: ignore[arg-type]
-    files = offline_runs(tmp_path)
+    files = offline_runs(tmp_path, 2)
     kinds = [[record.WhichOneof("record_type") for record in records(file)] for file in files]
     ids = {record.run.run_id for file in files for record in records(file) if record.HasField("run")}
     assert ids == {"abc-0"} and len(files) == 2
@@ -97,4 +105,4 @@ def test_its_own_variables_say_where_a_run_goes(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "elsewhere").mkdir()
     assert not is_offline_by_default()
     WandbRun(tmp_path, "study", "toy", "toy-0", "abc-0", {}).close("complete")
-    assert not offline_runs(tmp_path) and len(offline_runs(tmp_path / "elsewhere")) == 1
+    assert not (tmp_path / "wandb").exists() and len(offline_runs(tmp_path / "elsewhere")) == 1

@@ -6,10 +6,11 @@ its process died.
 
 import logging
 import os
+import queue
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,20 +110,24 @@ class MlflowStates:
 
     def __init__(self, uri: str | None, experiment: str, close_seconds: float = 30.0) -> None:
         self._uri, self._experiment, self._close_seconds = uri, experiment, close_seconds
-        self._thread = ThreadPoolExecutor(1)
         self._has_warned = False
-        self._waiting: list[Any] = []
+        self._ended: queue.SimpleQueue[tuple[str, RunState] | None] = queue.SimpleQueue()
+        # A daemon: a server that does not answer must not keep the driver from ending.
+        self._thread = threading.Thread(target=self._work, name="nuanced-mlflow-states", daemon=True)
+        self._thread.start()
 
     def ended(self, key: str, state: RunState) -> None:
         """Set the state of the run with that ``key``."""
-        self._waiting.append(self._thread.submit(self._set, key, state))
+        self._ended.put((key, state))
 
     def close(self) -> None:
         """Wait for the states that are still to be set, but not for ever."""
-        until = time.monotonic() + self._close_seconds
-        while time.monotonic() < until and not all(future.done() for future in self._waiting):
-            time.sleep(0.05)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._ended.put(None)
+        self._thread.join(self._close_seconds)
+
+    def _work(self) -> None:
+        while (ended := self._ended.get()) is not None:
+            self._set(*ended)
 
     def _set(self, key: str, state: RunState) -> None:
         try:

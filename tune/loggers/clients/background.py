@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 RunState = Literal["complete", "pruned", "failed", "interrupted"]
 
 _MOST_BATCHES = 100  # that wait for a server; later ones are dropped
-_CLOSE_SECONDS = 30.0  # for which the end of a trial waits for what is still to be sent
+_CLOSE_SECONDS = 60.0  # for which the end of a trial waits for what is still to be sent
 # Environment variables with secrets of the clients, which an error message of theirs might quote.
 _SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
 
@@ -116,7 +116,7 @@ class BackgroundLogger:
 
     def _warn(self, problem: str) -> None:
         if not self.warnings:
-            self.warnings.append(f"{self._name}: {problem}; what it shows is incomplete, and the trials go on")
+            self.warnings.append(f"{self._name}: {problem}; what it shows may be incomplete, and the trials go on")
 
 
 def failure(error: Exception) -> str:

@@ -87,7 +87,7 @@ def test_what_a_failing_service_missed_is_sent_with_the_next_epoch_and_warned_of
     logger.close("complete")
     assert [batch[0].step for batch in service.batches] == [0, 5, 10]
     assert logger.warnings == [
-        "fake: ConnectionError: no route to host; what it shows is incomplete, and the trials go on"
+        "fake: ConnectionError: no route to host; what it shows may be incomplete, and the trials go on"
     ]
 
 

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import struct
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ import torch
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import DiskError, StoppedError, TrainingError
+from nuanced_core.exhibits.exhibit import Exhibit, Picture, Sound
 from tune.trial.protocol import Report
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ TRAINING_ERROR, NAN, CRASH, KILLED = 101, 102, 103, 104
 SLOW = 105  # its epochs take 3 s
 RISING = 106  # its first epoch is the best one
 KILLED_ONCE, DISK_FULL, OUT_OF_MEMORY = 107, 108, 109
+SHOWS = 111  # reports a sound and a picture
 BROKEN = 110  # fails while sweep.outputs holds a file "broken"
 # The first epoch ends when so many trials have begun, or never: encoder.width - TOGETHER of them.
 TOGETHER = 1000
@@ -74,7 +78,7 @@ class ToyRun:
             "oracle/stft": 0.0,
             "oracle/style": 0.0,
         }
-        self.report(self.epoch * 10, scalars)
+        self.report(self.epoch * 10, scalars, exhibits() if self.config.encoder.width == SHOWS else ())
         self.scalars = scalars
         self._save(self.epoch)
         return scalars
@@ -127,6 +131,21 @@ class ToyRun:
             raise DiskError("last.safetensors: cannot be written: no space left")
         if width == OUT_OF_MEMORY:
             raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def exhibits(value: float = 0.5) -> tuple[Exhibit, ...]:
+    """A sound of 0.1 s, a sine of that amplitude, and a red picture."""
+    audio = value * torch.sin(torch.arange(2400) * (2 * math.pi * 440 / 24000))
+    return Sound("listen/af_nova/spoken", audio, 24000), Picture("look/af_nova/mel", png(16, 8), 16, 8)
+
+
+def png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\xff\0\0" * width) * height)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def expected_loss(config: RunConfig, epoch: int) -> float:

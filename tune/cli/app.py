@@ -12,6 +12,7 @@ from nuanced_core.machine_limits import limit_threads
 from tune.cli.common.command import Application, GlobalOptionsCommand
 from tune.cli.common.errors import print_error, print_traceback_with_secrets, usage_message
 from tune.cli.common.options import expand_home
+from tune.cli.inspection.board import board
 from tune.cli.inspection.dashboard import dashboard
 from tune.cli.inspection.doctor import doctor
 from tune.cli.inspection.status import status
@@ -26,7 +27,7 @@ __all__ = ["main"]
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Training": (sweep, train),
-    "Inspection": (status, dashboard, doctor),
+    "Inspection": (status, board, dashboard, doctor),
     "Results": (export, evaluate),
     "Storage": (weights, cache),
 }

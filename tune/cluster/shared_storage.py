@@ -19,10 +19,11 @@ from nuanced_core.errors import ConfigError, DiskError
 from nuanced_core.paths import user_path
 from tune.config.secrets import from_environment, is_variable, masked
 
-__all__ = ["EndedTrialCopier", "SharedFolder", "scratch_folder"]
+__all__ = ["LIVE_MARK", "EndedTrialCopier", "SharedFolder", "scratch_folder"]
 
 logger = logging.getLogger(__name__)
 
+LIVE_MARK = ".live"  # in a trial's folder here that holds its event files alone, since the trial has not ended
 _PART = ".part"  # suffix of a file or folder that is being copied
 _COPY_THREADS = 2  # of the driver
 
@@ -113,6 +114,22 @@ class SharedFolder:
         except Exception:
             return None
 
+    def read_from(self, name: str, start: int) -> bytes:
+        """Return what a file holds from the byte ``start`` on; nothing if it does not exist or is not so long.
+
+        Raises:
+            DiskError: it cannot be read.
+        """
+        self._files.invalidate_cache()
+        try:
+            if self._files.info(self._path(name))["size"] <= start:
+                return b""
+            return bytes(self._files.cat_file(self._path(name), start=start))
+        except FileNotFoundError:
+            return b""
+        except Exception as error:
+            raise self._disk_error(f"{name} cannot be read", error) from None
+
     def write(self, name: str, content: str | bytes) -> None:
         """Write a small file; text in UTF-8.
 
@@ -200,10 +217,13 @@ class EndedTrialCopier:
     Args:
         shared: the sweep's folder in shared storage.
         folder: the sweep's folder.
+        before: called in a background thread before a trial's folder here is replaced.
     """
 
-    def __init__(self, shared: SharedFolder, folder: Path) -> None:
-        self._shared, self._folder = shared, folder
+    def __init__(
+        self, shared: SharedFolder, folder: Path, before: Callable[[int], object] = lambda number: None
+    ) -> None:
+        self._shared, self._folder, self._before = shared, folder, before
         self._threads = ThreadPoolExecutor(_COPY_THREADS)
 
     def fetch(self, number: int, then: Callable[[], None] = lambda: None) -> None:
@@ -211,9 +231,10 @@ class EndedTrialCopier:
         self._threads.submit(self._fetch, number, then)
 
     def fetch_missing(self, numbers: Iterable[int]) -> None:
-        """Begin to copy the folders of those trials that have none here."""
+        """Begin to copy the folders of those trials that have none here, or no more than events of when they ran."""
         for number in numbers:
-            if not (self._folder / "trials" / str(number)).is_dir():
+            folder = self._folder / "trials" / str(number)
+            if not folder.is_dir() or (folder / LIVE_MARK).exists():
                 self.fetch(number)
 
     def close(self) -> None:
@@ -222,6 +243,7 @@ class EndedTrialCopier:
 
     def _fetch(self, number: int, then: Callable[[], None]) -> None:
         try:
+            self._before(number)
             trial = self._shared.child("trials", str(number))
             if trial.exists():  # a trial that failed at once has written nothing
                 trial.pull(self._folder / "trials" / str(number))

@@ -13,6 +13,7 @@ __all__ = ["SweepSettings"]
 PositiveInt = Annotated[int, Field(ge=1)]
 Hours = Annotated[float, Field(gt=0)]
 NonEmpty = Annotated[str, Field(min_length=1)]
+Logger = Literal["tensorboard", "mlflow", "wandb"]
 Objective = Literal["val/loss", "val/stft", "val/style", "train/seconds_per_step"]
 
 
@@ -93,6 +94,11 @@ class SweepSettings(Settings):
         description="path or fsspec URL that all nodes can reach, to which trials' folders are copied, or env:NAME for "
         "that in the environment variable NAME; null: all nodes can reach outputs",
     )
+    loggers: tuple[Logger, ...] = Field(
+        default=("tensorboard",),
+        description="where trials' curves, sounds and pictures are written; mlflow and wandb are extras, which find "
+        "their servers by their own environment variables",
+    )
     keep_checkpoints: Literal["best_and_last", "best"] = Field(
         default="best_and_last", description="checkpoints kept of a finished trial; a running one has both"
     )
@@ -122,6 +128,13 @@ class SweepSettings(Settings):
     def _is_database(cls, value: str | None) -> str | None:
         if value is not None and not is_variable(value):
             database_file(value)
+        return value
+
+    @field_validator("loggers")
+    @classmethod
+    def _each_once(cls, value: tuple[Logger, ...]) -> tuple[Logger, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("one is listed twice; name each once")
         return value
 
     @model_validator(mode="after")

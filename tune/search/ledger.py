@@ -311,6 +311,7 @@ class TrialLedger:
         else:  # Optuna takes no intermediate values with several objectives
             self._set_attribute(open_trial, "epochs", epoch)
         open_trial.epoch = epoch
+        self.watcher.reported(open_trial.trial.number)
         if loss < open_trial.best:
             open_trial.best = loss
             self._set_attribute(open_trial, "best_epoch", epoch)

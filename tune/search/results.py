@@ -50,6 +50,12 @@ class TrialWatcher:
     def improved(self, number: int, epoch: int, scores: Mapping[str, float]) -> None:
         """Take note of a trial's best epoch so far."""
 
+    def reported(self, number: int) -> None:
+        """Take note of an epoch that a trial has reported."""
+
+    def warned(self, line: str) -> None:
+        """Take note of a trial's line about a logger that failed."""
+
 
 @dataclass(frozen=True)
 class SeedMean:

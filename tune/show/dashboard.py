@@ -7,7 +7,7 @@ from pathlib import Path
 from nuanced_core.errors import ConfigError
 from tune.search.study import read_storage, read_study
 
-__all__ = ["serve"]
+__all__ = ["check_port", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +27,21 @@ def serve(folder: Path, port: int) -> None:
         raise ConfigError(
             "the dashboard is an extra: install it with pip install 'nuanced-speech[dashboard]'"
         ) from None
-    _check_port(port)
+    check_port(_HOST, port, f"--port {port}")
     logger.info("http://%s:%s/dashboard  (Ctrl-C stops it)", _HOST, port)
     run_server(read_storage(folder), host=_HOST, port=port)
 
 
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except (OSError, OverflowError) as error:
-            raise ConfigError(f"--port {port}: cannot be used ({error}); choose another") from None
+def check_port(host: str, port: int, option: str) -> None:
+    """Check that a server can listen on ``host`` and ``port``; ``option`` is what the error quotes.
+
+    Raises:
+        ConfigError: it cannot, for example because another server does.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"{option}: cannot be used ({error}); choose another") from None

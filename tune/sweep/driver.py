@@ -18,6 +18,7 @@ from tune.cluster.node_preparation import prepare_machines
 from tune.cluster.shared_storage import EndedTrialCopier
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_settings import SweepSettings
+from tune.loggers.run_loggers import check_loggers
 from tune.search.enqueue import enqueue, enqueue_failed
 from tune.search.ledger import TrialLedger
 from tune.search.results import ended_trials
@@ -110,6 +111,7 @@ def resume_sweep(
 def _run_stages(
     place: SweepPlace, config: SweepConfig, services: SweepServices, retry_failed: bool = False
 ) -> SweepResult:
+    check_loggers(config.sweep.loggers, is_shared=place.is_shared)
     with interrupt_on_signal(), services.machines.joined():
         prepared = _prepare(place, config, services)
         sweep = _open(place, prepared, retry_failed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.yaml_files import write_yaml
 from nuanced_core.errors import ConfigError, StoppedError
+from nuanced_core.exhibits.exhibit import Exhibit
 from nuanced_core.paths import user_path
 from nuanced_core.progress import leave_closed_terminal
 from nuanced_core.training.preparation import prepare
@@ -17,10 +18,10 @@ from nuanced_core.training.run import train
 from tune.cluster.disk import BYTES_PER_TRIAL, check_disk
 from tune.cluster.node_preparation import Prepare, model_hashes
 from tune.config.sweep_config import load_run, run_with_absolute_places
+from tune.loggers.tensorboard import TensorBoardReport
 from tune.sweep.record import create_folder, new_folder, provenance
 from tune.sweep.signals import interrupt_on_signal, stop_on_signal
 from tune.trial.protocol import CONFIG_FILE, Report
-from tune.trial.tensorboard import TensorBoardReport
 
 __all__ = ["SingleRunResult", "resume_single_run", "train_single_run"]
 
@@ -92,9 +93,9 @@ def _train_in(folder: Path, config: RunConfig, train: Train, first_step: threadi
     quoted_folder = shlex.quote(str(folder))
     with TensorBoardReport(folder) as board, stop_on_signal(stop.set):
 
-        def report(step: int, scalars: Mapping[str, float]) -> None:
+        def report(step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
             first_step.set()
-            board(step, scalars)
+            board(step, scalars, exhibits)
             if stop.is_set():
                 raise StoppedError(f"stopped after step {step}; resume with: nuanced train --resume {quoted_folder}")
 

@@ -14,10 +14,10 @@ import ray.tune as ray_tune
 from nuanced_core.errors import DiskError
 from tune.cluster.machines import concurrent_trials
 from tune.cluster.shared_storage import EndedTrialCopier, SharedFolder
-from tune.config.dimension import Choices
-from tune.config.space import SEED
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_settings import SweepSettings
+from tune.loggers.run_loggers import LoggerPlan
+from tune.loggers.sweep_loggers import SweepLoggers
 from tune.search.ledger import TrialLedger
 from tune.search.results import complete_trials
 from tune.show.progress import Progress
@@ -26,7 +26,6 @@ from tune.sweep.place import SweepPlace
 from tune.sweep.services import SweepServices
 from tune.sweep.signals import stop_on_signal
 from tune.trial.checkpoints import CheckpointKeeper
-from tune.trial.hparams import PEOPLE_SCORES, HparamsTable
 from tune.trial.ray_search import StudyScheduler, StudySearcher
 from tune.trial.trainable import DISK_FULL, STOP_FILE, StyleEncoderTrial
 
@@ -61,8 +60,8 @@ def run_trials(sweep: OpenSweep, services: SweepServices) -> bool:
     place, ledger = sweep.place, sweep.ledger
     with (
         services.machines.started(),
-        closing(_hparams_table(sweep)) as hparams,
-        closing(_EndedTrials(sweep, hparams)) as ended,
+        closing(_loggers(sweep)) as loggers,
+        closing(_EndedTrials(sweep, loggers)) as ended,
     ):
         with place.disk_errors():
             mark(sweep.study, "running")
@@ -71,12 +70,13 @@ def run_trials(sweep: OpenSweep, services: SweepServices) -> bool:
             place.beat()
             ledger.tick()
             ended.process()
+            loggers.tick()
 
         progress = Progress(ledger, sweep.config.sweep.trials, services.console, on_turn=on_turn)
         stop = _StopRequest(place.storage, ledger)
         try:
             with stop_on_signal(stop.ask):
-                _run_ray(sweep, services, progress, stop)
+                _run_ray(sweep, services, loggers.plan, progress, stop)
         except KeyboardInterrupt:
             ledger.close("stopped at once")
         except OSError as error:  # Ray cannot write its own state
@@ -98,11 +98,11 @@ def run_trials(sweep: OpenSweep, services: SweepServices) -> bool:
 class _EndedTrials:
     """Handles each trial that has ended: removes checkpoints, copies the rest from shared storage, shows its state."""
 
-    def __init__(self, sweep: OpenSweep, hparams: HparamsTable) -> None:
+    def __init__(self, sweep: OpenSweep, loggers: SweepLoggers) -> None:
         place = sweep.place
-        self._hparams = hparams
+        self._loggers = loggers
         self._ledger, self._processed = sweep.ledger, 0
-        self._copier = EndedTrialCopier(place.storage, place.folder) if place.is_shared else None
+        self._copier = EndedTrialCopier(place.storage, place.folder, loggers.before_copy) if place.is_shared else None
         folders = [place.storage]
         if place.is_shared:
             folders.append(SharedFolder(str(place.folder), "sweep.outputs"))
@@ -114,7 +114,7 @@ class _EndedTrials:
             number, ending = self._ledger.ended[self._processed]
             self._processed += 1
             self._keeper.note(number, ending)
-            show = partial(self._hparams.ended, number, ending.state)
+            show = partial(self._loggers.ended, number, ending.state)
             if self._copier is not None and ending.state != "interrupted":
                 self._copier.fetch(number, show)  # the copy replaces the folder that it is shown in
             else:
@@ -127,20 +127,13 @@ class _EndedTrials:
             self._copier.close()
 
 
-def _hparams_table(sweep: OpenSweep) -> HparamsTable:
-    """Return TensorBoard's table of the sweep's trials, which from now on follows the ledger."""
-    place, config = sweep.place, sweep.config
-    seeds = tuple(config.run.train.seed + n for n in range(config.sweep.repeats))
-    table = HparamsTable(
-        place.trials_folder,
-        config.search,
-        scores=(*config.sweep.objectives, *(PEOPLE_SCORES if config.run.data.people else ())),
-        others={SEED: Choices(seeds)} if len(seeds) > 1 else {},
-        copy=place.storage.child("trials") if place.is_shared else None,
-    )
-    table.open(sweep.study)
-    sweep.ledger.watcher = table
-    return table
+def _loggers(sweep: OpenSweep) -> SweepLoggers:
+    """Return what shows the sweep's trials, and from now on follows the ledger."""
+    place = sweep.place
+    with place.disk_errors():
+        loggers = SweepLoggers(sweep.config, sweep.study, place.folder, place.storage if place.is_shared else None)
+    sweep.ledger.watcher = loggers
+    return loggers
 
 
 @dataclass
@@ -177,7 +170,9 @@ class _StopWhenClosed(ray_tune.Stopper):  # type: ignore[misc]
         return False
 
 
-def _run_ray(sweep: OpenSweep, services: SweepServices, progress: Progress, stop: _StopRequest) -> None:
+def _run_ray(
+    sweep: OpenSweep, services: SweepServices, plan: LoggerPlan, progress: Progress, stop: _StopRequest
+) -> None:
     place, config, ledger = sweep.place, sweep.config, sweep.ledger
     settings, machines = config.sweep, services.machines
     trainable = ray_tune.with_resources(
@@ -188,6 +183,7 @@ def _run_ray(sweep: OpenSweep, services: SweepServices, progress: Progress, stop
             search=config.search,
             threads=max(1, int(settings.cpus_per_trial)),
             storage=place.storage.in_memory(),
+            loggers=plan,
             is_shared=place.is_shared,
             prepare_late_node=sweep.prepare_late_node,
         ),

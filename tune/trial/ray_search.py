@@ -52,7 +52,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if error:
             self._ledger.fail_after_process_death(number)
         elif result:
-            self._ledger.report(number, unpack_scalars(result))
+            _report(self._ledger, number, result)
         self._ledger.end(number)
 
     def save(self, checkpoint_path: str) -> None:
@@ -73,7 +73,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """Return ``STOP`` for a trial that is pruned or whose loss is not finite, else ``CONTINUE``."""
         number = trial.config["number"]
-        if not self._ledger.report(number, unpack_scalars(result)) or self._ledger.should_prune(number):
+        if not _report(self._ledger, number, result) or self._ledger.should_prune(number):
             return str(FIFOScheduler.STOP)
         return str(FIFOScheduler.CONTINUE)
 
@@ -85,6 +85,13 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         """The first line of the trial's error file, else Ray's message about the end of its process."""
         left = self._storage.read(f"trials/{trial.config['number']}/{ERROR_FILE}")
         return left.partition("\n")[0] if left else _end_of_process(trial)
+
+
+def _report(ledger: TrialLedger, number: int, result: Mapping[str, Any]) -> bool:
+    """Pass a result on to the ledger, and its warnings to the ledger's watcher; return whether the trial continues."""
+    for line in result.get("warnings", ()):
+        ledger.watcher.warned(line)
+    return ledger.report(number, unpack_scalars(result))
 
 
 def _end_of_process(trial: Any) -> str:

@@ -7,7 +7,7 @@ estimated.
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import optuna
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import ConfigError, NuancedError
+from nuanced_core.exhibits.exhibit import Exhibit
 from nuanced_core.training.memory import MEMORY_SETTINGS, estimated_host_memory, estimated_memory
 from tune.cluster.machines import Resources, is_cluster
 from tune.cluster.nodes import on_nodes
@@ -176,12 +177,16 @@ def measure_peak(start_run: StartRun, run: RunConfig) -> Peak:
     total = torch.cuda.get_device_properties(0).total_memory
     with tempfile.TemporaryDirectory() as folder:
         try:
-            started = start_run(short, Path(folder), lambda step, scalars, exhibits=(): None)
+            started = start_run(short, Path(folder), _ignore)
             started.run_epoch()
         except torch.OutOfMemoryError:
             raise _too_large(Peak(torch.cuda.max_memory_reserved(), total)) from None
         started.close()
     return Peak(torch.cuda.max_memory_reserved(), total)
+
+
+def _ignore(step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
+    """Take what a run reports."""
 
 
 def share_for(peak: Peak) -> float:

@@ -1,9 +1,10 @@
 """The Ray actor that runs trials one after another and keeps the models that the first one loaded."""
 
 import errno
+import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import ray.tune as ray_tune
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.yaml_files import write_yaml
 from nuanced_core.errors import DiskError, NuancedError, StoppedError
+from nuanced_core.exhibits.exhibit import Exhibit
 from tune.cluster.node_preparation import UnfitNodeError
 from tune.cluster.shared_storage import SharedFolder, scratch_folder
 from tune.config.space import Space
+from tune.loggers.run_loggers import LoggerPlan, RunState, TrialLoggers, flat_settings
+from tune.search.study import METRIC
 from tune.trial.protocol import CONFIG_FILE, Run, StartRun
 from tune.trial.reports import ERROR_FILE, pack_scalars, raise_without_secrets, write_error_file
 from tune.trial.resources import CONTEXT, out_of_memory
-from tune.trial.tensorboard import TensorBoardReport
 
 __all__ = ["DISK_FULL", "STOP_FILE", "StyleEncoderTrial"]
 
@@ -48,6 +51,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         threads: int,
         storage: SharedFolder,
         is_shared: bool = False,
+        loggers: LoggerPlan | None = None,
         prepare_late_node: Callable[[], None] = lambda: None,
     ) -> None:
         """Store the trial; its run is started by the first step, which reports errors of the start as the trial's.
@@ -60,6 +64,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
             storage: the sweep's folder; a run stops after the step at which it finds a ``STOP_FILE`` there.
             is_shared: whether ``storage`` is shared storage that the trial's folder is copied to, instead of the disk
                 that the trial works on.
+            loggers: that the trial reports to; None: TensorBoard.
             prepare_late_node: prepares a node that joined after the first trial, or raises UnfitNodeError.
         """
         import torch
@@ -71,7 +76,10 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         self._trial = config
         self._copy: SharedFolder | None = None  # of the trial's folder, in shared storage
         self._run: Run | None = None
-        self._board: TensorBoardReport | None = None
+        self._plan = loggers or LoggerPlan()
+        self._loggers: TrialLoggers | None = None
+        self._warnings: list[str] = []  # of loggers, not yet passed on to the driver
+        self._has_finite_loss = True
         self._stop_checked = 0.0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -85,8 +93,21 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
 
         A trial that ends otherwise returns ``done`` and one of these, each with one line: ``interrupted``, ``disk``
         (the disk is full), ``unfit`` (the node cannot run trials), ``out_of_memory`` (with ``share``, the share of a
-        GPU that would suffice), ``error``.
+        GPU that would suffice), ``error``. Lines about loggers that fail are in ``warnings``.
         """
+        try:
+            result = self._step()
+        except Exception:
+            self._close_loggers("failed")
+            raise
+        if result["done"]:
+            self._close_loggers(_state_of(result))
+        elif self._loggers is not None:
+            self._warnings += self._loggers.warnings
+        warnings, self._warnings = self._warnings, []
+        return {**result, "warnings": warnings} if warnings else result
+
+    def _step(self) -> dict[str, Any]:
         try:
             result = self._epoch()
             self._push()
@@ -111,14 +132,11 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
             raise
 
     def cleanup(self) -> None:
-        """Close the run and its event files; Ray calls this when the actor stops."""
-        run, board = self._run, self._board
-        self._run = self._board = None
+        """Close the run and its loggers; Ray calls this when the trial or the actor stops."""
+        run, self._run = self._run, None
         if run is not None:
             run.close()
-        if board is not None:
-            with suppress(OSError):  # a full disk, which the step has reported
-                board.close()
+        self._close_loggers(self._state_when_stopped())
         if self._copy is not None:
             self._copy = None
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -131,15 +149,33 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         return Path(self._trial["folder"])
 
     def _push(self) -> None:
-        """Write all curves to the disk, and copy what changed in the trial's folder to shared storage, if any."""
-        if self._board is not None:
-            self._board.flush()
+        """Pass the epoch on to the loggers, and copy what changed in the trial's folder to shared storage, if any."""
+        if self._loggers is not None:
+            self._loggers.flush()
         if self._copy is not None:
             self._copy.push(self._folder)
 
     def _try_push(self) -> None:
         with suppress(DiskError, OSError):  # the trial has already failed for another reason
             self._push()
+
+    def _close_loggers(self, state: RunState) -> None:
+        loggers, self._loggers = self._loggers, None
+        if loggers is None:
+            return
+        loggers.close(state)
+        self._warnings += loggers.warnings
+        if "wandb" in self._plan.names:  # it has written to the trial's folder
+            self._try_push()
+
+    def _state_when_stopped(self) -> RunState:
+        """What became of a trial that Ray stops after an epoch; its process is not told."""
+        if not self._has_finite_loss:
+            return "failed"
+        with suppress(DiskError):
+            if self._sweep_storage.exists(STOP_FILE):
+                return "interrupted"
+        return "pruned"
 
     def _interrupted(self, error: StoppedError) -> dict[str, str]:
         try:
@@ -152,6 +188,7 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         is_first, run = self._run is None, self._run or self._start()
         # A run that continues from a checkpoint has scalars that the study may not know yet.
         scalars = run.scalars if is_first and run.epoch else run.run_epoch()
+        self._has_finite_loss = math.isfinite(scalars.get(METRIC, math.nan))
         return {**pack_scalars(scalars), "epoch": run.epoch, "done": run.finished}
 
     def _start(self) -> Run:
@@ -166,14 +203,15 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ERROR_FILE).unlink(missing_ok=True)  # written by an earlier process
         write_yaml(folder / CONFIG_FILE, config.model_dump(mode="json"))
-        self._board = TensorBoardReport(folder)
+        settings = flat_settings(config.model_dump(mode="json"))
+        self._loggers = TrialLoggers(self._plan, self._trial["number"], folder, settings)
         self._cap_gpu_memory()
         self._run = self._start_run(config, folder, self._report)
         return self._run
 
-    def _report(self, step: int, scalars: Mapping[str, float]) -> None:
-        if self._board is not None:
-            self._board(step, scalars)
+    def _report(self, step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
+        if self._loggers is not None:
+            self._loggers(step, scalars, exhibits)
         now = time.monotonic()
         if now - self._stop_checked > (SHARED_STOP_CHECK_INTERVAL if self._is_shared else STOP_CHECK_INTERVAL):
             self._stop_checked = now
@@ -191,6 +229,13 @@ class StyleEncoderTrial(ray_tune.Trainable):  # type: ignore[misc]
             context = CONTEXT / torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(max(share - context, share / 2))
             torch.cuda.reset_peak_memory_stats()
+
+
+def _state_of(result: Mapping[str, Any]) -> RunState:
+    """Return the state of a trial whose last result is ``result``."""
+    if "error" in result or "out_of_memory" in result:
+        return "failed"
+    return "interrupted" if {"interrupted", "disk", "unfit"} & result.keys() else "complete"
 
 
 def _is_out_of_gpu_memory(error: Exception) -> bool:

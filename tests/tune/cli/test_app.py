@@ -13,7 +13,7 @@ from tests.tune.search.test_ledger import ledger
 from tune.cli.app import main
 
 ROOT = Path(__file__).parents[3]
-COMMANDS = {"sweep", "train", "status", "dashboard", "doctor", "export", "evaluate", "weights", "cache"}
+COMMANDS = {"sweep", "train", "status", "board", "dashboard", "doctor", "export", "evaluate", "weights", "cache"}
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -88,6 +88,7 @@ def test_a_wrong_number_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     "arguments",
     [
         ["status", "~/absent"],
+        ["board", "~/absent"],
         ["dashboard", "~/absent"],
         ["export", "~/absent", "-o", "out"],
         ["sweep", "~/absent"],

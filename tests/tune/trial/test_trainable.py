@@ -14,8 +14,8 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.training.run import BEST, LAST, Report, Run, start_run
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.space import Space
+from tune.loggers.tensorboard import TensorBoardReport
 from tune.trial.reports import unpack_scalars
-from tune.trial.tensorboard import TensorBoardReport
 from tune.trial.trainable import STOP_FILE, StyleEncoderTrial
 
 SPACE = {"train.learning_rate": {"low": 1e-4, "high": 1e-2}}
@@ -99,7 +99,7 @@ def test_curves_that_cannot_be_written_are_a_full_disk_and_not_a_failure(
     trial = Trial(fakes, tiny_run, tmp_path)
     trial.step()
 
-    def full(self: TensorBoardReport, step: int, scalars: object) -> None:
+    def full(self: TensorBoardReport, step: int, scalars: object, exhibits: object = ()) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(TensorBoardReport, "__call__", full)

@@ -1,15 +1,22 @@
-"""Event files for TensorBoard: the scalars of a run, and summaries encoded as events."""
+"""Event files for TensorBoard: scalars, sounds and pictures of a run, and summaries encoded as events."""
 
 import io
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.plugins.audio import metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
+
+from nuanced_core.exhibits.exhibit import Exhibit, Sound
+from tune.loggers.clients.media import wav
 
 __all__ = ["EVENT_FILE", "TensorBoardReport", "encode_summaries"]
 
@@ -18,7 +25,7 @@ _FILE_VERSION = "brain.Event:2"  # of the first event of a file; with it, Tensor
 
 
 class TensorBoardReport:
-    """Writes scalars as event files in ``folder``; it is called with a step and the step's scalars by name.
+    """Writes event files in ``folder``; it is called with a step, the step's scalars by name, and its exhibits.
 
     In a folder with event files the run continues from a checkpoint: earlier points at its first step and later are
     purged, since they were written after that checkpoint.
@@ -28,14 +35,19 @@ class TensorBoardReport:
         self._folder = folder
         self._writer: SummaryWriter | None = None
         if not any(folder.glob(f"{EVENT_FILE}*")):
-            self._writer = SummaryWriter(str(folder))
+            # The step marks the beginning: TensorBoard's slower reader takes the first mark that it meets for that of a
+            # new run, and would not purge at the first continuation.
+            self._writer = SummaryWriter(str(folder), purge_step=0)
 
-    def __call__(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Add one point at ``step`` to the curve of each name."""
+    def __call__(self, step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
+        """Add one point at ``step`` to the curve of each name, and the exhibits."""
         if self._writer is None:
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
+        files: Any = self._writer.file_writer  # typed as None
+        for exhibit in exhibits:
+            files.add_summary(_exhibit_summary(exhibit), step)
 
     def flush(self) -> None:
         """Write everything that was reported so far to the files."""
@@ -57,6 +69,21 @@ class TensorBoardReport:
         where: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _exhibit_summary(exhibit: Exhibit) -> Any:
+    """Return an exhibit as TensorBoard's plugins for audio, which plays WAV alone, and for images show it."""
+    if isinstance(exhibit, Sound):
+        # With metadata that say WAV: the fast data server forgets the type of an old-style audio summary.
+        data = metadata.create_summary_metadata(exhibit.name, "", metadata.Encoding.Value("WAV"))
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1), TensorShapeProto.Dim(size=2)])
+        label = b""
+        tensor = TensorProto(
+            dtype="DT_STRING", tensor_shape=shape, string_val=[wav(exhibit.audio, exhibit.rate), label]
+        )
+        return Summary(value=[Summary.Value(tag=exhibit.name, metadata=data, tensor=tensor)])
+    image = Summary.Image(height=exhibit.height, width=exhibit.width, colorspace=3, encoded_image_string=exhibit.png)
+    return Summary(value=[Summary.Value(tag=exhibit.name, image=image)])
 
 
 def encode_summaries(summaries: Iterable[tuple[int, Any]], *, begins_file: bool = True) -> bytes:

@@ -32,8 +32,8 @@ from nuanced_core.errors import DiskError
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.dimension import Choices, Range
 from tune.config.space import Space
+from tune.loggers.tensorboard import EVENT_FILE, encode_summaries
 from tune.search.results import TrialWatcher
-from tune.trial.tensorboard import EVENT_FILE, encode_summaries
 
 __all__ = ["BEST", "NOT_SEARCHED", "PEOPLE_SCORES", "STATE", "HparamsColumn", "HparamsTable"]
 

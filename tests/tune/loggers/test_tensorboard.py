@@ -1,24 +1,38 @@
-"""tune.trial.tensorboard: event files as TensorBoard's own reader sees them."""
+"""tune.loggers.tensorboard: event files as TensorBoard's own reader sees them."""
 
+import io
 from pathlib import Path
 
 import pytest
+import soundfile
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginEventAccumulator
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.audio import metadata
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import TrainingError
+from nuanced_core.exhibits.exhibit import Picture, Sound
+from tests.tune import toy
 from tests.tune.sweep.test_driver import Swept, config_of
 from tests.tune.toy import expected_loss
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.space import Space
+from tune.loggers.clients.media import wav
+from tune.loggers.tensorboard import EVENT_FILE, TensorBoardReport, encode_summaries
 from tune.trial.protocol import Report, Run
-from tune.trial.tensorboard import EVENT_FILE, TensorBoardReport, encode_summaries
 from tune.trial.trainable import StyleEncoderTrial
 
 
 def read(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder)).Reload()
+
+
+def sounds(folder: Path, name: str) -> list[tuple[int, bytes]]:
+    """Step and WAV file of each, by the reader that TensorBoard's server has."""
+    events = PluginEventAccumulator(str(folder)).Reload()
+    return [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(name)]
 
 
 def test_scalars_are_read_back_at_their_steps(tmp_path: Path) -> None:
@@ -28,6 +42,44 @@ def test_scalars_are_read_back_at_their_steps(tmp_path: Path) -> None:
     events = read(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("val/loss")] == [(1, 2.0), (5, 1.5)]
     assert [(e.step, e.value) for e in events.Scalars("loss/total")] == [(1, 3.0)]
+
+
+def test_sounds_are_wav_and_pictures_are_the_png_as_it_was(tmp_path: Path) -> None:
+    sound, picture = toy.exhibits()
+    assert isinstance(sound, Sound) and isinstance(picture, Picture)
+    with TensorBoardReport(tmp_path) as report:
+        report(7, {"val/loss": 2.0}, (sound, picture))
+    events = read(tmp_path)
+    ((step, content),) = sounds(tmp_path, sound.name)
+    samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
+    assert (step, rate) == (7, 24000) and soundfile.info(io.BytesIO(content)).subtype == "PCM_16"
+    data = metadata.parse_plugin_metadata(events.SummaryMetadata(sound.name).plugin_data.content)
+    assert data.encoding == metadata.Encoding.Value("WAV")
+    assert torch.allclose(torch.from_numpy(samples), sound.audio, atol=1e-4)
+    (image,) = events.Images(picture.name)
+    assert (image.step, image.width, image.height) == (7, 16, 8)
+    assert image.encoded_image_string == picture.png
+
+
+def test_a_sound_that_is_too_loud_is_clipped_and_not_wrapped(tmp_path: Path) -> None:
+    content = wav(torch.tensor([2.0, -2.0, 0.5]), 8000)
+    samples, _ = soundfile.read(io.BytesIO(content))
+    assert samples.tolist() == pytest.approx([1.0, -1.0, 0.5], abs=1e-3)
+
+
+def test_a_resumed_run_is_one_curve_also_in_sounds_and_pictures(tmp_path: Path) -> None:
+    with TensorBoardReport(tmp_path) as report:
+        for step in (10, 20, 30):
+            report(step, {"val/loss": 1.0}, toy.exhibits(0.1))
+    with TensorBoardReport(tmp_path) as report:  # from the checkpoint of step 10
+        for step in (20, 30):
+            report(step, {"val/loss": 2.0}, toy.exhibits(0.2))
+    events = read(tmp_path)
+    assert [(e.step, e.value) for e in events.Scalars("val/loss")] == [(10, 1.0), (20, 2.0), (30, 2.0)]
+    spoken = sounds(tmp_path, "listen/af_nova/spoken")
+    loudest = [abs(soundfile.read(io.BytesIO(content))[0]).max() for _, content in spoken]
+    assert [step for step, _ in spoken] == [10, 20, 30] and loudest == pytest.approx([0.1, 0.2, 0.2], abs=1e-2)
+    assert [e.step for e in events.Images("look/af_nova/mel")] == [10, 20, 30]
 
 
 def test_a_flush_shows_everything_before_the_end(tmp_path: Path) -> None:

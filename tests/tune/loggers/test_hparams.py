@@ -1,4 +1,4 @@
-"""tune.trial.hparams: the HPARAMS tab as TensorBoard's plugin answers the browser's requests."""
+"""tune.loggers.hparams: the HPARAMS tab as TensorBoard's plugin answers the browser's requests."""
 
 import json
 import subprocess
@@ -28,10 +28,10 @@ from tune.cluster.shared_storage import SharedFolder
 from tune.config.dimension import Choices, Range
 from tune.config.space import Space
 from tune.config.sweep_settings import SweepSettings
+from tune.loggers.hparams import NOT_SEARCHED, HparamsColumn, HparamsTable
 from tune.search.ledger import TrialLedger
 from tune.search.study import open_study
 from tune.sweep.driver import SweepResult
-from tune.trial.hparams import NOT_SEARCHED, HparamsColumn, HparamsTable
 
 # Trials end complete, pruned and failed; encoder.heads is searched in some only; one column holds 40 and "full".
 SWEPT = f"""

@@ -179,7 +179,7 @@ def _importance(source: FigureSource) -> go.Figure | None:
     found = importance(source)
     if found is None:
         return None
-    names = list(reversed(found.shares))
+    names = list(found.shares)[::-1]
     bar = go.Bar(
         x=[found.shares[name] for name in names],
         y=names,
@@ -259,12 +259,12 @@ def _curves(source: FigureSource) -> go.Figure | None:
         if numbers:
             line = {"color": color, "width": 1}
             figure.add_trace(_lines(points, numbers, f"{state} ({len(numbers)})", line=line, marker={"size": 4}))
-    ends = [(s["number"], points[s["number"]][-1]) for s in source.states if s["state"] == "pruned"]
+    ends = [(s["number"], points[s["number"]][-1]) for s in source.states if s["state"] == "pruned" and s["number"] in points]
     if ends:
-        numbers, last = zip(*ends, strict=True)
+        last = [point for _, point in ends]
         marker = {"symbol": "x", "size": 9, "color": VERMILLION}
         x, y = [step for step, _ in last], [value for _, value in last]
-        text = [f"trial {number}" for number in numbers]
+        text = [f"trial {number}" for number, _ in ends]
         figure.add_trace(go.Scatter(x=x, y=y, text=text, mode="markers", name="stopped by the pruner", marker=marker))
     if source.best in points:
         look: dict[str, Any] = {"line": {"color": BLUE, "width": 4}, "marker": {"size": 9, "symbol": "diamond"}}

@@ -15,10 +15,9 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.yaml_files import read_yaml
 from nuanced_core.errors import ConfigError
 from nuanced_core.paths import user_path
-from tune.analysis.curves import read_curves
 from tune.analysis.figures import FigureSource, Importance, figures, importance, slices
-from tune.analysis.folders import TrialFolders
 from tune.analysis.tables import PREDICTORS, baselines_frame, leading_trials, trials_frame
+from tune.analysis.trial_files import TrialFolders, read_curves
 from tune.config.sweep_config import SETTINGS_FILE, SweepConfig, load_run, parse_sweep
 from tune.search.results import best_trial
 from tune.search.study import METRIC, read_study

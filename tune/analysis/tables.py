@@ -52,7 +52,7 @@ def trials_frame(trials: Sequence[FrozenTrial], states: Sequence[Mapping[str, An
     first = ("number", "state", "value", "epochs", "seconds", "gpu_hours")
     frame = pd.DataFrame(rows, columns=[*first, *names, *metrics, "error"])
     numbers = ["value", "seconds", "gpu_hours", *metrics]
-    return frame.astype({name: "float64" for name in numbers})
+    return frame.astype(dict.fromkeys(numbers, "float64"))
 
 
 def _seconds(trial: FrozenTrial, state: str) -> float | None:
@@ -91,4 +91,3 @@ def baselines_frame(study: optuna.Study) -> pd.DataFrame:
     rows = {title: {term: metrics.get(f"{group}/{term}") for term in TERMS} for group, title in groups.items()}
     frame = pd.DataFrame.from_dict(rows, orient="index").astype("float64")
     return frame.dropna(axis=0, how="all").dropna(axis=1, how="all")
-

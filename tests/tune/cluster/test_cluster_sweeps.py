@@ -33,7 +33,8 @@ class Driver:
     def __init__(self, cluster: Cluster, folder: Path, *overrides: str, resumed: bool = False) -> None:
         (folder / "toy.yaml").write_text(MIXED)
         settings = [*overrides, f"sweep.outputs={folder}"]
-        new = f"run_sweep(load_sweep_config(Path({str(folder / 'toy.yaml')!r}), {settings!r}), name='toy', services=services)"
+        config = f"load_sweep_config(Path({str(folder / 'toy.yaml')!r}), {settings!r})"
+        new = f"run_sweep({config}, name='toy', services=services)"
         old = f"resume_sweep(Path({str(folder / 'toy')!r}), overrides={[*overrides]!r}, services=services)"
         script = f"""
 import logging

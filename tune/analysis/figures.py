@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -39,6 +40,7 @@ _STATE_COLORS = {"complete": SKY, "pruned": ORANGE, "failed": VERMILLION, "runni
 _PREDICTOR_COLORS = {"baseline": VERMILLION, "nearest": PURPLE, "ridge": GREEN, "oracle": GREY}
 _LEAST_COMPLETE = 2  # trials without which there is nothing to compare
 _MOST_LINES = 200  # of parallel coordinates
+_MOST_TICKS = 12  # epochs that get one each
 _LEAST_TOP = 5  # trials that PED-ANOVA should compare with the others
 
 
@@ -101,7 +103,9 @@ def importance(source: FigureSource) -> Importance | None:
     quantile = min(0.5, max(0.1, _LEAST_TOP / len(complete)))
     evaluator = PedAnovaImportanceEvaluator(target_quantile=quantile)
     try:
-        shares = get_param_importances(source.study, evaluator=evaluator, target=source.target)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of few trials, which is_unsure says too
+            shares = get_param_importances(source.study, evaluator=evaluator)  # several objectives: to their front
     except (ValueError, RuntimeError) as error:  # such as settings that never varied
         logger.debug("no importance: %s", error)
         return None
@@ -163,14 +167,17 @@ def _history(source: FigureSource) -> go.Figure | None:
     name = source.objectives[0]
     study = drawn_study(source.study, source.trials)
     figure = plot_optimization_history(study, target=source.target, target_name=name)
-    figure.update_traces(marker={"color": SKY}, selector={"mode": "markers"})
-    figure.update_traces(line={"color": BLUE, "width": 3}, selector={"mode": "lines"})
-    last = max(trial.number for trial in source.complete)
+    figure.update_traces(marker={"color": SKY}, name="complete trial", selector={"mode": "markers"})
+    line = {"color": BLUE, "width": 3, "shape": "hv"}
+    figure.update_traces(line=line, name="best so far", selector={"mode": "lines"})
+    last = max(len(source.trials) - 1, 1)
     for group, title in PREDICTORS.items():
         if name == METRIC and group in source.baselines:
             line = {"color": _PREDICTOR_COLORS[group], "dash": "dash", "width": 2}
-            y = [source.baselines[group]] * 2
-            figure.add_trace(go.Scatter(x=[0, max(last, 1)], y=y, mode="lines", name=title, line=line))
+            trace = go.Scatter(x=[0, last], y=[source.baselines[group]] * 2, mode="lines", name=title, line=line)
+            # The oracle is so much better that the trials would all look alike beside it.
+            trace.visible = "legendonly" if group == "oracle" else True
+            figure.add_trace(trace)
     figure.update_layout(xaxis_title="trial", yaxis_title=name)
     return figure
 
@@ -190,7 +197,9 @@ def _importance(source: FigureSource) -> go.Figure | None:
         cliponaxis=False,
     )
     figure = go.Figure(bar)
-    figure.update_layout(xaxis={"title": "importance", "tickformat": ".0%"}, height=90 + 28 * len(names))
+    most = 1.15 * max(found.shares.values())
+    axis = {"title": "importance", "tickformat": ".0%", "range": [0, most], "nticks": 6}
+    figure.update_layout(xaxis=axis, height=90 + 28 * len(names))
     figure.update_yaxes(automargin=True)
     return figure
 
@@ -198,11 +207,24 @@ def _importance(source: FigureSource) -> go.Figure | None:
 def _slice(study: optuna.Study, name: str) -> Callable[[FigureSource], go.Figure | None]:
     def draw(source: FigureSource) -> go.Figure:
         figure = plot_slice(study, params=[name], target=source.target, target_name=source.objectives[0])
-        marker = {"colorscale": SCALE, "reversescale": True, "line": {"width": 0}, "colorbar": {"title": "trial"}}
+        marker = {"colorscale": SCALE, "reversescale": True, "line": {"width": 0}, "showscale": False}
         figure.update_traces(marker=marker)
+        figure.update_xaxes(title=None, **_log_ticks(source, name))
         return figure
 
     return draw
+
+
+def _log_ticks(source: FigureSource, name: str) -> dict[str, Any]:
+    """Return the ticks of a setting on a logarithmic axis; nothing for another axis."""
+    trials = [trial for trial in source.complete if name in trial.params]
+    if not all(getattr(trial.distributions[name], "log", False) for trial in trials):
+        return {}
+    values = [float(trial.params[name]) for trial in trials]
+    decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    digits = (1, 2, 5) if len(decades) < 4 else (1,)
+    ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _slices(source: FigureSource) -> go.Figure | None:
@@ -221,6 +243,9 @@ def _contour(source: FigureSource) -> go.Figure | None:
             study = drawn_study(source.study, source.trials)
             figure = plot_contour(study, params=list(pair), target=source.target, target_name=source.objectives[0])
             figure.update_traces(colorscale=SCALE, reversescale=False, selector={"type": "contour"})
+            first, second = sorted(pair)  # as Optuna orders them
+            figure.update_xaxes(_log_ticks(source, first))
+            figure.update_yaxes(_log_ticks(source, second))
             return figure
     return None
 
@@ -230,11 +255,10 @@ def _parallel(source: FigureSource) -> go.Figure | None:
     if len(ranks) < _LEAST_COMPLETE:
         return None
     study = drawn_study(source.study, list(reversed(ranks[:_MOST_LINES])))  # the best are drawn last, on top
-    names = _by_importance(source)
-    have = set(searched_names(ranks[:_MOST_LINES]))
-    figure = plot_parallel_coordinate(
-        study, params=[name for name in names if name in have], target=source.target, target_name=source.objectives[0]
-    )
+    names = sorted(searched_names(ranks[:_MOST_LINES]))  # as Optuna orders them
+    figure = plot_parallel_coordinate(study, params=names, target=source.target, target_name=source.objectives[0])
+    figure.update_xaxes(ticktext=[source.objectives[0], *names])  # Optuna shortens them, some to the same
+    figure.for_each_annotation(lambda annotation: annotation.update(font={"color": None, "size": 11}))
     for trace in figure.data:
         if trace.mode == "lines" and trace.y and trace.y[0] is not None:
             trace.line.color = sample_colorscale(SCALE, [min(max(float(trace.y[0]), 0.0), 1.0)])[0]
@@ -251,7 +275,7 @@ def _curves(source: FigureSource) -> go.Figure | None:
         groups = curves[curves["tag"] == METRIC].groupby("trial")
         points = {int(number): list(zip(group["step"], group["value"], strict=True)) for number, group in groups}
         unit = "step"
-    if not points:
+    if not any(len(found) > 1 for found in points.values()):
         return None
     figure = go.Figure()
     for state, color in _STATE_COLORS.items():
@@ -259,7 +283,11 @@ def _curves(source: FigureSource) -> go.Figure | None:
         if numbers:
             line = {"color": color, "width": 1}
             figure.add_trace(_lines(points, numbers, f"{state} ({len(numbers)})", line=line, marker={"size": 4}))
-    ends = [(s["number"], points[s["number"]][-1]) for s in source.states if s["state"] == "pruned" and s["number"] in points]
+    ends = [
+        (s["number"], points[s["number"]][-1])
+        for s in source.states
+        if s["state"] == "pruned" and s["number"] in points
+    ]
     if ends:
         last = [point for _, point in ends]
         marker = {"symbol": "x", "size": 9, "color": VERMILLION}
@@ -270,6 +298,8 @@ def _curves(source: FigureSource) -> go.Figure | None:
         look: dict[str, Any] = {"line": {"color": BLUE, "width": 4}, "marker": {"size": 9, "symbol": "diamond"}}
         figure.add_trace(_lines(points, [source.best], f"best trial ({source.best})", **look))
     figure.update_layout(xaxis_title=unit, yaxis_title=METRIC, hovermode="closest")
+    if max(found[-1][0] for found in points.values()) <= _MOST_TICKS:
+        figure.update_xaxes(dtick=1)
     return figure
 
 

@@ -18,8 +18,14 @@ logger = logging.getLogger(__name__)
 FOLDER, FILE = "listening", "listening.json"
 MOST_BYTES = 8_500_000  # of embedded files, encoded: the page is to stay under 15 MB, and Plotly takes five
 _TYPES = {
-    ".mp3": "audio/mpeg", ".wav": "audio/wav", ".ogg": "audio/ogg", ".flac": "audio/flac", ".opus": "audio/ogg",
-    ".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp",
+    ".mp3": "audio/mpeg",
+    ".wav": "audio/wav",
+    ".ogg": "audio/ogg",
+    ".flac": "audio/flac",
+    ".opus": "audio/ogg",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
 }
 _SHARED = {"heard": "Heard", "reference": "Reference", "mean": "Mean voice", "nearest": "Nearest stock voice"}
 _SPOKEN = "spoken"

@@ -74,6 +74,7 @@ def render_report(sweep: LoadedSweep) -> str:
     )
     environment.filters["figure"] = figure_json
     environment.filters["number"] = number
+    environment.filters["metric"] = metric
     loader = environment.loader
     assert loader is not None
     style, script = (Markup(loader.get_source(environment, name)[0]) for name in ("style.css", "script.js"))
@@ -114,6 +115,9 @@ def _commands(sweep: LoadedSweep) -> dict[str, str]:
     found = {}
     if sweep.status["state"] == "interrupted":
         found["Go on with this sweep"] = ["nuanced", "sweep", "--resume", folder]
+    commit = str(sweep.record.get("git_commit") or "").removesuffix("-dirty")
+    if commit:
+        found["Take the code that it ran with"] = ["git", "checkout", commit]
     settings = str(sweep.folder / "sweep.yaml")
     found["Run it again"] = ["nuanced", "sweep", settings, "--name", f"{sweep.folder.absolute().name}-again"]
     if sweep.best is not None:
@@ -140,3 +144,8 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, float):
         return f"{value:.{digits}g}"
     return json.dumps(value) if isinstance(value, list | Mapping) else str(value)
+
+
+def metric(value: Any) -> str:
+    """Return a metric with four digits, the last ones also if they are 0."""
+    return f"{value:#.4g}" if isinstance(value, float) and not math.isnan(value) else number(value)

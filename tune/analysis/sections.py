@@ -24,8 +24,11 @@ __all__ = [
 
 _SHOWN_METRICS = ("val/skill", "val/stft", "val/style", "val/identity", "val/pitch")
 _TITLES = {
-    "loss": "loss", "stft": "STFT", "style": "style",
-    "identity": "identity (people)", "pitch": "pitch (people)",
+    "loss": "loss",
+    "stft": "STFT",
+    "style": "style",
+    "identity": "identity (people)",
+    "pitch": "pitch (people)",
 }
 
 
@@ -45,7 +48,8 @@ def _state_line(sweep: LoadedSweep) -> str:
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     budget = None if sweep.config is None else sweep.config.sweep.trials
     of = "" if budget is None else f" of a budget of {budget}"
-    trials = f"{len(states)} trials{of}: {', '.join(counts)}" if states else f"no trial has begun yet{of}"
+    many = "trial" if len(states) == 1 else "trials"
+    trials = f"{len(states)} {many}{of}: {', '.join(counts)}" if states else f"no trial has begun yet{of}"
     return f"{sweep.status['state']}; {trials}."
 
 
@@ -97,7 +101,8 @@ def _spent_line(sweep: LoadedSweep) -> str:
     hours = float(attributes.get("seconds", 0.0)) / 3600
     gpu_hours = float(attributes.get("gpu_seconds", 0.0)) / 3600
     failed = sum(trial["state"] == "failed" for trial in sweep.status["trials"])
-    return f"{_duration(hours)} of the sweep, {gpu_hours:.2f} GPU hours; {failed or 'no'} trials failed."
+    many = "trial" if failed == 1 else "trials"
+    return f"{_duration(hours)} of the sweep, {gpu_hours:.2f} GPU hours; {failed or 'no'} {many} failed."
 
 
 def _duration(hours: float) -> str:
@@ -113,14 +118,18 @@ def baselines_table(sweep: LoadedSweep) -> dict[str, Any]:
 
 
 def trials_table(sweep: LoadedSweep) -> dict[str, Any]:
-    """Return ``columns`` (name, whether its values are numbers), ``rows``, and ``best``, the best trial's number."""
+    """Return the table of trials.
+
+    ``columns`` (name, whether its values are numbers), ``rows``, ``notes`` by trial, ``best``, the best trial's number,
+    and ``settings_from``, the index of the first column of a setting.
+    """
     frame = sweep.trials()
     settings = [
         name for name in frame.columns[6:-1] if "/" not in name
     ]  # a metric's name has a slash, a setting's a dot
     metrics = [name for name in _SHOWN_METRICS if name in frame.columns]
     names = ["number", "state", "value", *metrics, "epochs", "minutes", *settings]
-    frame = frame.assign(minutes=frame["seconds"] / 60)
+    frame = frame.assign(minutes=(frame["seconds"] / 60).round(2))
     notes = {state["number"]: _note(state) for state in sweep.status["trials"] if state[RETRY_OF] or state[REPEAT_OF]}
     titles = {"number": "trial", "value": METRIC}
     columns = [(titles.get(name, name), name not in ("state", *settings) or _is_number(frame[name])) for name in names]
@@ -129,6 +138,7 @@ def trials_table(sweep: LoadedSweep) -> dict[str, Any]:
         "columns": columns,
         "rows": rows,
         "notes": notes,
+        "settings_from": len(names) - len(settings),
         "best": None if sweep.best is None else sweep.best.number,
     }
 

@@ -40,6 +40,7 @@ _STATE_COLORS = {"complete": SKY, "pruned": ORANGE, "failed": VERMILLION, "runni
 _PREDICTOR_COLORS = {"baseline": VERMILLION, "nearest": PURPLE, "ridge": GREEN, "oracle": GREY}
 _LEAST_COMPLETE = 2  # trials without which there is nothing to compare
 _MOST_LINES = 200  # of parallel coordinates
+_MOST_CONTOUR_TRIALS = 150  # a contour's size grows with their square
 _MOST_TICKS = 12  # epochs that get one each
 _LEAST_TOP = 5  # trials that PED-ANOVA should compare with the others
 
@@ -240,7 +241,7 @@ def _contour(source: FigureSource) -> go.Figure | None:
     for pair in combinations(_by_importance(source)[:6], 2):
         both = [trial for trial in complete if all(name in trial.params for name in pair)]
         if len(both) > _LEAST_COMPLETE and all(len({trial.params[name] for trial in both}) > 1 for name in pair):
-            study = drawn_study(source.study, source.trials)
+            study = drawn_study(source.study, _spread(_by_rank(source), _MOST_CONTOUR_TRIALS))
             figure = plot_contour(study, params=list(pair), target=source.target, target_name=source.objectives[0])
             figure.update_traces(colorscale=SCALE, reversescale=False, selector={"type": "contour"})
             first, second = sorted(pair)  # as Optuna orders them
@@ -250,8 +251,20 @@ def _contour(source: FigureSource) -> go.Figure | None:
     return None
 
 
+def _by_rank(source: FigureSource) -> list[FrozenTrial]:
+    """Return the complete trials, the lowest first objective first."""
+    return sorted(source.complete, key=source.target or (lambda trial: float(trial.value or 0)))
+
+
+def _spread(trials: Sequence[FrozenTrial], most: int) -> list[FrozenTrial]:
+    """Return at most so many trials, evenly over their order, the first and the last among them."""
+    if len(trials) <= most:
+        return list(trials)
+    return [trials[n * (len(trials) - 1) // (most - 1)] for n in range(most)]
+
+
 def _parallel(source: FigureSource) -> go.Figure | None:
-    ranks = sorted(source.complete, key=source.target or (lambda trial: float(trial.value or 0)))
+    ranks = _by_rank(source)
     if len(ranks) < _LEAST_COMPLETE:
         return None
     study = drawn_study(source.study, list(reversed(ranks[:_MOST_LINES])))  # the best are drawn last, on top

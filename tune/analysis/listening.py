@@ -16,7 +16,6 @@ __all__ = ["ListenedClip", "Listening", "Source", "read_listening"]
 logger = logging.getLogger(__name__)
 
 FOLDER, FILE = "listening", "listening.json"
-MOST_BYTES = 8_500_000  # of embedded files, encoded: the page is to stay under 15 MB, and Plotly takes five
 _TYPES = {
     ".mp3": "audio/mpeg",
     ".wav": "audio/wav",
@@ -89,12 +88,12 @@ class Listening:
     left_out: int = 0
 
 
-def read_listening(folders: Sequence[tuple[int, Path]], most_bytes: int = MOST_BYTES) -> Listening:
+def read_listening(folders: Sequence[tuple[int, Path]], most_bytes: int) -> Listening:
     """Return the listening clips of the first two trials that have some; matched by name.
 
     Args:
         folders: number and folder of the trials, the best one first.
-        most_bytes: of embedded files; pictures are left out first, then sounds of the last clips.
+        most_bytes: of embedded files, as they are encoded; pictures are left out first, then sounds of the last clips.
     """
     found: list[tuple[int, int, Path, _ListeningFile]] = []
     for rank, (number, folder) in enumerate(folders):

@@ -35,6 +35,8 @@ __all__ = ["REPORT_FILE", "render_report", "write_report"]
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"  # in the folder of a sweep
+MOST_BYTES = 14_500_000  # of a report
+_BYTES_PER_TRIAL = 2_000  # its row in the table
 _PAGE_COLORS = ("paper_bgcolor", "plot_bgcolor", "template", "title")  # the page has its own
 
 
@@ -72,7 +74,10 @@ def render_report(sweep: LoadedSweep) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["figure"] = figure_json
+    plotly = get_plotlyjs().replace("</script", "<\\/script")
+    drawn = {id(figure): figure_json(figure) for figure in (*sweep.figures.values(), *sweep.slices.values())}
+    environment.filters["figure"] = lambda figure: drawn[id(figure)]
+    used = len(plotly) + sum(map(len, drawn.values())) + _BYTES_PER_TRIAL * len(sweep.frozen)
     environment.filters["number"] = number
     environment.filters["metric"] = metric
     loader = environment.loader
@@ -86,7 +91,7 @@ def render_report(sweep: LoadedSweep) -> str:
         version=version("nuanced-speech"),
         style=style,
         script=script,
-        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
+        plotly=Markup(plotly),
         summary=summary(sweep),
         baselines=baselines_table(sweep),
         figures=sweep.figures,
@@ -97,7 +102,7 @@ def render_report(sweep: LoadedSweep) -> str:
         pareto=sweep.status["pareto"],
         times=time_table(sweep),
         best=best_settings(sweep),
-        listening=read_listening(leading),
+        listening=read_listening(leading, max(0, MOST_BYTES - used)),
         failures=failures(sweep),
         provenance=provenance(sweep),
         commands=_commands(sweep),

@@ -5,6 +5,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from nuanced_core.config.yaml_files import read_yaml, write_yaml
 from nuanced_core.encoder.checkpoint import Checkpoint, write_checkpoint
 from nuanced_core.training.run import BEST
 from tests.nuanced_core.encoder.small_encoders import small_encoder
-from tune.config.sweep_config import SETTINGS_FILE, SweepConfig, parse_sweep
+from tune.config.sweep_config import SETTINGS_FILE, parse_sweep
 from tune.search.ledger import TrialLedger
 from tune.search.study import open_study
 from tune.show.status import mark
@@ -47,8 +48,12 @@ def made_sweep(
     state: str = "finished",
     text: str = SEARCH,
     metrics: Callable[[float], dict[str, float]] = lambda loss: {},
+    is_light: bool = False,
 ) -> Path:
-    """Make the folder of a sweep with these trials, each with its settings, curves and, if complete, a checkpoint."""
+    """Make the folder of a sweep with these trials, each with its settings, curves and, if complete, a checkpoint.
+
+    A light one has no curves and no checkpoints.
+    """
     folder.mkdir(parents=True)
     source = folder.with_suffix(".yaml")
     source.write_text(text)
@@ -60,14 +65,14 @@ def made_sweep(
     study = open_study(folder, config.sweep, create=True)
     book = TrialLedger(study, config.search, config.run, folder / "trials", config.sweep)
     for outcome in outcomes:
-        _run_trial(book, config, outcome, metrics)
+        _run_trial(book, outcome, metrics, is_light)
     mark(study, state)
     book.save_used_time()
     return folder
 
 
 def _run_trial(
-    book: TrialLedger, config: SweepConfig, outcome: Outcome, metrics: Callable[[float], dict[str, float]]
+    book: TrialLedger, outcome: Outcome, metrics: Callable[[float], dict[str, float]], is_light: bool
 ) -> None:
     losses, ending = outcome
     asked = book.ask()
@@ -75,7 +80,7 @@ def _run_trial(
     number, folder = asked["number"], Path(asked["folder"])
     folder.mkdir(parents=True)
     write_yaml(folder / CONFIG_FILE, asked["run"])
-    with TensorBoardReport(folder) as board:
+    with nullcontext(lambda *_: None) if is_light else TensorBoardReport(folder) as board:
         for epoch, loss in enumerate(losses, start=1):
             scalars = {
                 "val/loss": loss,
@@ -99,7 +104,7 @@ def _run_trial(
     elif ending != "complete":
         book.fail(number, ending)
     book.end(number)
-    if ending == "complete":
+    if ending == "complete" and not is_light:
         write_small_checkpoint(folder / BEST, asked["run"])
 
 

@@ -186,7 +186,7 @@ def test_listening_skips_what_is_missing_damaged_or_elsewhere(tmp_path: Path) ->
     written["clips"][0]["files"] |= {"heard": "../../outside.mp3", "mean": "missing.mp3", "nearest": "listening.json"}
     del written["clips"][0]["files"]["reference"], written["clips"][0]["spectrograms"]["spoken"]
     file.write_text(json.dumps(written))
-    found = read_listening([(n, tmp_path / str(n)) for n in range(3)])
+    found = read_listening([(n, tmp_path / str(n)) for n in range(3)], 10**6)
     assert found.trials == {"best": "Second best trial (1)", "second": "Trial 2, rank 3"}
     assert [(source.key, source.image is None) for source in found.clips[0].sources] == [
         ("best", True),
@@ -196,7 +196,7 @@ def test_listening_skips_what_is_missing_damaged_or_elsewhere(tmp_path: Path) ->
 
 def test_listening_keeps_to_its_size(tmp_path: Path) -> None:
     write_listening(tmp_path / "0")
-    everything = read_listening([(0, tmp_path / "0")])
+    everything = read_listening([(0, tmp_path / "0")], 10**6)
     sounds = sum(len(source.audio) for clip in everything.clips for source in clip.sources)
     assert everything.left_out == 0
     found = read_listening([(0, tmp_path / "0")], most_bytes=sounds)
@@ -204,6 +204,17 @@ def test_listening_keeps_to_its_size(tmp_path: Path) -> None:
     pictures = [source.image for clip in found.clips for source in clip.sources]
     assert pictures.count(None) == found.left_out > 0
     assert len(read_listening([(0, tmp_path / "0")], most_bytes=sounds // 2).clips) < 3
+
+
+def test_the_report_of_many_trials_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made_sweep(tmp_path / "toy", [([1.0 + n / 400], "complete") for n in range(400)], is_light=True)
+    write_listening(folder / "trials" / "0")
+    assert write_report(folder).stat().st_size < 7e6
+    assert len(page_of(folder).of("audio")) == 9
+    monkeypatch.setattr("tune.analysis.report.MOST_BYTES", 5_000_000)
+    page = page_of(folder)
+    assert not page.of("audio")
+    assert "The listening clips were left out to keep the report small" in page.text
 
 
 @pytest.mark.parametrize("state", ["running", "finished", "interrupted"])

@@ -63,10 +63,11 @@ WINGS: dict[str, tuple[str, ...]] = {
     "tune.trial": ("config", "search", "cluster", "loggers"),
     "tune.show": ("config", "search", "cluster", "loggers", "trial"),
     "tune.sweep": ("config", "search", "cluster", "loggers", "trial", "show"),
+    "tune.analysis": ("config", "search", "cluster", "trial", "show"),
     "tune.cli.common": ("config", "cluster"),
     "tune.cli.training": ("config", "sweep", "cli.common"),
     "tune.cli.inspection": ("config", "show", "cli.common"),
-    "tune.cli.results": ("trial", "show", "cli.common"),
+    "tune.cli.results": ("trial", "show", "analysis", "cli.common"),
     "tune.cli.storage": ("cli.common",),
     "tune.cli": ("cli.common", "cli.training", "cli.inspection", "cli.results", "cli.storage"),
 }

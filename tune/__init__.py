@@ -3,9 +3,9 @@
 The public names are those in ``__all__``; each is imported when it is first used. Everything else may move.
 
     from pathlib import Path
-    from tune import load_sweep, run_sweep
+    from tune import load_sweep_config, run_sweep
 
-    result = run_sweep(load_sweep(Path("configs/quickstart.yaml")), name="first")
+    result = run_sweep(load_sweep_config(Path("configs/quickstart.yaml")), name="first")
     print("\\n".join(result.lines))
 """
 
@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tune.analysis.loaded import LoadedSweep, load_sweep
     from tune.cluster.machines import JoinedCluster, ThisMachine
     from tune.config.space import Space
-    from tune.config.sweep_config import SweepConfig, load_run, load_sweep
+    from tune.config.sweep_config import SweepConfig, load_run, load_sweep_config
     from tune.search.study import read_study
     from tune.show.status import status
     from tune.sweep.driver import SweepResult, resume_sweep, run_sweep
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JoinedCluster",
+    "LoadedSweep",
     "Space",
     "SweepConfig",
     "SweepResult",
@@ -33,6 +35,7 @@ __all__ = [
     "best_checkpoint",
     "load_run",
     "load_sweep",
+    "load_sweep_config",
     "read_study",
     "resume_single_run",
     "resume_sweep",
@@ -43,6 +46,7 @@ __all__ = [
 
 _MODULES = {
     "JoinedCluster": "cluster.machines",
+    "LoadedSweep": "analysis.loaded",
     "Space": "config.space",
     "SweepConfig": "config.sweep_config",
     "SweepResult": "sweep.driver",
@@ -50,7 +54,8 @@ _MODULES = {
     "ThisMachine": "cluster.machines",
     "best_checkpoint": "trial.checkpoints",
     "load_run": "config.sweep_config",
-    "load_sweep": "config.sweep_config",
+    "load_sweep": "analysis.loaded",
+    "load_sweep_config": "config.sweep_config",
     "read_study": "search.study",
     "resume_single_run": "sweep.single_run",
     "resume_sweep": "sweep.driver",

@@ -10,7 +10,7 @@ import yaml
 from nuanced_core.errors import ConfigError, DiskError
 from nuanced_core.paths import user_path
 
-__all__ = ["apply_overrides", "read_yaml", "write_yaml"]
+__all__ = ["apply_overrides", "read_yaml", "write_yaml", "yaml_text"]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -54,6 +54,12 @@ def _read_yaml(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml writes the same text four times as fast
 
 
+def yaml_text(data: Mapping[str, Any]) -> str:
+    """Return ``data`` as ``write_yaml`` writes it."""
+    text: str = yaml.dump(dict(data), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
     """Write ``data`` atomically: a reader sees the old file or the complete new one.
 
@@ -62,8 +68,7 @@ def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
     """
     part = path.with_name(path.name + ".part")
     try:
-        text: str = yaml.dump(dict(data), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
-        part.write_text(text, encoding="utf-8")
+        part.write_text(yaml_text(data), encoding="utf-8")
         part.replace(path)
     except OSError as error:
         raise DiskError(f"{path}: cannot be written: {error.strerror}") from None

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nuanced_core.encoder.style_encoder import StyleEncoderConfig
+from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
 from nuanced_core.errors import DiskError, WeightsError
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "encoder_of_checkpoint", "read_checkpoint", "write_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,19 @@ def read_checkpoint(file: Path) -> Checkpoint:
         raise WeightsError(f"{file}: no such checkpoint; has a trial finished an epoch?") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{file}: not a checkpoint: {error}; remove it to train from the start") from None
+
+
+def encoder_of_checkpoint(file: Path) -> StyleEncoder:
+    """Return the encoder of a checkpoint, in eval mode.
+
+    Raises:
+        WeightsError: the file is missing or damaged.
+        ConfigError: the checkpoint's encoder is of another version of this project.
+    """
+    checkpoint = read_checkpoint(file)
+    encoder = StyleEncoder(StyleEncoderConfig.from_dict(checkpoint.style_encoder, str(file)))
+    try:
+        encoder.load_state_dict(checkpoint.encoder)
+    except RuntimeError as error:
+        raise WeightsError(f"{file}: its weights do not fit its settings: {str(error)[:200]}") from None
+    return encoder.eval()

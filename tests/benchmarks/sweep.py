@@ -49,7 +49,7 @@ from tests.benchmarks.driver_probe import WORKERS, DriverProbe
 from tests.benchmarks.sweep_toy import ToyRun, ToyTrainable
 from tests.tune.toy import prepare
 from tune.cluster.machines import ThisMachine
-from tune.config.sweep_config import load_sweep
+from tune.config.sweep_config import load_sweep_config
 
 # As in tune/search: halving's reduction factor, and trials that are sampled at random.
 REDUCTION, STARTUP_TRIALS = 3, 10
@@ -87,7 +87,7 @@ def run_ours(probe: DriverProbe, trials: int, epochs: int, sleep: float, folder:
     overrides = [f"train.epochs={epochs}", *(f"sweep.{name}={value}" for name, value in settings.items())]
     disk.BYTES_PER_TRIAL = 0  # these trials write no checkpoints
     services = SweepServices(start_run=partial(ToyRun, sleep=sleep), prepare=prepare)
-    result = run_sweep(load_sweep(file, overrides), name="ours", services=services)
+    result = run_sweep(load_sweep_config(file, overrides), name="ours", services=services)
     if any(trial["state"] == "failed" for trial in result.status["trials"]):
         raise SystemExit("a trial failed")
 

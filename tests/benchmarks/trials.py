@@ -25,7 +25,7 @@ from typing import Any
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.training.run import Report, Run, start_run
 from tune.cli.common.logs import LogOptions, log_output
-from tune.config.sweep_config import load_sweep
+from tune.config.sweep_config import load_sweep_config
 from tune.sweep.driver import SweepServices, run_sweep
 
 TIMES_FILE = "times.json"  # in a trial's folder
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, log_output(LogOptions()):
-        config = load_sweep(arguments.config, [*arguments.overrides, f"sweep.outputs={folder}"])
+        config = load_sweep_config(arguments.config, [*arguments.overrides, f"sweep.outputs={folder}"])
         result = run_sweep(config, name="trials", services=SweepServices(start_run=TimedRun))
         rows: Mapping[str, float] = shares(result.folder)
     if arguments.json:

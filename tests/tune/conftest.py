@@ -10,7 +10,7 @@ import pytest
 
 from tests.tune import toy
 from tune.cluster.machines import Resources, ThisMachine
-from tune.config.sweep_config import load_sweep
+from tune.config.sweep_config import load_sweep_config
 from tune.sweep.driver import SweepResult, run_sweep
 
 MEMORY = int(8e9)  # bytes that trials have, whatever the machine
@@ -48,7 +48,7 @@ def sweep(text: str, folder: Path, *overrides: str) -> tuple[SweepResult, list[s
     """Run the toy sweep that the YAML ``text`` describes; return its result, and its log and report."""
     file = folder / "toy.yaml"
     file.write_text(text)
-    config = load_sweep(file, [*overrides, f"sweep.outputs={folder}"])
+    config = load_sweep_config(file, [*overrides, f"sweep.outputs={folder}"])
     with logged() as lines:
         result = run_sweep(config, name="toy", services=toy.services())
     return result, [*lines, *result.lines]

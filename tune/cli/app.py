@@ -18,6 +18,7 @@ from tune.cli.inspection.doctor import doctor
 from tune.cli.inspection.status import status
 from tune.cli.results.evaluate import evaluate
 from tune.cli.results.export import export
+from tune.cli.results.report import report
 from tune.cli.storage.cache import cache
 from tune.cli.storage.weights import weights
 from tune.cli.training.sweep import sweep
@@ -28,7 +29,7 @@ __all__ = ["main"]
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Training": (sweep, train),
     "Inspection": (status, board, dashboard, doctor),
-    "Results": (export, evaluate),
+    "Results": (report, export, evaluate),
     "Storage": (weights, cache),
 }
 _UNEXPECTED_ERROR = 1  # as Python exits after a traceback

@@ -22,7 +22,7 @@ __all__ = [
     "as_override",
     "load",
     "load_run",
-    "load_sweep",
+    "load_sweep_config",
     "parse_sweep",
     "run_with_absolute_places",
     "with_absolute_overrides",
@@ -103,7 +103,7 @@ class _SweepSection(Settings):
     sweep: SweepSettings = SweepSettings()
 
 
-def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
+def load_sweep_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """Read and validate the sweep in the YAML file ``path``, with ``section.name=value`` overrides.
 
     Raises:
@@ -120,7 +120,7 @@ def parse_sweep(data: Mapping[str, Any], place: str, overrides: Sequence[str] = 
         overrides: ``section.name=value`` settings, applied to ``data``.
 
     Raises:
-        ConfigError: as ``load_sweep``.
+        ConfigError: as ``load_sweep_config``.
     """
     run_data, search_data, sweep_data = _sections(data, place, overrides)
     run = validate(RunConfig, run_data, place)
@@ -139,7 +139,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read and validate the run in ``path``, whose ``search`` and ``sweep`` sections, if any, are ignored.
 
     Raises:
-        ConfigError: as ``load_sweep``.
+        ConfigError: as ``load_sweep_config``.
     """
     return _parse_run(read_yaml(path), str(path), overrides)
 
@@ -148,7 +148,7 @@ def load(path: Path) -> SweepConfig | RunConfig:
     """Read and validate a file: a sweep if it has a ``search`` section, else a run.
 
     Raises:
-        ConfigError: as ``load_sweep``.
+        ConfigError: as ``load_sweep_config``.
     """
     data = read_yaml(path)
     return parse_sweep(data, str(path)) if data.get("search") else _parse_run(data, str(path), ())

@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from nuanced_core.errors import ConfigError
 from tune.config.places import database_file, database_url, moved_into
 from tune.config.secrets import from_environment, is_variable, masked
-from tune.config.sweep_config import SETTINGS_FILE, load_sweep
+from tune.config.sweep_config import SETTINGS_FILE, load_sweep_config
 from tune.config.sweep_settings import SweepSettings
 from tune.search.journal import STUDY_FILE, StudyJournal
 from tune.search.pruners import make_pruner
@@ -170,7 +170,7 @@ def trial_folders(folder: Path) -> list[int]:
 
 def _settings(folder: Path) -> SweepSettings:
     file = folder / SETTINGS_FILE
-    return load_sweep(file).sweep if file.is_file() else SweepSettings()
+    return load_sweep_config(file).sweep if file.is_file() else SweepSettings()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.encoder import checkpoint as checkpoint_module
-from nuanced_core.encoder.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from nuanced_core.encoder.checkpoint import Checkpoint, encoder_of_checkpoint, read_checkpoint, write_checkpoint
 from nuanced_core.errors import ConfigError, DiskError, WeightsError
 from tests.nuanced_core.encoder.small_encoders import small_encoder
 
@@ -107,3 +107,18 @@ def test_failed_write_leaves_the_old_file(
     with pytest.raises(DiskError, match=r"a\.safetensors: cannot be written: .*No space left"):
         write_checkpoint(tmp_path / "a.safetensors", replace(checkpoint, epoch=3))
     assert read_checkpoint(tmp_path / "a.safetensors").epoch == 2
+
+
+def test_the_encoder_of_a_checkpoint_is_that_which_was_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a.safetensors", checkpoint)
+    encoder = encoder_of_checkpoint(tmp_path / "a.safetensors")
+    assert not encoder.training
+    assert _same_tensors(dict(encoder.state_dict()), checkpoint.encoder)
+
+
+def test_weights_of_another_encoder_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    name, *_ = checkpoint.encoder
+    others = {key: tensor for key, tensor in checkpoint.encoder.items() if key != name}
+    write_checkpoint(tmp_path / "a.safetensors", replace(checkpoint, encoder=others))
+    with pytest.raises(WeightsError, match=r"a\.safetensors: its weights do not fit"):
+        encoder_of_checkpoint(tmp_path / "a.safetensors")

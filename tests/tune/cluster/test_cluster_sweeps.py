@@ -33,7 +33,8 @@ class Driver:
     def __init__(self, cluster: Cluster, folder: Path, *overrides: str, resumed: bool = False) -> None:
         (folder / "toy.yaml").write_text(MIXED)
         settings = [*overrides, f"sweep.outputs={folder}"]
-        new = f"run_sweep(load_sweep(Path({str(folder / 'toy.yaml')!r}), {settings!r}), name='toy', services=services)"
+        config = f"load_sweep_config(Path({str(folder / 'toy.yaml')!r}), {settings!r})"
+        new = f"run_sweep({config}, name='toy', services=services)"
         old = f"resume_sweep(Path({str(folder / 'toy')!r}), overrides={[*overrides]!r}, services=services)"
         script = f"""
 import logging
@@ -42,7 +43,7 @@ from pathlib import Path
 from nuanced_core.errors import NuancedError
 from tests.tune import toy
 from tune.cluster.machines import JoinedCluster
-from tune.config.sweep_config import load_sweep
+from tune.config.sweep_config import load_sweep_config
 from tune.sweep.driver import resume_sweep, run_sweep
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 services = toy.services(machines=JoinedCluster({cluster.address!r}))

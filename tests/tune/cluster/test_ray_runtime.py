@@ -24,7 +24,7 @@ from nuanced_core.errors import NuancedError
 from tests.tune import toy
 from tune.cluster import ray_runtime
 from tune.cluster.machines import ThisMachine
-from tune.config.sweep_config import as_override, load_sweep
+from tune.config.sweep_config import as_override, load_sweep_config
 from tune.sweep.driver import run_sweep
 
 def main(config=None, outputs=None, *, seconds=None, wait=0.0, temp=None):
@@ -35,7 +35,7 @@ def main(config=None, outputs=None, *, seconds=None, wait=0.0, temp=None):
                 print("started", flush=True)
                 time.sleep(wait)
         else:
-            settings = load_sweep(Path(config), [as_override("sweep.outputs", outputs), "sweep.trials=1"])
+            settings = load_sweep_config(Path(config), [as_override("sweep.outputs", outputs), "sweep.trials=1"])
             print(run_sweep(settings, name="toy", services=toy.services(machines=ThisMachine(temp))).exit_code)
     except NuancedError as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -12,7 +12,7 @@ from tune.config.places import database_file, database_url, moved_into
 from tune.config.sweep_config import (
     SweepConfig,
     as_override,
-    load_sweep,
+    load_sweep_config,
     parse_sweep,
     run_with_absolute_places,
     with_absolute_overrides,
@@ -164,7 +164,7 @@ def test_overrides_of_a_resumed_sweep_are_absolute_unless_the_sweep_names_them_s
     assert found[4] == as_override("sweep.enqueue", enqueued)
     file = here / "a.yaml"
     file.write_text("search: {encoder.width: [32, 64]}\n")
-    storage = load_sweep(file, [found[5]]).sweep.storage
+    storage = load_sweep_config(file, [found[5]]).sweep.storage
     assert storage is not None and database_file(storage) == here / "out" / "toy" / "x.db"
 
 

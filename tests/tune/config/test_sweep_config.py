@@ -10,7 +10,7 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.yaml_files import read_yaml, write_yaml
 from nuanced_core.errors import ConfigError
 from tune.config.dimension import Choices, Range
-from tune.config.sweep_config import as_override, load, load_run, load_sweep, parse_sweep
+from tune.config.sweep_config import as_override, load, load_run, load_sweep_config, parse_sweep
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 GOOD = """
@@ -29,7 +29,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_a_file_is_split_into_run_search_and_sweep(tmp_path: Path) -> None:
-    config = load_sweep(written(tmp_path, GOOD), ["train.batch_size=4"])
+    config = load_sweep_config(written(tmp_path, GOOD), ["train.batch_size=4"])
     assert config.run.train.epochs == 6
     assert config.run.train.batch_size == 4
     assert config.search.dimensions == {
@@ -40,19 +40,19 @@ def test_a_file_is_split_into_run_search_and_sweep(tmp_path: Path) -> None:
 
 
 def test_saved_settings_load_again_and_their_record_is_ignored(tmp_path: Path) -> None:
-    config = load_sweep(written(tmp_path, GOOD))
+    config = load_sweep_config(written(tmp_path, GOOD))
     again = tmp_path / "again.yaml"
     write_yaml(again, {**config.as_dict(), "record": {"git_commit": "0"}})
-    assert load_sweep(again) == config
+    assert load_sweep_config(again) == config
 
 
 def test_parsed_data_give_the_sweep_that_its_file_gives(tmp_path: Path) -> None:
     file = written(tmp_path, GOOD + "record: {git_commit: '0'}\n")
     data = read_yaml(file)
     unchanged = copy.deepcopy(data)
-    assert parse_sweep(data, str(file)) == load_sweep(file)
+    assert parse_sweep(data, str(file)) == load_sweep_config(file)
     overrides = ["train.epochs=3", "sweep.trials=9", "search.encoder.depth=[1, 2]"]
-    assert parse_sweep(data, str(file), overrides) == load_sweep(file, overrides) != load_sweep(file)
+    assert parse_sweep(data, str(file), overrides) == load_sweep_config(file, overrides) != load_sweep_config(file)
     assert data == unchanged
 
 
@@ -73,15 +73,15 @@ def test_errors_of_parsed_data_name_its_place() -> None:
 @pytest.mark.parametrize("name", ["outputs", "warm_start", "shared"])
 def test_a_path_is_kept_as_it_is_written(tmp_path: Path, name: str) -> None:
     file = written(tmp_path, GOOD.replace("trials: 8", f"trials: 8, {name}: ~/sweeps"))
-    assert getattr(load_sweep(file).sweep, name) == "~/sweeps"
+    assert getattr(load_sweep_config(file).sweep, name) == "~/sweeps"
     # Without quotes, ~ alone is null in YAML.
-    assert getattr(load_sweep(file, [as_override(f"sweep.{name}", "~")]).sweep, name) == "~"
+    assert getattr(load_sweep_config(file, [as_override(f"sweep.{name}", "~")]).sweep, name) == "~"
 
 
 @pytest.mark.parametrize("name", ["outputs", "shared"])
 def test_an_empty_path_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"sweep\.{name}: \"\": string should have at least 1 character"):
-        load_sweep(written(tmp_path, GOOD), [f"sweep.{name}=''"])
+        load_sweep_config(written(tmp_path, GOOD), [f"sweep.{name}=''"])
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_an_empty_path_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_sweep_cannot_continue_one_with_other_trials(tmp_path: Path, override: str, message: str) -> None:
     file = written(tmp_path, GOOD)
     with pytest.raises(ConfigError) as caught:
-        load_sweep(file, [override]).check_can_continue(load_sweep(file))
+        load_sweep_config(file, [override]).check_can_continue(load_sweep_config(file))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
@@ -118,7 +118,7 @@ def test_a_sweep_continues_one_with_another_budget_or_range(tmp_path: Path) -> N
         "search.encoder.pooling=null",
         "search.encoder.depth=[1, 2]",
     ):
-        load_sweep(file, [override]).check_can_continue(load_sweep(file))
+        load_sweep_config(file, [override]).check_can_continue(load_sweep_config(file))
 
 
 def test_a_run_is_loaded_from_a_sweep_s_file(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_run_is_loaded_from_a_sweep_s_file(tmp_path: Path) -> None:
 
 def test_a_search_is_overridden_extended_and_dropped_by_name(tmp_path: Path) -> None:
     file = written(tmp_path, GOOD)
-    config = load_sweep(
+    config = load_sweep_config(
         file,
         ["search.encoder.width.high=128", "search.encoder.pooling=null", "search.encoder.depth=[1, 2]"],
     )
@@ -140,7 +140,7 @@ def test_a_search_is_overridden_extended_and_dropped_by_name(tmp_path: Path) -> 
 def test_a_condition_can_be_overridden_on_its_own(tmp_path: Path) -> None:
     condition = "  encoder.heads: {choices: [1, 2], when: {encoder.pooling: [mean_std]}}\n"
     file = written(tmp_path, GOOD.replace("sweep:", condition + "sweep:"))
-    config = load_sweep(file, ["search.encoder.heads.when.encoder.pooling=[mean]"])
+    config = load_sweep_config(file, ["search.encoder.heads.when.encoder.pooling=[mean]"])
     assert config.search.dimensions["encoder.heads"] == Choices((1, 2), ({"encoder.pooling": ("mean",)},))
 
 
@@ -150,7 +150,7 @@ def test_runs_to_prepare_are_the_combinations_of_models_and_data(tmp_path: Path)
         GOOD + "models: {whisper: base}\n",
     )
     voices = "search.data.voices=[original, [af_heart, am_adam]]"
-    config = load_sweep(file, [voices, "search.features.layers=[last, all]"])
+    config = load_sweep_config(file, [voices, "search.features.layers=[last, all]"])
     runs = config.runs_to_prepare()
     assert {run.data.voices for run in runs} == {"original", ("af_heart", "am_adam")}
     assert {run.features.layers for run in runs} == {"last", "all"}
@@ -198,7 +198,7 @@ def test_runs_to_prepare_are_the_combinations_of_models_and_data(tmp_path: Path)
 )
 def test_errors_name_the_place_and_the_fix_in_one_line(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_sweep(written(tmp_path, GOOD), [override])
+        load_sweep_config(written(tmp_path, GOOD), [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -244,7 +244,7 @@ def test_a_grid_needs_no_budget() -> None:
 
 def test_an_override_may_hold_any_characters(tmp_path: Path) -> None:
     text = "out: {put}, # 1"
-    config = load_sweep(written(tmp_path, GOOD), [as_override("sweep.outputs", text)])
+    config = load_sweep_config(written(tmp_path, GOOD), [as_override("sweep.outputs", text)])
     assert config.sweep.outputs == text
 
 
@@ -253,7 +253,7 @@ def test_every_file_in_configs_loads(file: Path) -> None:
     run = load_run(file)
     loaded = load(file)
     if "search" in read_yaml(file):
-        assert loaded == load_sweep(file)
+        assert loaded == load_sweep_config(file)
     else:
         assert loaded == run
 
@@ -267,15 +267,15 @@ def test_configs_holds_sweeps_and_a_run() -> None:
 def test_a_run_has_the_device_of_its_trials(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text("search: {encoder.width: [8, 16]}\n")
-    assert load_sweep(file).run.train.device == "cpu"
-    assert load_sweep(file, ["sweep.gpus_per_trial=0.25"]).run.train.device == "cuda"
+    assert load_sweep_config(file).run.train.device == "cpu"
+    assert load_sweep_config(file, ["sweep.gpus_per_trial=0.25"]).run.train.device == "cuda"
     for overrides in (["train.device=cuda"], ["train.device=cpu", "sweep.gpus_per_trial=1"], ["train.device=cuda:1"]):
         with pytest.raises(ConfigError, match=r"train\.device: .* take auto"):
-            load_sweep(file, overrides)
+            load_sweep_config(file, overrides)
 
 
 def test_a_setting_that_decides_validation_sentences_cannot_be_searched(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text("search: {data.max_phonemes: [20, 40]}\n")
     with pytest.raises(ConfigError, match="every trial is compared by the same objective"):
-        load_sweep(file)
+        load_sweep_config(file)

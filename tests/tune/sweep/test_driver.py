@@ -21,7 +21,7 @@ from nuanced_core.training.preparation import prepare
 from tests.tune import toy
 from tests.tune.conftest import MIXED, sweep
 from tune.cluster import disk
-from tune.config.sweep_config import load_sweep
+from tune.config.sweep_config import load_sweep_config
 from tune.config.sweep_settings import SweepSettings
 from tune.search.journal import StudyJournal
 from tune.search.study import open_study
@@ -146,7 +146,7 @@ def test_the_study_s_pruner_stops_poor_trials(pruned: Swept) -> None:
 
 def test_the_sweep_s_file_says_what_was_run_and_can_be_run_again(mixed: Swept) -> None:
     result, _ = mixed
-    again = load_sweep(result.folder / "sweep.yaml")
+    again = load_sweep_config(result.folder / "sweep.yaml")
     assert again.run.train.epochs == 4
     assert again.search.names == ["train.learning_rate", "encoder.width", "data.voices"]
     assert again.sweep.trials == 9
@@ -181,7 +181,7 @@ def refused(folder: Path, *overrides: str, name: str = "toy") -> Exception:
     def prepare(configs: Sequence[RunConfig]) -> list[toy.ToyPrepared]:
         raise AssertionError("prepared a sweep that cannot be run")
 
-    config = load_sweep(file, [f"sweep.outputs={folder}", *overrides])
+    config = load_sweep_config(file, [f"sweep.outputs={folder}", *overrides])
     with pytest.raises((ConfigError, DiskError)) as caught:
         run_sweep(config, name=name, services=toy.services(prepare=prepare))
     assert sorted(folder.rglob("*")) == before
@@ -222,11 +222,11 @@ def test_ctrl_c_lets_trials_go_on_another_day_and_leaves_no_process(tmp_path: Pa
 import sys
 from pathlib import Path
 from tests.tune import toy
-from tune.config.sweep_config import load_sweep
+from tune.config.sweep_config import load_sweep_config
 from tune.show.status import status
 from tune.sweep.driver import run_sweep
 overrides = ["search.encoder.width=[{toy.SLOW}]", {str(f"sweep.outputs={tmp_path}")!r}]
-config = load_sweep(Path({str(tmp_path / "toy.yaml")!r}), overrides)
+config = load_sweep_config(Path({str(tmp_path / "toy.yaml")!r}), overrides)
 result = run_sweep(config, name="toy", services=toy.services())
 print(*result.lines, sep="\\n")
 sys.exit(result.exit_code)

@@ -16,7 +16,7 @@ from tests.tune import toy
 from tests.tune.conftest import MIXED
 from tune.cluster.machines import Resources
 from tune.cluster.ray_runtime import ClusterError
-from tune.config.sweep_config import load_sweep
+from tune.config.sweep_config import load_sweep_config
 from tune.search.ledger import TrialLedger
 from tune.sweep import trials
 from tune.sweep.driver import resume_sweep, run_sweep
@@ -55,7 +55,7 @@ def fail_with(error: BaseException) -> Callable[[], None]:
 def settings_in(folder: Path, *overrides: str) -> Any:
     (folder / "toy.yaml").write_text(MIXED)
     places = [f"sweep.outputs={folder}/o", f"sweep.shared={folder}/s", f"sweep.storage=sqlite:///{folder}/studies.db"]
-    return load_sweep(folder / "toy.yaml", [*places, "search.encoder.width=[64]", "sweep.trials=1", *overrides])
+    return load_sweep_config(folder / "toy.yaml", [*places, "search.encoder.width=[64]", "sweep.trials=1", *overrides])
 
 
 def failed(folder: Path, *overrides: str, fail: Callable[[], None] = lambda: None) -> BaseException:

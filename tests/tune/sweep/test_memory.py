@@ -9,7 +9,7 @@ import yaml
 from nuanced_core.errors import ConfigError
 from tests.tune import toy
 from tests.tune.conftest import MEMORY, logged, sweep
-from tune.config.sweep_config import load_sweep
+from tune.config.sweep_config import load_sweep_config
 from tune.config.sweep_settings import SweepSettings
 from tune.sweep.driver import resume_sweep, run_sweep
 from tune.sweep.trials import _trial_resources
@@ -49,7 +49,7 @@ def test_a_sweep_whose_trials_do_not_fit_is_refused_before_anything_is_written(
 ) -> None:
     file = tmp_path / "toy.yaml"
     file.write_text(SPACE)
-    config = load_sweep(file, [f"sweep.outputs={tmp_path / 'outputs'}", "train.spoken=60"])
+    config = load_sweep_config(file, [f"sweep.outputs={tmp_path / 'outputs'}", "train.spoken=60"])
     with pytest.raises(
         ConfigError, match=r"sweep\.memory_per_trial: \d+\.\d GB: this machine has 8\.0 GB for trials; low"
     ):

@@ -37,14 +37,15 @@ def driver(folder: Path, *overrides: str, resumed: bool = False) -> "subprocess.
     call = (
         f"resume_sweep(Path({str(folder / 'toy')!r}), overrides=[], services=toy.services())"
         if resumed
-        else f"run_sweep(load_sweep(Path({str(folder / 'toy.yaml')!r}), {[*overrides, f'sweep.outputs={folder}']!r}), "
+        else f"run_sweep(load_sweep_config(Path({str(folder / 'toy.yaml')!r}), "
+        f"{[*overrides, f'sweep.outputs={folder}']!r}), "
         'name="toy", services=toy.services())'
     )
     script = f"""
 import sys
 from pathlib import Path
 from tests.tune import toy
-from tune.config.sweep_config import load_sweep
+from tune.config.sweep_config import load_sweep_config
 from tune.sweep.driver import resume_sweep, run_sweep
 result = {call}
 print(*result.lines, sep="\\n")

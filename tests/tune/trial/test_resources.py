@@ -13,7 +13,7 @@ from nuanced_core.errors import ConfigError
 from nuanced_core.training.memory import estimated_host_memory, estimated_memory
 from tests.tune.conftest import logged
 from tune.cluster.machines import Resources
-from tune.config.sweep_config import load_sweep
+from tune.config.sweep_config import load_sweep_config
 from tune.trial.resources import (
     CONTEXT,
     HEADROOM,
@@ -58,7 +58,7 @@ def test_a_step_that_no_gpu_holds_is_refused() -> None:
 
 
 def test_the_largest_trial_of_the_space_is_measured(file: Path) -> None:
-    config = load_sweep(file)
+    config = load_sweep_config(file)
     largest = largest_run(config)
     assert (largest.encoder.width, largest.train.spoken) == (2048, 8)
     assert estimated_memory(largest) > estimated_memory(config.run)
@@ -68,10 +68,10 @@ LARGE = Resources(cpus=2, gpus=1, memory=int(64e9), memory_limit=int(64e9))
 
 
 def test_the_memory_of_the_largest_trial_replaces_auto(file: Path) -> None:
-    config = load_sweep(file, ["sweep.gpus_per_trial=0"])
+    config = load_sweep_config(file, ["sweep.gpus_per_trial=0"])
     needed = with_estimated_memory(config, [LARGE]).sweep.memory
     assert 0 <= needed - estimated_memory(largest_run(config)) < 1e8
-    on_gpu = load_sweep(file, ["sweep.gpus_per_trial=0.5"])
+    on_gpu = load_sweep_config(file, ["sweep.gpus_per_trial=0.5"])
     assert (
         0
         <= with_estimated_memory(on_gpu, [LARGE]).sweep.memory - estimated_host_memory(on_gpu.run)
@@ -79,14 +79,14 @@ def test_the_memory_of_the_largest_trial_replaces_auto(file: Path) -> None:
         < needed - 2e9
     )
     for given, number in (("1.5", 1.5), ("null", None)):
-        config = load_sweep(file, [f"sweep.memory_per_trial={given}"])
+        config = load_sweep_config(file, [f"sweep.memory_per_trial={given}"])
         assert with_estimated_memory(config, [LARGE]).sweep.memory_per_trial == number
 
 
 def test_one_trial_at_a_time_runs_where_other_programs_use_the_memory(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = load_sweep(file, ["sweep.gpus_per_trial=0"])
+    config = load_sweep_config(file, ["sweep.gpus_per_trial=0"])
     needed = with_estimated_memory(config, [LARGE]).sweep.memory
     busy = Resources(cpus=8, gpus=0, memory=int(1.27e9), memory_limit=needed)
     found = with_estimated_memory(config, [busy]).sweep
@@ -99,22 +99,22 @@ def test_one_trial_at_a_time_runs_where_other_programs_use_the_memory(
 
 def test_without_a_gpu_trials_run_on_the_cpu_which_is_logged(file: Path) -> None:
     with logged() as lines:
-        config, measured = with_whole_gpus(load_sweep(file), [Resources(cpus=2, gpus=0)])
+        config, measured = with_whole_gpus(load_sweep_config(file), [Resources(cpus=2, gpus=0)])
     assert (config.sweep.gpus_per_trial, config.run.train.device, measured) == (0.0, "cpu", False)
     assert lines == ["sweep.gpus_per_trial: auto: no GPU, so trials run on the CPU"]
-    hours = load_sweep(file, ["sweep.trials=null", "sweep.gpu_hours=1"])
+    hours = load_sweep_config(file, ["sweep.trials=null", "sweep.gpu_hours=1"])
     with pytest.raises(ConfigError, match=r"never be used up without a GPU; set sweep\.hours"):
         with_whole_gpus(hours, [Resources(cpus=2, gpus=0)])
 
 
 def test_a_sweep_that_requires_a_gpu_does_not_fall_back_to_the_cpu(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"auto: there is no GPU, which train\.device: cuda requires"):
-        with_whole_gpus(load_sweep(file, ["train.device=cuda"]), [Resources(2, 0)])
+        with_whole_gpus(load_sweep_config(file, ["train.device=cuda"]), [Resources(2, 0)])
     head = Resources(4, 0, "head", "1")  # of a cluster whose other nodes are yet to come
     with pytest.raises(ConfigError, match="no node with a GPU is there yet to measure a step on"):
-        with_whole_gpus(load_sweep(file, ["sweep.max_concurrent=4"]), [head])
+        with_whole_gpus(load_sweep_config(file, ["sweep.max_concurrent=4"]), [head])
     with logged() as lines:
-        with_whole_gpus(load_sweep(file, ["train.device=cpu"]), [Resources(2, 1)])
+        with_whole_gpus(load_sweep_config(file, ["train.device=cpu"]), [Resources(2, 1)])
     assert lines == ["sweep.gpus_per_trial: auto: train.device is cpu, so trials run on the CPU"]
 
 
@@ -131,9 +131,9 @@ def test_a_step_that_does_not_fit_is_refused_with_the_fix(monkeypatch: pytest.Mo
 
 
 def test_a_gpu_is_given_whole_until_the_share_is_known(file: Path) -> None:
-    config, measured = with_whole_gpus(load_sweep(file), [Resources(cpus=2, gpus=1)])
+    config, measured = with_whole_gpus(load_sweep_config(file), [Resources(cpus=2, gpus=1)])
     assert (config.sweep.gpus_per_trial, config.run.train.device, measured) == (1.0, "cuda", True)
-    given, measured = with_whole_gpus(load_sweep(file, ["sweep.gpus_per_trial=0.5"]), [Resources(2, 1)])
+    given, measured = with_whole_gpus(load_sweep_config(file, ["sweep.gpus_per_trial=0.5"]), [Resources(2, 1)])
     assert (given.sweep.gpus_per_trial, measured) == (0.5, False)
 
 

@@ -61,7 +61,7 @@ def sweep(
     if retry_failed and resume is None:
         raise ConfigError("--retry-failed: a new sweep has no failed trials; give --resume DIR, or leave it out")
 
-    from tune.config.sweep_config import as_override, load_sweep
+    from tune.config.sweep_config import as_override, load_sweep_config
 
     options = {"trials": trials, "hours": hours, "outputs": outputs, "warm_start": warm_start}
     given = list(overrides or [])
@@ -70,7 +70,7 @@ def sweep(
         given.append(as_override("sweep.trials", None))  # no limit but the hours
     if enqueue:
         given.append(f"sweep.enqueue=[{', '.join(enqueue)}]")
-    settings = None if config is None else load_sweep(config, given)
+    settings = None if config is None else load_sweep_config(config, given)
 
     from tune.sweep.driver import SweepServices, resume_sweep, run_sweep
 

@@ -49,8 +49,8 @@ def status_lines(folder: Path) -> list[str]:
 def final_lines(folder: Path, study: optuna.Study, status: Mapping[str, Any]) -> list[str]:
     """Return the report at the end of a sweep.
 
-    It has the best trial, its settings, its losses next to those of the baselines, and the commands for curves and
-    export, quoted for the shell.
+    It has the best trial, its settings, its losses next to those of the baselines, and the commands for curves, report
+    and export, quoted for the shell.
 
     Args:
         folder: of the sweep.
@@ -70,7 +70,8 @@ def final_lines(folder: Path, study: optuna.Study, status: Mapping[str, Any]) ->
         *_comparison(best.user_attrs["metrics"]),
         *_pareto_lines(status["pareto"]),
         "",
-        f"curves: {shlex.join(['tensorboard', '--logdir', str(folder / 'trials')])}",
+        f"curves: {shlex.join(['nuanced', 'board', str(folder)])}",
+        f"report: {shlex.join(['nuanced', 'report', str(folder)])}",
         f"export: {shlex.join(['nuanced', 'export', str(folder), '-o', str(Path('models') / folder.name)])}",
     ]
 

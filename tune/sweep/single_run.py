@@ -102,4 +102,4 @@ def _train_in(folder: Path, config: RunConfig, train: Train, first_step: threadi
         train(config, folder, report)
     leave_closed_terminal()
     export = f"nuanced export {quoted_folder} -o {shlex.quote(str(Path('models') / folder.name))}"
-    return SingleRunResult(folder, [f"curves: tensorboard --logdir {quoted_folder}", f"export: {export}"])
+    return SingleRunResult(folder, [f"curves: nuanced board {quoted_folder}", f"export: {export}"])

@@ -83,8 +83,9 @@ def test_the_report_compares_the_best_trial_with_the_baselines(tmp_path: Path) -
     assert ["style", "encoder", "0.4000", "0.2500", "0.1500"] in rows
     assert ["mean", "voice", "1.0000"] in rows
     assert ["oracle", "0.0500"] in rows
-    assert lines[-2:] == [
-        f"curves: tensorboard --logdir {tmp_path / 'trials'}",
+    assert lines[-3:] == [
+        f"curves: nuanced board {tmp_path}",
+        f"report: nuanced report {tmp_path}",
         f"export: nuanced export {tmp_path} -o models/{tmp_path.name}",
     ]
 
@@ -93,8 +94,9 @@ def test_the_commands_of_the_report_are_quoted_for_the_shell(tmp_path: Path) -> 
     folder = tmp_path / "it's mine"
     folder.mkdir()
     study = swept(folder)
-    curves, export = final_lines(folder, study, study_status(study))[-2:]
-    assert shlex.split(curves) == ["curves:", "tensorboard", "--logdir", str(folder / "trials")]
+    curves, report, export = final_lines(folder, study, study_status(study))[-3:]
+    assert shlex.split(curves) == ["curves:", "nuanced", "board", str(folder)]
+    assert shlex.split(report) == ["report:", "nuanced", "report", str(folder)]
     assert shlex.split(export) == ["export:", "nuanced", "export", str(folder), "-o", "models/it's mine"]
 
 

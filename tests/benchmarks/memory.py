@@ -65,6 +65,7 @@ def _measure(spoken: int, window_frames: int | str, checkpointing: bool) -> tupl
         "augment": {"copies": 0},
         "train": {"spoken": spoken, "window_frames": window_frames, "checkpointing": checkpointing},
         "objective": {"window_frames": 16},
+        "show": {"clips": 0},
     }
     config = validate(RunConfig, settings, "memory")
     with tempfile.TemporaryDirectory() as folder:

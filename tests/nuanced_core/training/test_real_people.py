@@ -55,6 +55,7 @@ def _identity(models: ModelSet, folder: Path, people: Path, **sections: dict[str
         "loss": {"stft": 0.0},
         "objective": {"people": 1.0, "window_frames": 40, "conditions": ["clean"]},
         "train": {"epochs": 1, "steps_per_epoch": 20, "batch_size": 16, "speak_every": 1000, "people": 2},
+        "show": {"clips": 0, "people": 0},
     }
     for name, values in sections.items():
         settings[name] = settings.get(name, {}) | values

@@ -207,11 +207,11 @@ def test_listening_keeps_to_its_size(tmp_path: Path) -> None:
 
 
 def test_the_report_of_many_trials_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = made_sweep(tmp_path / "toy", [([1.0 + n / 400], "complete") for n in range(400)], is_light=True)
+    folder = made_sweep(tmp_path / "toy", [([1.0 + n / 200], "complete") for n in range(200)], is_light=True)
     write_listening(folder / "trials" / "0")
-    assert write_report(folder).stat().st_size < 7e6
+    assert write_report(folder).stat().st_size < 6e6
     assert len(page_of(folder).of("audio")) == 9
-    monkeypatch.setattr("tune.analysis.report.MOST_BYTES", 5_000_000)
+    monkeypatch.setattr("tune.analysis.report.MOST_BYTES", 4_800_000)
     page = page_of(folder)
     assert not page.of("audio")
     assert "The listening clips were left out to keep the report small" in page.text

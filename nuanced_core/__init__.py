@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nuanced_core.audio import load_audio, write_audio
     from nuanced_core.config.settings import RunConfig
     from nuanced_core.data.model_set import ModelSet
-    from nuanced_core.encoder.export import export_encoder
+    from nuanced_core.export.folder import export_encoder
     from nuanced_core.encoder.style_encoder import StyleEncoder
     from nuanced_core.errors import NuancedError
     from nuanced_core.evaluation.recordings import evaluate_clips
@@ -60,7 +60,7 @@ _MODULES = {
     "WhisperFeatures": "hearing.whisper_features",
     "evaluate_clips": "evaluation.recordings",
     "evaluate_test_split": "evaluation.test_split",
-    "export_encoder": "encoder.export",
+    "export_encoder": "export.folder",
     "load_audio": "audio",
     "make_phonemizer": "text.phonemes",
     "prepare": "training.preparation",

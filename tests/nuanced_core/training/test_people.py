@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nuanced_core.data.utterances import voice_group
-from nuanced_core.encoder.export import export_encoder
+from nuanced_core.export.folder import export_encoder
 from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.errors import AudioError
 from nuanced_core.exhibits.exhibit import Sound

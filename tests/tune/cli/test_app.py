@@ -66,7 +66,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
         (["sweep", "a.yaml", "--trails", "3"], "sweep: no such option: --trails; did you mean --trials?"),
         (["cache", "--verbos"], "cache: no such option: --verbos; did you mean --verbose?"),
         (["export", "a", "-x"], "export: no such option: -x; see: nuanced export --help"),
-        (["export", "a"], "export: missing option '--out' / '-o'; see: nuanced export --help"),
+        (["reply", "a", "b"], "reply: missing option '--llm'; see: nuanced reply --help"),
         (["status"], "status: missing argument 'DIR'; see: nuanced status --help"),
         (["status", "a", "b"], "status: got unexpected extra argument(s) (b); see: nuanced status --help"),
         (["cache", "--prune"], "cache: option '--prune' requires an argument; see: nuanced cache --help"),

@@ -57,6 +57,12 @@ WINGS: dict[str, tuple[str, ...]] = {
         ),
         *("refinement", "training"),
     ),
+    "nuanced_core.speech": (
+        *("config", "weights", "text", "kokoro", "speakers", "hearing", "encoder", "data", "people", "losses"),
+        "refinement",
+    ),
+    "nuanced_core.dialogue": ("data", "hearing", "people", "speech"),
+    "nuanced_core.serving": ("kokoro", "speech"),
     "tune": (),
     "tune.config": (),
     "tune.search": ("config",),
@@ -72,7 +78,8 @@ WINGS: dict[str, tuple[str, ...]] = {
     "tune.cli.inspection": ("config", "show", "cli.common"),
     "tune.cli.results": ("trial", "show", "analysis", "cli.common"),
     "tune.cli.storage": ("cli.common",),
-    "tune.cli": ("cli.common", "cli.training", "cli.inspection", "cli.results", "cli.storage"),
+    "tune.cli.use": ("config", "cli.common"),
+    "tune.cli": ("cli.common", "cli.training", "cli.inspection", "cli.results", "cli.use", "cli.storage"),
 }
 # What nuanced_core never loads, so that it can be used without the search.
 SEARCH_PACKAGES = {"tune", "ray", "optuna", "tensorboard"}

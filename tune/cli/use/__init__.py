@@ -1,0 +1,1 @@
+"""The commands that use a trained encoder: voices, speech, conversion, replies, a server."""

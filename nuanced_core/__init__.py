@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from nuanced_core.audio import load_audio, write_audio
     from nuanced_core.config.settings import RunConfig
     from nuanced_core.data.model_set import ModelSet
-    from nuanced_core.export.folder import export_encoder
     from nuanced_core.encoder.style_encoder import StyleEncoder
     from nuanced_core.errors import NuancedError
     from nuanced_core.evaluation.recordings import evaluate_clips
     from nuanced_core.evaluation.test_split import evaluate_test_split
+    from nuanced_core.export.folder import export_encoder
     from nuanced_core.hearing.whisper_features import WhisperFeatures
     from nuanced_core.kokoro.model import DifferentiableKokoro
     from nuanced_core.kokoro.voices import VoiceBank

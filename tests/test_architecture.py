@@ -34,9 +34,7 @@ WINGS: dict[str, tuple[str, ...]] = {
     "nuanced_core.judges": ("weights", "speakers"),
     "nuanced_core.losses": ("config", "kokoro", "hearing", "speakers", "encoder", "data"),
     "nuanced_core.exhibits": ("config", "kokoro", "encoder", "data"),
-    "nuanced_core.export": (
-        *("config", "weights", "kokoro", "hearing", "speakers", "encoder", "data", "exhibits"),
-    ),
+    "nuanced_core.export": (*("config", "weights", "kokoro", "hearing", "speakers", "encoder", "data", "exhibits"),),
     "nuanced_core.refinement": ("config", "kokoro", "hearing", "speakers", "encoder", "data", "losses"),
     "nuanced_core.training": (
         *("config", "weights", "kokoro", "hearing", "speakers", "encoder", "data", "people", "losses", "exhibits"),

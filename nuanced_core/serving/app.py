@@ -146,7 +146,9 @@ class _Routes:
     async def pack(self, request: Request) -> Response:
         voice, kind = request.query_params.get("voice", ""), request.query_params.get("format", "pt")
         if kind not in PACK_FORMATS:
-            raise ApiError(400, f"format {kind[:20]!r}: choose from {', '.join(PACK_FORMATS)}", "invalid_format", "format")
+            raise ApiError(
+                400, f"format {kind[:20]!r}: choose from {', '.join(PACK_FORMATS)}", "invalid_format", "format"
+            )
         pack = self._studio.pack(voice)
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", voice).strip("_")
         content = self._studio.pack_file(pack, name, kind)

@@ -144,7 +144,7 @@ class Guard:
                 return await receive()  # waits for a disconnection
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
-            except asyncio.TimeoutError:  # noqa: UP041 (another class in Python 3.10)
+            except asyncio.TimeoutError:
                 text = f"the body did not arrive in {self._limits.body_seconds:g} s"
                 raise ApiError(408, text, "timeout", headers={"Connection": "close"}) from None
             received += len(message.get("body", b""))

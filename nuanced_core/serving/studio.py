@@ -1,4 +1,4 @@
-"""The voices of a server, and what it makes of clips and texts with the models; called from the threads of its queue."""
+"""The voices of a server, and what it makes of clips and texts; called from the threads of its queue."""
 
 import io
 import re

@@ -97,7 +97,7 @@ class WorkQueue:
     async def _wait(self, future: "Future[T]", deadline: Deadline) -> T:
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), deadline.remaining)
-        except asyncio.TimeoutError:  # noqa: UP041 (another class in Python 3.10)
+        except asyncio.TimeoutError:
             raise deadline.error() from None
         finally:
             deadline.cancel()

@@ -68,17 +68,15 @@ def test_export_raises_for_an_existing_folder_or_an_invalid_checkpoint(
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_exported_files_have_the_mode_of_the_umask(
-    umask: int, mode: int, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_exported_files_have_the_mode_of_the_umask(umask: int, mode: int, checkpoint: Path, tmp_path: Path) -> None:
     before = os.umask(umask)
     try:
         folder = export_encoder(checkpoint, tmp_path / "out")
     finally:
         os.umask(before)
-    assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {
-        name: mode for name in ("README.md", "config.json", "model.safetensors")
-    }
+    assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == dict.fromkeys(
+        ("README.md", "config.json", "model.safetensors"), mode
+    )
 
 
 def test_weights_that_are_cut_off_or_changed_are_refused_and_older_folders_are_loaded(

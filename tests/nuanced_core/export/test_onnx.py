@@ -18,7 +18,14 @@ runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installe
 
 VARIANTS: list[dict[str, Any]] = [
     {"pooling": "mean", "output": "offset", "combine": "mix", "phoneme_count": "embedding"},
-    {"pooling": "mean_std", "output": "span", "channel": "mean_std", "bound": 4.0, "speaker": "campplus", "pitch": True},
+    {
+        "pooling": "mean_std",
+        "output": "span",
+        "channel": "mean_std",
+        "bound": 4.0,
+        "speaker": "campplus",
+        "pitch": True,
+    },
     {"pooling": "max", "output": "blend", "residual_bound": 0.5, "trunk": "separate", "normalisation": "batch"},
     {"pooling": "attentive", "output": "span", "heads": 3, "channel": "mean", "phoneme_count": "none"},
     {"pooling": "attentive_stats", "output": "blend", "normalisation": "layer", "depth": 3, "residual": True},

@@ -12,9 +12,9 @@ __all__ = ["serve"]
 
 
 def serve(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", callback=expand_home, help="Folder of the encoder.")
-    ] = Path("models/default"),
+    model: Annotated[Path, typer.Argument(metavar="MODEL", callback=expand_home, help="Folder of the encoder.")] = Path(
+        "models/default"
+    ),
     host: Annotated[
         str, typer.Option(metavar="HOST", help="Address to listen on; one that others can reach needs --token.")
     ] = "127.0.0.1",

@@ -1,0 +1,84 @@
+"""``nuanced reply``: a language model's answer to a recording, spoken in its speaker's style."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nuanced_core.errors import ConfigError
+from tune.cli.common.options import Source, expand_home
+
+__all__ = ["reply"]
+
+_KEY = "OPENAI_API_KEY"
+
+
+def reply(
+    recording: Annotated[
+        Path, typer.Argument(metavar="IN", callback=expand_home, show_default=False, help="What was said, in English.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", callback=expand_home, show_default=False, help="WAV file of the answer.")
+    ],
+    llm: Annotated[
+        str, typer.Option(metavar="URL", help="Address of an OpenAI-compatible API, http://localhost:8080/v1.")
+    ],
+    model: Annotated[str, typer.Option(metavar="NAME", help="The language model there.")],
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model is told beforehand, instead of the default.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="env:NAME", help="Environment variable with the API's key (default: $OPENAI_API_KEY)."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="How long the answer may take to begin or to go on.")
+    ] = 120.0,
+    usual: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CLIP",
+            callback=expand_home,
+            help="The speaker's usual way of speaking, against which rate, pitch and loudness are measured (default: "
+            "the mean of IN).",
+        ),
+    ] = None,
+    speed: Annotated[float, typer.Option(metavar="S", help="Speed of the answer, 0.5 to 2.")] = 1.0,
+    encoder: Annotated[
+        Path, typer.Option(metavar="FOLDER", callback=expand_home, help="Folder of the encoder.")
+    ] = Path("models/default"),
+    source: Source = "auto",
+) -> None:
+    """Answer a recording by a language model, in the style of its speaker.
+
+    Examples:
+      nuanced reply question.wav answer.wav --llm http://localhost:8080/v1 --model llama3
+      nuanced reply in.wav out.wav --llm https://api.openai.com/v1 --model gpt-4o-mini --system "Be brief."
+    """
+    from tune.config.secrets import from_environment, is_variable
+
+    if key is not None and not is_variable(key):
+        raise ConfigError("--key: give env:NAME, since other users see the arguments of a command")
+    secret = from_environment(key, "--key") if key else os.environ.get(_KEY, "").strip() or None
+
+    from nuanced_core.audio import write_audio
+    from nuanced_core.dialogue.chat import ChatEndpoint
+    from nuanced_core.dialogue.reply import SYSTEM
+    from nuanced_core.dialogue.reply import reply as answer
+    from nuanced_core.speech.models import SpeechModels
+    from nuanced_core.speech.packs import check_output
+    from nuanced_core.speech.speaking import FASTEST, SLOWEST
+
+    endpoint = ChatEndpoint(llm, model, secret, timeout)
+    check_output(out)
+    if not SLOWEST <= speed <= FASTEST:
+        raise ConfigError(f"--speed {speed:g}: give {SLOWEST:g} to {FASTEST:g}")
+    for path in (recording, *([] if usual is None else [usual])):
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file")
+    speech = SpeechModels.load(encoder, source)
+    made = answer(speech, recording, endpoint, system=SYSTEM if system is None else system, usual=usual, speed=speed)
+    write_audio(out, made.audio)
+    for line in (*made.notes, f"heard: {made.heard}", f"answer: {made.text}", str(out)):
+        print(line)

@@ -54,9 +54,9 @@ def hear_phrases(models: ModelSet, audio: Tensor) -> list[Phrase]:
     import whisper
 
     model = whisper.load_model(str(models.whisper_file.path), device=str(models.device))
-    found: dict[str, Any] = model.transcribe(
-        audio.float().cpu().numpy(), language="en", fp16=False, verbose=None, condition_on_previous_text=False
-    )
+    # One temperature: with several, words that Whisper doubts are drawn at random.
+    options = {"language": "en", "temperature": 0.0, "fp16": False, "condition_on_previous_text": False}
+    found: dict[str, Any] = model.transcribe(audio.float().cpu().numpy(), verbose=None, **options)
     phrases = [
         Phrase(text, float(segment["start"]), float(segment["end"]))
         for segment in found["segments"]

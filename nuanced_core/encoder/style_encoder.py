@@ -355,8 +355,8 @@ class StyleEncoder(nn.Module):
         """
         settings, count = self.config.encoder, self.config.voices
         if settings.output == "span":
-            halves = voices.unflatten(2, (-1, TIMBRE_SIZE))  # one or both halves, as in y (B, halves * V)
-            return torch.einsum("bhv,bvhs->bhs", y.unflatten(1, (-1, count)), halves).flatten(1)
+            halves = voices.reshape(y.shape[0], count, -1, TIMBRE_SIZE)  # one or both halves, as in y (B, halves * V)
+            return torch.einsum("bhv,bvhs->bhs", y.reshape(y.shape[0], -1, count), halves).flatten(1)
         # The offsets' mean is 0 except for rounding; this makes equal weights exactly the mean voice.
         weights = y[:, :count].softmax(dim=1) - 1 / count
         residual = settings.residual_bound * torch.tanh(y[:, count:]) * std if settings.residual_bound else 0

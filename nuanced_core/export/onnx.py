@@ -3,8 +3,8 @@
 Dimensions: B batch, L layers, T feature frames, D Whisper channels, E channels of the speaker's description, S = 256.
 """
 
-import io
 import json
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -77,21 +77,21 @@ def _traced(encoder: StyleEncoder) -> bytes:
     inputs = example_inputs(encoder)
     axes = {name: {0: "batch"} for name in inputs} | {"styles": {0: "batch"}}
     axes["features"][2] = axes["mask"][1] = "frames"
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(prefix="nuanced-onnx-") as folder, warnings.catch_warnings():
         # The exporter that is based on torch.export needs onnxscript, a further dependency.
         warnings.simplefilter("ignore")
+        file = Path(folder) / ONNX_FILE
         torch.onnx.export(
             encoder,
             tuple(inputs.values()),
-            buffer,
+            file,
             input_names=list(inputs),
             output_names=["styles"],
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
-    model = onnx.load_from_string(buffer.getvalue())
+        model = onnx.load(file)
     onnx.helper.set_model_props(model, {"style_encoder": json.dumps(encoder.config.to_dict())})
     return bytes(model.SerializeToString())
 

@@ -185,7 +185,7 @@ def _invalid(error: ValidationError) -> ApiError:
 
 
 async def _page_file(name: str, media_type: str, request: Request) -> Response:
-    content = resources.files("nuanced_core.serving").joinpath("page", name).read_bytes()
+    content = (resources.files("nuanced_core.serving") / "page" / name).read_bytes()
     return Response(content, media_type=media_type)
 
 

@@ -5,11 +5,18 @@ import re
 import socket
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nuanced_core.errors import ConfigError
 from nuanced_core.speech.models import SpeechModels
 
-__all__ = ["MIN_TOKEN", "check_access", "listen", "serve"]
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
+
+    from nuanced_core.serving.work import Limits
+
+__all__ = ["MIN_TOKEN", "check_access", "listen", "make_server", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +51,12 @@ def serve(
     """
     try:
         import python_multipart  # noqa: F401 (Starlette needs it for forms, and does not depend on it)
-        import uvicorn
-
-        from nuanced_core.serving.app import make_app
-        from nuanced_core.serving.guard import Access
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(f"serve: needs {error.name}: pip install 'nuanced-speech[serve]'") from None
+    from nuanced_core.serving.app import make_app
+    from nuanced_core.serving.guard import Access
     from nuanced_core.serving.studio import Studio
     from nuanced_core.serving.work import Limits
 
@@ -57,21 +64,36 @@ def serve(
     limits = Limits()
     with listen(host, port) as listener:
         speech = SpeechModels.load(model, source, device)
-        _ = speech.models.kokoro, speech.models.whisper, speech.models.phonemizer  # loaded before the first request
-        app = make_app(Studio(speech, limits), Access(host, tuple(names), token), limits, model.name or "default")
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            limit_concurrency=limits.connections,
-            timeout_graceful_shutdown=3,
-            server_header=False,
-        )
+        _load(speech)
+        app = make_app(Studio(speech, limits), Access(host, tuple(names), token), limits, Path(model).name or "default")
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl-C stops it)", flush=True)
-        uvicorn.Server(config).run(sockets=[listener])
+        make_server(app, limits).run(sockets=[listener])
+
+
+def make_server(app: "ASGIApp", limits: "Limits") -> "uvicorn.Server":
+    """Return the HTTP server of an application; its ``run`` and ``serve`` take the sockets to listen on."""
+    import uvicorn
+
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's mistake is answered, not logged
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=3,
+        server_header=False,
+    )
+    return uvicorn.Server(config)
+
+
+def _load(speech: SpeechModels) -> None:
+    """Load everything before the first request."""
+    _ = speech.models.kokoro, speech.models.whisper, speech.models.phonemizer
+    for name in speech.encoder.config.features.speaker_encoders:
+        speech.models.speaker_encoder(name)
 
 
 def check_access(host: str, token: str | None) -> None:
@@ -98,6 +120,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address cannot be used.
     """
+    if not 0 <= port <= 65_535:  # getaddrinfo would take the rest of a division
+        raise ConfigError(f"--port {port}: give 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)

@@ -35,7 +35,7 @@ def encode_sound(audio: Tensor, name: str) -> bytes:
     chosen = SOUND_FORMATS[name]
     samples = audio.detach().float().cpu().numpy().clip(-1, 1)
     if chosen.container is None:
-        return (samples * 32767).round().astype("<i2").tobytes()
+        return bytes((samples * 32767).round().astype("<i2").tobytes())
     buffer = io.BytesIO()
     soundfile.write(
         buffer, np.ascontiguousarray(samples), KOKORO_RATE, format=chosen.container, subtype=chosen.encoding

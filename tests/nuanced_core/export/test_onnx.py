@@ -39,6 +39,9 @@ def test_the_file_agrees_with_the_module_for_clips_of_any_number_and_length(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
     encoder = randomised_encoder(**settings)
+    if settings["pooling"] == "gru":
+        for weights in encoder.pooling.parameters():  # as large as those of a new GRU; larger ones are chaotic
+            torch.nn.init.uniform_(weights, -0.09, 0.09)
     write_onnx(encoder, tmp_path / "encoder.onnx")
     session = runtime.InferenceSession(tmp_path / "encoder.onnx", providers=["CPUExecutionProvider"])
     properties = session.get_modelmeta().custom_metadata_map

@@ -99,8 +99,8 @@ def pretrained_folder(place: str | Path, revision: str | None = None) -> Path:
     except Exception as error:  # the types depend on the HTTP library that huggingface_hub uses
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise WeightsError(
-            f"{place}: no such file {place}/{CONFIG_FILE}, and it cannot be had from the Hugging Face hub ({reason}); give "
-            "a folder that 'nuanced export' wrote, or the OWNER/NAME of one on the hub"
+            f"{place}: no such file {place}/{CONFIG_FILE}, and it cannot be had from the Hugging Face hub ({reason}); "
+            "give a folder that 'nuanced export' wrote, or the OWNER/NAME of one on the hub"
         ) from None
     return Path(found)
 

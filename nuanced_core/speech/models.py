@@ -10,6 +10,7 @@ import torch
 from nuanced_core.config.settings import Models, RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.data.model_set import ModelSet, resolve_device
+from nuanced_core.encoder.pretrained import check_models, pretrained_folder
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError, WeightsError
 
@@ -68,14 +69,16 @@ class SpeechModels:
             WeightsError: the encoder or a model file is not available, or does not fit.
             ConfigError: the encoder's configuration is invalid, or there is no such device.
         """
-        folder = find_model(model)
+        folder = pretrained_folder(find_model(model))
         encoder = StyleEncoder.from_pretrained(folder)
         file = folder / "config.json"
-        run = json.loads(file.read_text(encoding="utf-8")).get("run")
+        config = json.loads(file.read_text(encoding="utf-8"))
+        run = config.get("run")
         if not isinstance(run, dict):
             raise ConfigError(f"{file}: run: the training run's settings are missing; export the encoder again")
         settings = validate(RunConfig, run, f"{file}: run")
         models = ModelSet.fetch(Models(whisper=encoder.config.whisper, source=source), resolve_device(device))
+        check_models(folder, config, models)
         return cls(encoder.to(models.device).eval(), models, settings)
 
     @property

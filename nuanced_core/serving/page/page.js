@@ -66,7 +66,7 @@ async function makeVoice(blob, name) {
   voice = await (await request("v1/voices", { method: "POST", body: form })).json();
   show("clip-status", "The voice is ready.");
   $("notes").replaceChildren(...voice.notes.map((note) => Object.assign(document.createElement("li"), { textContent: note })));
-  $("about-nearest").textContent = `${voice.nearest}, similarity of the styles ${voice.similarity.toFixed(2)}`;
+  $("about-nearest").textContent = `${voice.nearest}, style similarity ${voice.similarity.toFixed(2)}`;
   enable();
 }
 
@@ -84,7 +84,7 @@ async function useFile(file) {
 async function toggleRecording() {
   if (recorder) return stopRecording();
   const starting = new Recorder();
-  await starting.start((level) => { $("level").value = level; });
+  await starting.start((level) => { $("level").value = Math.sqrt(level); });
   recorder = starting;
   started = Date.now();
   $("record").textContent = "Stop";

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import constants
 
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError, EndpointError, WeightsError
@@ -103,7 +103,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         # huggingface_hub reads the environment when it is imported, which may have happened.
-        constants = huggingface_hub.constants
         monkeypatch.setattr(constants, "ENDPOINT", url)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub cache"))
         template = url + "/{repo_id}/resolve/{revision}/{filename}"

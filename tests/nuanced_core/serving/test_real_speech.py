@@ -48,8 +48,6 @@ def test_a_clip_becomes_a_voice_that_speaks_and_can_be_downloaded(
         assert rate == 24_000
         words = SpokenWords(speech.models.whisper_file.path).transcribe(torch.from_numpy(samples), rate)
         assert words.lower().strip(" .") == "open the old door"
-        slow = soundfile.info(io.BytesIO(speech_of(client, input=TEXT, voice="mine", speed=0.5).content))
-        assert slow.frames > 1.5 * len(samples)
 
         assert client.delete("/v1/voices/mine").status_code == 204
         assert error_of(speech_of(client, voice="mine"), 404)["code"] == "voice_not_found"

@@ -14,7 +14,7 @@ from nuanced_core.speech.models import SpokenModels
 from nuanced_core.text.phonemes import MAX_PHONEMES, excerpt
 from nuanced_core.text.splitting import split_sentences
 
-__all__ = ["SLOWEST", "FASTEST", "Speaker"]
+__all__ = ["FASTEST", "SLOWEST", "Speaker"]
 
 logger = logging.getLogger(__name__)
 

@@ -173,7 +173,7 @@ def sound_writer(path: Path, rate: int = KOKORO_RATE) -> Iterator[WriteSamples]:
 
 
 def wav_stream(file: BinaryIO, rate: int = KOKORO_RATE) -> WriteSamples:
-    """Write the header of a 16-bit mono WAV stream of unknown length; return the function that appends audio (samples,).
+    """Write the header of a 16-bit mono WAV stream of unknown length; return what appends audio (samples,) to it.
 
     What is appended is flushed, so that a player at the other end of a pipe can begin.
     """

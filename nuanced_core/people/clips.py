@@ -32,8 +32,8 @@ LEAST_SNR = 15.0  # dB
 PITCH_SECONDS = 60  # of a clip's speech in which a voice is looked for
 PIECE_SECONDS = 2.0  # of speech
 MOST_PIECES = 24
-# Cosine of the means of two groups of pieces. Of 25 readers of LibriSpeech the least is 0.68; of pairs of them, 7 s each,
-# the highest is 0.28.
+# Cosine of the means of two groups of pieces. The least of 25 readers of LibriSpeech is 0.68; the highest of pairs of
+# them, 7 s of each or taking turns, 0.28.
 LEAST_GROUP_SIMILARITY = 0.5
 LEAST_GROUP = 2  # pieces; a single one that differs is more often a noise, or a part without a voice
 _TALKATIVE = ("nuanced_core.audio", "nuanced_core.sound_files")  # loggers whose warnings become a clip's notes
@@ -166,15 +166,14 @@ def _check(models: SpeakerModels, name: str, audio: Tensor, notes: Sequence[str]
 def _similarity_within(encoder: SpeakerEncoder, speech: Tensor) -> float | None:
     """Return how similar two parts of speech (samples,) sound, if that is too little for one person; else None."""
     count = min(MOST_PIECES, int(len(speech) / (PIECE_SECONDS * WHISPER_RATE)))
-    if count >= 4:
-        pieces = _embeddings(encoder, speech, count)
-        similarity = group_similarity(pieces)
-        if similarity < LEAST_GROUP_SIMILARITY:
-            return similarity
-    halves = _embeddings(encoder, speech, 2)
-    similarity = float(halves[0] @ halves[1])
-    seconds = float(speech_frames(speech).sum()) / FRAMES_PER_SECOND / 2
-    return similarity if similarity < np.interp(seconds, SIMILARITY_SECONDS, LEAST_SIMILARITY) else None
+    if count >= 2 * LEAST_GROUP:
+        similarity, least = group_similarity(_embeddings(encoder, speech, count)), LEAST_GROUP_SIMILARITY
+    else:
+        halves = _embeddings(encoder, speech, 2)
+        seconds = float(speech_frames(speech).sum()) / FRAMES_PER_SECOND / 2
+        similarity = float(halves[0] @ halves[1])
+        least = float(np.interp(seconds, SIMILARITY_SECONDS, LEAST_SIMILARITY))
+    return similarity if similarity < least else None
 
 
 def _embeddings(encoder: SpeakerEncoder, speech: Tensor, count: int) -> Tensor:

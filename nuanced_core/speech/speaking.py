@@ -128,6 +128,7 @@ def shaped(audio: Tensor) -> Tensor:
     Audio beyond full scale is scaled down to it.
     """
     audio = audio / audio.abs().max().clamp(min=1.0)
+    audio = torch.nn.functional.pad(audio, (0, max(0, FRAME - len(audio))))
     whole = len(audio) // FRAME * FRAME
     peaks = audio[:whole].reshape(-1, FRAME).abs().amax(dim=1)
     loud = (peaks > max(LEAST_PEAK, SILENT_SHARE * float(peaks.max()))).nonzero()

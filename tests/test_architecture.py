@@ -36,6 +36,10 @@ WINGS: dict[str, tuple[str, ...]] = {
     "nuanced_core.exhibits": ("config", "kokoro", "encoder", "data"),
     "nuanced_core.export": (*("config", "weights", "kokoro", "hearing", "speakers", "encoder", "data", "exhibits"),),
     "nuanced_core.refinement": ("config", "kokoro", "hearing", "speakers", "encoder", "data", "losses"),
+    "nuanced_core.speech": (
+        *("config", "weights", "text", "kokoro", "hearing", "speakers", "encoder", "data", "people", "losses"),
+        "refinement",
+    ),
     "nuanced_core.training": (
         *("config", "weights", "kokoro", "hearing", "speakers", "encoder", "data", "people", "losses", "exhibits"),
     ),
@@ -55,10 +59,6 @@ WINGS: dict[str, tuple[str, ...]] = {
         ),
         *("refinement", "training"),
     ),
-    "nuanced_core.speech": (
-        *("config", "weights", "text", "kokoro", "speakers", "hearing", "encoder", "data", "people", "losses"),
-        "refinement",
-    ),
     "nuanced_core.dialogue": ("data", "hearing", "people", "speech"),
     "nuanced_core.serving": ("kokoro", "speech"),
     "tune": (),
@@ -77,7 +77,7 @@ WINGS: dict[str, tuple[str, ...]] = {
     "tune.cli.results": ("trial", "show", "analysis", "cli.common"),
     "tune.cli.storage": ("cli.common",),
     "tune.cli.use": ("config", "cli.common"),
-    "tune.cli": ("cli.common", "cli.training", "cli.inspection", "cli.results", "cli.use", "cli.storage"),
+    "tune.cli": ("cli.common", "cli.training", "cli.inspection", "cli.results", "cli.storage", "cli.use"),
 }
 # What nuanced_core never loads, so that it can be used without the search.
 SEARCH_PACKAGES = {"tune", "ray", "optuna", "tensorboard"}

@@ -30,10 +30,12 @@ __all__ = ["MAX_SECONDS", "MIN_SECONDS", "Clip", "load_clips", "speech_to_backgr
 MIN_SECONDS, MAX_SECONDS = 3.0, 600.0  # of all clips together
 LEAST_SNR = 15.0  # dB
 PITCH_SECONDS = 60  # of a clip's speech in which a voice is looked for
-PIECE_SECONDS = 3.0  # of speech
+PIECE_SECONDS = 2.0  # of speech
 MOST_PIECES = 24
-# Cosine of the means of two groups of pieces, see docs/LOG.md for whom it tells apart.
+# Cosine of the means of two groups of pieces. The least of 25 readers of LibriSpeech is 0.68; the highest of pairs of
+# them, 7 s of each or taking turns, 0.28.
 LEAST_GROUP_SIMILARITY = 0.5
+LEAST_GROUP = 2  # pieces; a single one that differs is more often a noise, or a part without a voice
 _TALKATIVE = ("nuanced_core.audio", "nuanced_core.sound_files")  # loggers whose warnings become a clip's notes
 
 
@@ -149,7 +151,9 @@ def _check(models: SpeakerModels, name: str, audio: Tensor, notes: Sequence[str]
         raise AudioError(f"{name}: only {seconds:.1f} s of speech; give at least {MIN_SECONDS:g} s")
     noticed = [*notes]
     if (snr := speech_to_background(audio)) < LEAST_SNR:
-        noticed.append(f"{name}: noise: the speech is only {snr:.0f} dB above the background; record it in a quiet room")
+        noticed.append(
+            f"{name}: noise: the speech is only {snr:.0f} dB above the background; record it in a quiet room"
+        )
     encoder = models.speaker_encoder(CHECKED_BY)
     if (similarity := _similarity_within(encoder, heard)) is not None:
         noticed.append(
@@ -162,15 +166,14 @@ def _check(models: SpeakerModels, name: str, audio: Tensor, notes: Sequence[str]
 def _similarity_within(encoder: SpeakerEncoder, speech: Tensor) -> float | None:
     """Return how similar two parts of speech (samples,) sound, if that is too little for one person; else None."""
     count = min(MOST_PIECES, int(len(speech) / (PIECE_SECONDS * WHISPER_RATE)))
-    if count >= 4:
-        pieces = _embeddings(encoder, speech, count)
-        similarity = group_similarity(pieces)
-        if similarity < LEAST_GROUP_SIMILARITY:
-            return similarity
-    halves = _embeddings(encoder, speech, 2)
-    similarity = float(halves[0] @ halves[1])
-    seconds = float(speech_frames(speech).sum()) / FRAMES_PER_SECOND / 2
-    return similarity if similarity < np.interp(seconds, SIMILARITY_SECONDS, LEAST_SIMILARITY) else None
+    if count >= 2 * LEAST_GROUP:
+        similarity, least = group_similarity(_embeddings(encoder, speech, count)), LEAST_GROUP_SIMILARITY
+    else:
+        halves = _embeddings(encoder, speech, 2)
+        seconds = float(speech_frames(speech).sum()) / FRAMES_PER_SECOND / 2
+        similarity = float(halves[0] @ halves[1])
+        least = float(np.interp(seconds, SIMILARITY_SECONDS, LEAST_SIMILARITY))
+    return similarity if similarity < least else None
 
 
 def _embeddings(encoder: SpeakerEncoder, speech: Tensor, count: int) -> Tensor:
@@ -180,13 +183,16 @@ def _embeddings(encoder: SpeakerEncoder, speech: Tensor, count: int) -> Tensor:
 
 
 def group_similarity(embeddings: Tensor) -> float:
-    """Return the cosine of the means of the two groups (2-means) of embeddings (P, E) of norm 1, P at least 2."""
+    """Return the cosine of the means of the two groups (2-means) of embeddings (P, E) of norm 1, P at least 2.
+
+    It is 1 if a group has less than two of them.
+    """
     similar = embeddings @ embeddings.T
     first, second = divmod(int(similar.argmin()), len(embeddings))
     centres = embeddings[[first, second]]
     for _ in range(8):
         nearest = (embeddings @ centres.T).argmax(dim=1)
-        if nearest.min() == nearest.max():
+        if int(torch.bincount(nearest, minlength=2).min()) < LEAST_GROUP:
             return 1.0
         centres = torch.stack([F.normalize(embeddings[nearest == group].mean(dim=0), dim=0) for group in (0, 1)])
     return float(centres[0] @ centres[1])

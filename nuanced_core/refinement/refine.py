@@ -10,6 +10,7 @@ Dimensions: B sentences, E speaker embedding, S = 256 style.
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -90,6 +91,7 @@ def refine(
     *,
     surrogate: Surrogate | None = None,
     seed: int = 0,
+    seconds: float = math.inf,
 ) -> RefinedVoice:
     """Move a voice towards a person's.
 
@@ -107,6 +109,7 @@ def refine(
         surrogate: the encoder's, in the same frame; without one, or if it knows none of the settings' speaker encoders,
             there are no rounds.
         seed: of everything that is drawn.
+        seconds: after which no further round or step begins; the last measurement follows.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -115,22 +118,23 @@ def refine(
     settings = settings or RefineSettings()
     if not sentences or not held_out:
         raise ValueError("a refinement needs sentences for its steps, and others that decide when to stop")
+    end = time.monotonic() + seconds
     refiner = _Refiner(models, start, target, frame, settings, seed)
     best, best_step, losses = refiner.offset.detach().clone(), 0, [(0, refiner.measure(refiner.offset, held_out))]
     step = 0
     if settings.rounds and surrogate is not None and set(surrogate.sizes) & set(settings.speaker_encoders):
-        found, step = refiner.find_on(surrogate, sentences), settings.rounds
+        found, step = refiner.find_on(surrogate, sentences, end)
         losses.append((step, refiner.measure(found, held_out)))
         if losses[-1][1] < losses[0][1]:
             best, best_step = found, step
             refiner.offset.data.copy_(found)
     last, without_gain = step + settings.steps, 0
     since: list[Tensor] = []
-    while step < last and without_gain < settings.patience:
+    while step < last and without_gain < settings.patience and (since or time.monotonic() < end):
         step += 1
         refiner.take_step(sentences, step)
         since.append(refiner.offset.detach().clone())
-        if len(since) < settings.check_every and step < last:
+        if len(since) < settings.check_every and step < last and time.monotonic() < end:
             continue
         offset = torch.stack(since).mean(dim=0)
         losses.append((step, refiner.measure(offset, held_out)))
@@ -161,8 +165,12 @@ class _Refiner:
         self.optimizer = torch.optim.Adam([self.offset], lr=settings.learning_rate)
 
     @torch.no_grad()
-    def find_on(self, surrogate: Surrogate, sentences: Sequence[str]) -> Tensor:
-        """Return the offset (S,) that is found on a surrogate, corrected in each round by a sentence that is spoken."""
+    def find_on(self, surrogate: Surrogate, sentences: Sequence[str], end: float) -> tuple[Tensor, int]:
+        """Return the offset (S,) that is found on a surrogate, and the number of rounds.
+
+        The surrogate is corrected in each round by a sentence that is spoken. No further round begins after ``end``, in
+        seconds of the monotonic clock.
+        """
         wanted: dict[str, Tensor] = {
             n: self.target.embeddings[n] for n in surrogate.sizes if n in self.settings.speaker_encoders
         }
@@ -178,7 +186,9 @@ class _Refiner:
             steps = ROUND_STEPS, self.settings.prior, ROUND_ANCHOR
             found = corrections.corrected().approach(start, wanted, self.target.pitch, *steps)
             offset = (found - start)[0]
-        return offset
+            if time.monotonic() >= end:
+                break
+        return offset, number + 1
 
     def _spoken(
         self, phonemes: str, offset: Tensor, names: Sequence[str], generator: torch.Generator

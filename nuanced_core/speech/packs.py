@@ -137,7 +137,7 @@ _READERS: dict[PackFormat, Callable[[Path, BinaryIO, str], Tensor]] = {
 }
 
 
-def _tensor(path: Path, values: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _tensor(path: Path, values: np.ndarray) -> Tensor:
     if values.dtype.kind != "f":
         raise VoiceError(f"{path}: a pack has finite floating-point numbers, this file has {values.dtype}; {_FIX}")
     return torch.from_numpy(values.astype(np.float32))
@@ -182,7 +182,7 @@ def write_pack(path: Path, pack: Tensor, format: str | None = None) -> None:
             if kind == "pt":
                 torch.save(values, file)
             elif kind == "npz":
-                np.savez(file, **{path.stem: values.numpy()})
+                np.savez(file, allow_pickle=False, **{path.stem: values.numpy()})
             elif kind == "npy":
                 np.save(file, values.numpy())
             else:
@@ -282,15 +282,11 @@ def parse_weights(text: str) -> dict[str, float]:
     return shares
 
 
-def blend(pack: Tensor, shares: Mapping[str, float], bank: VoiceBank) -> Tensor:
-    """Return a pack (510, 1, 256) with shares of other voices (see ``resolve_voice``); the rest is the pack itself.
-
-    Raises:
-        VoiceError: as ``resolve_voice``.
-    """
+def blend(pack: Tensor, shares: Mapping[str, float], voices: Mapping[str, Tensor]) -> Tensor:
+    """Return a pack (510, 1, 256) with shares of other voices (510, 1, 256), by name; the rest is the pack itself."""
     mixed = (1 - sum(shares.values())) * pack
     for name, share in shares.items():
-        mixed = mixed + share * resolve_voice(name, bank).to(pack)
+        mixed = mixed + share * voices[name].to(pack)
     return mixed
 
 

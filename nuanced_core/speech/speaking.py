@@ -14,7 +14,7 @@ from nuanced_core.speech.models import SpokenModels
 from nuanced_core.text.phonemes import MAX_PHONEMES, excerpt
 from nuanced_core.text.splitting import split_sentences
 
-__all__ = ["SLOWEST", "FASTEST", "Speaker"]
+__all__ = ["FASTEST", "SLOWEST", "Speaker"]
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,7 @@ def shaped(audio: Tensor) -> Tensor:
     Audio beyond full scale is scaled down to it.
     """
     audio = audio / audio.abs().max().clamp(min=1.0)
+    audio = torch.nn.functional.pad(audio, (0, max(0, FRAME - len(audio))))
     whole = len(audio) // FRAME * FRAME
     peaks = audio[:whole].reshape(-1, FRAME).abs().amax(dim=1)
     loud = (peaks > max(LEAST_PEAK, SILENT_SHARE * float(peaks.max()))).nonzero()

@@ -1,1 +1,1 @@
-"""The commands that use a trained encoder: voices, speech, conversion, replies, a server."""
+"""The commands that use an encoder: a voice from clips, mixes of voices, and speech."""

@@ -58,9 +58,10 @@ def reply(
     """Answer a recording in its speaker's style.
 
     Args:
-        recording: English speech.
+        recording: English speech, together with ``usual`` at least 3 s.
         system: what the model is told beforehand.
-        usual: another recording of the speaker, against which the manner is measured instead of the mean of this one.
+        usual: another recording of the speaker, against which the manner is measured instead of the mean of this one,
+            and from which the voice is taken too.
         speed: of the answer, 0.5 to 2.
 
     Raises:
@@ -76,7 +77,8 @@ def reply(
     heard = " ".join(phrase.text for phrase in phrases)
     logger.info("heard: %s", heard)
     logger.debug("manner: %s", manner)
-    voice = voice_from_clips(speech, [audio])  # before the model is asked, which may cost money
+    # Before the model is asked, which may cost money.
+    voice = voice_from_clips(speech, [recording] if usual is None else [recording, usual])
     text = speakable(ask(endpoint, make_messages(system, heard, manner)))
     logger.info("answer: %s", text)
     pieces = [*Speaker(speech).say(text, voice.pack, speed=speed)]

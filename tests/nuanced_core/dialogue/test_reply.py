@@ -20,7 +20,8 @@ KEY = "sk-test-0123456789abcdef"
 def question(models: ModelSet, tmp_path: Path) -> Path:
     file = tmp_path / "question.wav"
     pack = models.voices.pack("bm_fable")[:, None]
-    write_audio(file, torch.cat([*Speaker(StockModels(models)).say("Is the old harbour far away from here?", pack)]))
+    text = "Is the old harbour far away from here, or can I walk there before it gets dark?"
+    write_audio(file, torch.cat([*Speaker(StockModels(models)).say(text, pack)]))
     return file
 
 

@@ -15,7 +15,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SHOTS = os.environ.get("SCREENSHOTS")  # a folder that gets pictures
 MILLISECONDS = 90_000  # that anything is waited for
 PHONE = {"width": 390, "height": 844}
-RECORDED = 3500  # milliseconds; the page wants 3 s
+RECORDED = 4500  # milliseconds; the page wants 3 s
 PLAYED = """sound => new Promise(resolve => {
     sound.muted = true; sound.onended = () => resolve(sound.duration); sound.onerror = () => resolve(-1);
     if (sound.ended) resolve(sound.duration); else sound.play().catch(() => resolve(-2)); })"""

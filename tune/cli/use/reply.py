@@ -41,7 +41,7 @@ def reply(
             metavar="CLIP",
             callback=expand_home,
             help="The speaker's usual way of speaking, against which rate, pitch and loudness are measured (default: "
-            "the mean of IN).",
+            "the mean of IN); with it IN may be shorter than 3 s.",
         ),
     ] = None,
     speed: Annotated[float, typer.Option(metavar="S", help="Speed of the answer, 0.5 to 2.")] = 1.0,

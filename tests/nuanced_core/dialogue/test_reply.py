@@ -36,12 +36,12 @@ def test_the_answer_to_a_recording_is_spoken(
     # The models of the session, so that Kokoro is not loaded again.
     monkeypatch.setattr("nuanced_core.data.model_set.ModelSet.fetch", lambda *_: models)
     monkeypatch.chdir(Path(__file__).parents[3])
-    chat.content = "**Not far.** Turn left."
+    chat.content = "**The old door is open.** Turn left."
     out = question.with_name("answer.wav")
     arguments = ["reply", str(question), str(out), "--llm", chat.url, "--model", "tiny", "--system", "Be brief."]
     assert main(arguments) == 0
     printed, logged = capsys.readouterr()
-    assert "answer: Not far. Turn left." in printed and KEY not in printed + logged
+    assert "answer: The old door is open. Turn left." in printed and KEY not in printed + logged
     ((_, headers, body),) = chat.requests
     assert headers["authorization"] == f"Bearer {KEY}"
     system, user = body["messages"]
@@ -50,7 +50,7 @@ def test_the_answer_to_a_recording_is_spoken(
     assert "harbo" in words and "far away from here" in words
     assert "syllables per second, median pitch " in manner and "dBFS" in manner
     said = SpokenWords(models.whisper_file.path).transcribe(load_audio(out), 24_000).lower()
-    assert "not far" in said and "turn left" in said
+    assert "the old door is open" in said
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_completion_has_a_script_and_proposes_commands_and_options(
     monkeypatch.setenv("_NUANCED_COMPLETE", "source_bash")
     assert main([]) == 0
     assert "_NUANCED_COMPLETE=complete_bash" in capsys.readouterr().out
-    assert _completed("nuanced s", capsys, monkeypatch) == {"sweep", "status"}
+    assert _completed("nuanced s", capsys, monkeypatch) == {"sweep", "status", "speak", "serve"}
     assert _completed("nuanced sweep --tr", capsys, monkeypatch) == {"--trials"}
     assert _completed("nuanced status --log", capsys, monkeypatch) == {"--log-file"}
 

@@ -13,54 +13,56 @@ __all__ = ["reply"]
 
 _KEY = "OPENAI_API_KEY"
 
+Recording = Annotated[
+    Path, typer.Argument(metavar="IN", callback=expand_home, show_default=False, help="What was said, in English.")
+]
+Out = Annotated[
+    Path, typer.Argument(metavar="OUT", callback=expand_home, show_default=False, help="WAV file of the answer.")
+]
+Llm = Annotated[str, typer.Option(metavar="URL", help="Address of an OpenAI-compatible API; mostly it ends with /v1.")]
+Model = Annotated[str, typer.Option(metavar="NAME", help="The language model there.")]
+System = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What the model is told beforehand, instead of the default.")
+]
+Key = Annotated[
+    str | None,
+    typer.Option(metavar="env:NAME", help="Environment variable with the API's key (default: $OPENAI_API_KEY)."),
+]
+Timeout = Annotated[
+    float, typer.Option(metavar="SECONDS", min=1, help="How long the answer may take to begin or to go on.")
+]
+Usual = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CLIP",
+        callback=expand_home,
+        help="The speaker's usual way of speaking, against which rate, pitch and loudness are measured (default: the "
+        "mean of IN); with it IN may be shorter than 3 s.",
+    ),
+]
+Speed = Annotated[float, typer.Option(metavar="S", help="Speed of the answer, 0.5 to 2.")]
+Encoder = Annotated[Path, typer.Option(metavar="DIR", callback=expand_home, help="Folder of the encoder.")]
+
 
 def reply(
-    recording: Annotated[
-        Path, typer.Argument(metavar="IN", callback=expand_home, show_default=False, help="What was said, in English.")
-    ],
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", callback=expand_home, show_default=False, help="WAV file of the answer.")
-    ],
-    llm: Annotated[
-        str, typer.Option(metavar="URL", help="Address of an OpenAI-compatible API, http://localhost:8080/v1.")
-    ],
-    model: Annotated[str, typer.Option(metavar="NAME", help="The language model there.")],
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the model is told beforehand, instead of the default.")
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(metavar="env:NAME", help="Environment variable with the API's key (default: $OPENAI_API_KEY)."),
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, help="How long the answer may take to begin or to go on.")
-    ] = 120.0,
-    usual: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CLIP",
-            callback=expand_home,
-            help="The speaker's usual way of speaking, against which rate, pitch and loudness are measured (default: "
-            "the mean of IN); with it IN may be shorter than 3 s.",
-        ),
-    ] = None,
-    speed: Annotated[float, typer.Option(metavar="S", help="Speed of the answer, 0.5 to 2.")] = 1.0,
-    encoder: Annotated[
-        Path, typer.Option(metavar="FOLDER", callback=expand_home, help="Folder of the encoder.")
-    ] = Path("models/default"),
+    recording: Recording,
+    out: Out,
+    llm: Llm,
+    model: Model,
+    system: System = None,
+    key: Key = None,
+    timeout: Timeout = 120.0,
+    usual: Usual = None,
+    speed: Speed = 1.0,
+    encoder: Encoder = Path("models/default"),
     source: Source = "auto",
 ) -> None:
     """Answer a recording by a language model, in the style of its speaker.
 
     Examples:
-      nuanced reply question.wav answer.wav --llm http://localhost:8080/v1 --model llama3
-      nuanced reply in.wav out.wav --llm https://api.openai.com/v1 --model gpt-4o-mini --system "Be brief."
+      nuanced reply in.wav out.wav --llm http://localhost:8080/v1 --model llama3
     """
-    from tune.config.secrets import from_environment, is_variable
-
-    if key is not None and not is_variable(key):
-        raise ConfigError("--key: give env:NAME, since other users see the arguments of a command")
-    secret = from_environment(key, "--key") if key else os.environ.get(_KEY, "").strip() or None
+    secret = _secret(key)
 
     from nuanced_core.audio import write_audio
     from nuanced_core.dialogue.chat import ChatEndpoint
@@ -82,3 +84,14 @@ def reply(
     write_audio(out, made.audio)
     for line in (*made.notes, f"heard: {made.heard}", f"answer: {made.text}", str(out)):
         print(line)
+
+
+def _secret(key: str | None) -> str | None:
+    """Return the value of ``env:NAME``, by default that of $OPENAI_API_KEY, if there is one."""
+    from tune.config.secrets import from_environment, is_variable
+
+    if key is None:
+        return os.environ.get(_KEY, "").strip() or None
+    if not is_variable(key):
+        raise ConfigError("--key: give env:NAME, since other users see the arguments of a command")
+    return from_environment(key, "--key")

@@ -29,11 +29,11 @@ def serve(
     ] = None,
     source: Source = "auto",
 ) -> None:
-    """Serve the routes of OpenAI's speech API, and a page that makes a voice of a clip.
+    """Serve OpenAI's speech API, and a page that makes a voice of a clip.
 
     Examples:
       nuanced serve
-      nuanced serve --host 0.0.0.0 --token env:NUANCED_TOKEN --allow-host speech.lan
+      nuanced serve --host 0.0.0.0 --token env:NUANCED_TOKEN
     """
     from tune.config.secrets import from_environment, is_variable
 

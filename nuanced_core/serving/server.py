@@ -4,6 +4,7 @@ import logging
 import re
 import socket
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,8 @@ def serve(
         app = make_app(Studio(speech, limits), Access(host, tuple(names), token), limits, Path(model).name or "default")
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{listener.getsockname()[1]}  (Ctrl-C stops it)", flush=True)
-        make_server(app, limits).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped
+            make_server(app, limits).run(sockets=[listener])
 
 
 def make_server(app: "ASGIApp", limits: "Limits") -> "uvicorn.Server":

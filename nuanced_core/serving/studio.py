@@ -202,6 +202,9 @@ class Studio:
         if found.samplerate <= 0 or found.frames > most * found.samplerate:
             message = f"{name}: is longer than {most:g} s, or does not say how long it is; cut it"
             raise ApiError(413, message, "clip_too_long", "files")
+        if found.frames * found.channels > self._limits.clip_samples:
+            message = f"{name}: {found.channels} channels at {found.samplerate} Hz are too much; send mono at 48 kHz"
+            raise ApiError(413, message, "clip_too_large", "files")
 
     def _nearest(self, pack: Tensor) -> tuple[str, float]:
         """Return the stock voice whose style is the most similar to a pack's (510, 1, 256), and the cosine."""

@@ -27,6 +27,7 @@ class Limits:
     connections: int = 64
     text_characters: int = 4096  # as OpenAI's
     clip_seconds: float = 600.0  # of a clip
+    clip_samples: int = 60_000_000  # of all channels of a clip, 240 MB: silence can be compressed a thousandfold
     clips: int = 8  # of a voice
     voices: int = 100  # made of clips and kept in memory, 0.5 MB each
 
@@ -110,7 +111,3 @@ class WorkQueue:
 
     def _finished(self) -> None:
         self._unfinished -= 1
-
-    def close(self) -> None:
-        """Begin nothing more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)

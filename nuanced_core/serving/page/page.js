@@ -35,12 +35,15 @@ async function request(path, options = {}) {
     $("token").focus();
   }
   const body = await answer.json().catch(() => null);
+  if (answer.status === 401) throw new Error(token ? "this is not the server's token" : "the server's token is missing");
   throw new Error(body?.error?.message ?? `the server answered ${answer.status}`);
 }
 
 // Runs an action, with what goes wrong shown in a status line.
 async function run(status, action) {
+  retry = null;
   try {
+    if ($(status).classList.contains("bad")) show(status, "");
     await action();
   } catch (error) {
     show(status, error.message, true);

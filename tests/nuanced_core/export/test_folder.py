@@ -97,6 +97,9 @@ def test_weights_that_are_cut_off_or_changed_are_refused_and_older_folders_are_l
     weights.write_bytes(content[:-8])
     with pytest.raises(WeightsError, match="cut off, or no safetensors file"):
         StyleEncoder.from_pretrained(folder)
+    torch.save({"mean_pack": torch.zeros(510, 256)}, weights)  # which would have to be unpickled
+    with pytest.raises(WeightsError, match="cut off, or no safetensors file"):
+        StyleEncoder.from_pretrained(folder)
 
 
 def test_samples_of_stock_voices_are_in_the_card_and_those_of_people_are_not(checkpoint: Path, tmp_path: Path) -> None:

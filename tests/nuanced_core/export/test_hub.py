@@ -83,6 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         start = f"/{REPOSITORY}/resolve/{COMMIT}/"
+        if path.startswith(f"/api/models/{REPOSITORY}/tree/"):
+            files = self.server.files.items()
+            return self._json([{"type": "file", "path": k, "size": len(v), "oid": "0" * 40} for k, v in files])
         if path.startswith(f"/api/models/{REPOSITORY}"):
             names = [{"rfilename": name} for name in self.server.files]
             return self._json({"id": REPOSITORY, "sha": COMMIT, "siblings": names, "private": False, "tags": []})

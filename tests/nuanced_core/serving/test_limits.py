@@ -16,7 +16,15 @@ import soundfile
 from nuanced_core.serving.work import Limits
 from tests.nuanced_core.serving.conftest import error_of, fake_studio, served, speech_of
 
-SMALL = Limits(upload_bytes=200_000, json_bytes=1000, body_seconds=0.5, clip_seconds=3, clips=2, text_characters=100)
+SMALL = Limits(
+    upload_bytes=200_000,
+    json_bytes=1000,
+    body_seconds=0.5,
+    clip_seconds=3,
+    clips=2,
+    clip_samples=20_000,
+    text_characters=100,
+)
 
 
 def wav(seconds: float, rate: int = 8000) -> bytes:
@@ -73,6 +81,8 @@ def test_what_is_too_large_is_refused_whether_or_not_it_says_so(fakes: SimpleNam
         assert error_of(speech_of(client, input="a" * 2000), 413)["code"] == "too_large"
         assert error_of(speech_of(client, input="a" * 200), 400)["code"] == "string_above_max_length"
         assert error_of(client.post("/v1/voices", files={"files": wav(4)}), 413)["code"] == "clip_too_long"
+        wide = wav(2.9)  # 23,200 samples
+        assert error_of(client.post("/v1/voices", files={"files": wide}), 413)["code"] == "clip_too_large"
         three = [("files", ("a.wav", wav(0.1))) for _ in range(3)]
         assert "Too many files" in error_of(client.post("/v1/voices", files=three), 400)["message"]
 

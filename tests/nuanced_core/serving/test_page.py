@@ -4,11 +4,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nuanced_core.speech.packs import read_pack
+from tests.nuanced_core.serving.conftest import fake_studio, served
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -22,7 +24,7 @@ PLAYED = """sound => new Promise(resolve => {
 
 
 @pytest.fixture
-def page(real: str, clip: Path) -> Iterator[Any]:
+def chromium(clip: Path) -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no chromium is installed")
     microphone = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
@@ -30,18 +32,22 @@ def page(real: str, clip: Path) -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *microphone])
         try:
-            page = browser.new_page(viewport={"width": 1100, "height": 900})
-            page.set_default_timeout(MILLISECONDS)
-            page.problems = []
-            page.on("console", lambda m: page.problems.append(m.text) if m.type == "error" else None)
-            page.on("pageerror", lambda error: page.problems.append(str(error)))
-            page.on(
-                "request", lambda r: None if r.url.startswith((real, "data:", "blob:")) else page.problems.append(r.url)
-            )
-            page.goto(real)
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+def opened(browser: Any, url: str) -> tuple[Any, list[str]]:
+    """Open the page at an address; return it, and a list that gets what goes wrong in it."""
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.set_default_timeout(MILLISECONDS)
+    problems: list[str] = []
+    own = (url, "data:", "blob:")
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith(own) else problems.append(r.url))
+    page.goto(url)
+    return page, problems
 
 
 def shot(page: Any, name: str) -> None:
@@ -49,7 +55,10 @@ def shot(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(SHOTS) / f"serve_{name}.png"), full_page=True)
 
 
-def test_a_recording_becomes_a_voice_to_listen_to_and_to_download(page: Any, clip: Path, tmp_path: Path) -> None:
+def test_a_recording_becomes_a_voice_to_listen_to_and_to_download(
+    chromium: Any, real: str, clip: Path, tmp_path: Path
+) -> None:
+    page, problems = opened(chromium, real)
     shot(page, "empty")
     page.get_by_role("button", name="Record").click()
     page.get_by_role("button", name="Stop").wait_for()
@@ -86,7 +95,22 @@ def test_a_recording_becomes_a_voice_to_listen_to_and_to_download(page: Any, cli
     drop(page, clip)
     page.get_by_text("dropped.wav").wait_for()
     page.get_by_text("The voice is ready.").wait_for()
-    assert page.problems == []
+    assert problems == []
+
+
+def test_the_page_asks_for_the_token(chromium: Any, fakes: SimpleNamespace) -> None:
+    token = "0123456789abcdef"
+    with served(fake_studio(fakes), token=token) as url:
+        page, _ = opened(chromium, url)
+        page.get_by_label("This server needs its token").fill("another token")
+        page.get_by_role("button", name="Use it").click()
+        page.get_by_text("this is not the server's token").wait_for()
+        shot(page, "token")
+        page.get_by_label("This server needs its token").fill(token)
+        with page.expect_response(lambda answer: answer.url.endswith("/v1/models")) as answered:
+            page.get_by_role("button", name="Use it").click()
+        assert answered.value.status == 200
+        page.get_by_label("This server needs its token").wait_for(state="hidden")
 
 
 def drop(page: Any, file: Path) -> None:

@@ -25,8 +25,10 @@ __all__ = [
     "CONFIG_FILE",
     "KOKORO",
     "WEIGHTS_FILE",
+    "ModelFile",
     "ModelFiles",
     "Pretrained",
+    "check_kokoro",
     "check_models",
     "is_hub_id",
     "pretrained_folder",
@@ -42,15 +44,19 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PUBLISHED = ("hub", "packages")
 
 
-class _ModelFile(Protocol):
-    @property
-    def sha256(self) -> str: ...
+class ModelFile(Protocol):
+    """A model's file: its hash, and where it is from."""
 
     @property
-    def source(self) -> str: ...
+    def sha256(self) -> str:
+        """SHA-256."""
+
+    @property
+    def source(self) -> str:
+        """Source: hub, packages or folder."""
 
 
-class _WhisperFile(_ModelFile, Protocol):
+class _WhisperFile(ModelFile, Protocol):
     @property
     def name(self) -> str: ...
 
@@ -59,7 +65,7 @@ class ModelFiles(Protocol):
     """The model files that an encoder is used with; ``ModelSet`` has them."""
 
     @property
-    def kokoro_files(self) -> _ModelFile:
+    def kokoro_files(self) -> ModelFile:
         """Kokoro."""
 
     @property
@@ -97,7 +103,7 @@ def pretrained_folder(place: str | Path, revision: str | None = None) -> Path:
         # At most these two files are wanted, and none that could hold code.
         found = snapshot_download(str(place), revision=revision, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE])
     except Exception as error:  # the types depend on the HTTP library that huggingface_hub uses
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix("Got: ")[:200]
         raise WeightsError(
             f"{place}: no such file {place}/{CONFIG_FILE}, and it cannot be had from the Hugging Face hub ({reason}); "
             "give a folder that 'nuanced export' wrote, or the OWNER/NAME of one on the hub"
@@ -143,9 +149,6 @@ def read_pretrained(folder: Path) -> Pretrained:
 def check_models(place: str | Path, config: Mapping[str, Any], models: ModelFiles) -> None:
     """Check that the models to be used with an exported encoder are those that it belongs to.
 
-    Of Kokoro the hash is compared, if ``config`` has it. The file from the hub and the one converted from packages are
-    both checked when they are fetched; both are Kokoro-82M v1.0 and fit one another. An unknown source is a warning.
-
     Args:
         place: the folder, for errors.
         config: its ``config.json``.
@@ -159,7 +162,19 @@ def check_models(place: str | Path, config: Mapping[str, Any], models: ModelFile
             f"{place}: reads the features of Whisper {wanted}, not of {models.whisper_file.name}; "
             f"set models.whisper={wanted}"
         )
-    expected, kokoro = config.get("sha256", {}).get(KOKORO), models.kokoro_files
+    check_kokoro(place, config, models.kokoro_files)
+
+
+def check_kokoro(place: str | Path, config: Mapping[str, Any], kokoro: ModelFile) -> None:
+    """Check that a Kokoro is the one that an exported encoder's styles are of, if ``config`` has its hash.
+
+    The file from the hub and the one converted from packages are both checked when they are fetched; both are
+    Kokoro-82M v1.0 and fit one another. If the source is not known, another one of the two is a warning.
+
+    Raises:
+        WeightsError: it is another one.
+    """
+    expected = config.get("sha256", {}).get(KOKORO)
     if expected is None or expected == kokoro.sha256:
         return
     source = config.get("sources", {}).get(KOKORO)

@@ -5,6 +5,7 @@ from functools import partial
 from importlib import resources
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
@@ -12,14 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from nuanced_core.serving.errors import ApiError, error_body
 from nuanced_core.serving.guard import Access, Guard
 from nuanced_core.serving.sound_formats import SOUND_FORMATS, encode_sound
 from nuanced_core.serving.studio import PACK_FORMATS, MadeVoice, Studio, Upload
-from nuanced_core.serving.work import Limits, WorkQueue
+from nuanced_core.serving.work import Deadline, Limits, WorkQueue
 from nuanced_core.speech.speaking import FASTEST, SLOWEST
 
 __all__ = ["make_app"]
@@ -96,12 +97,20 @@ class _Routes:
         voice = asked.voice if isinstance(asked.voice, str) else asked.voice.id
         pack = self._studio.pack(voice)
 
-        def work(deadline: Any) -> bytes:
-            audio = self._studio.say(asked.input, pack, asked.speed, deadline)
-            return encode_sound(audio, asked.response_format)
+        kind = asked.response_format
+        if kind == "pcm":
+            chunks = await self._queue.stream(
+                lambda deadline: (
+                    encode_sound(piece, kind) for piece in self._studio.say(asked.input, pack, asked.speed, deadline)
+                )
+            )
+            return StreamingResponse(chunks, media_type=SOUND_FORMATS[kind].media_type)
 
-        content = await self._queue.run(work)
-        return Response(content, media_type=SOUND_FORMATS[asked.response_format].media_type)
+        def work(deadline: Deadline) -> bytes:
+            pieces = [*self._studio.say(asked.input, pack, asked.speed, deadline)]
+            return encode_sound(torch.cat(pieces), kind)
+
+        return Response(await self._queue.run(work), media_type=SOUND_FORMATS[kind].media_type)
 
     async def _speech_request(self, request: Request) -> _SpeechRequest:
         # A form elsewhere can send other types without asking this server first.

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,20 +164,18 @@ class Studio:
         except VoiceError as error:
             raise ApiError(404, str(error), "voice_not_found", "voice") from None
 
-    def say(self, text: str, pack: Tensor, speed: float, deadline: Deadline) -> Tensor:
-        """Speak a text: samples (T,) at 24 kHz.
+    def say(self, text: str, pack: Tensor, speed: float, deadline: Deadline) -> Iterator[Tensor]:
+        """Speak a text: pieces (samples,) at 24 kHz, one for each sentence.
 
         Raises:
             ApiError: 400, it cannot be spoken; 504.
         """
-        pieces = []
         try:
             for piece in self._speaker.say(text, pack, speed=speed):
-                pieces.append(piece)
+                yield piece
                 deadline.check()
         except NuancedError as error:
             raise ApiError(400, str(error), "invalid_input", "input") from None
-        return torch.cat(pieces)
 
     def pack_file(self, pack: Tensor, name: str, kind: str) -> bytes:
         """Return a pack (510, 1, 256) as a file of one of ``PACK_FORMATS``; an ``.npz`` names it ``name``."""

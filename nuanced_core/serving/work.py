@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -95,6 +95,32 @@ class WorkQueue:
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finished))
         return await self._wait(future, deadline)
 
+    async def stream(self, function: Callable[[Deadline], Iterator[bytes]]) -> AsyncIterator[bytes]:
+        """Return the chunks that a function yields in a thread, as they come, once there is a first one.
+
+        What goes wrong later ends the stream: its answer has begun already.
+
+        Raises:
+            ApiError: as ``run``, or of the function before its first chunk.
+        """
+        loop = asyncio.get_running_loop()
+        chunks: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: the end
+
+        def work(deadline: Deadline) -> None:
+            for chunk in function(deadline):
+                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
+
+        task = asyncio.create_task(self.run(work))
+        task.add_done_callback(lambda _: chunks.put_nowait(None))
+        try:
+            first = await chunks.get()
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if first is None:
+            await task  # raises what went wrong
+        return _rest(first, chunks, task)
+
     async def _wait(self, future: "Future[T]", deadline: Deadline) -> T:
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), deadline.remaining)
@@ -111,3 +137,17 @@ class WorkQueue:
 
     def _finished(self) -> None:
         self._unfinished -= 1
+
+
+async def _rest(
+    first: bytes | None, chunks: "asyncio.Queue[bytes | None]", task: "asyncio.Task[None]"
+) -> AsyncIterator[bytes]:
+    """Yield a first chunk and those that follow; a client that leaves ends the work."""
+    try:
+        chunk = first
+        while chunk is not None:
+            yield chunk
+            chunk = await chunks.get()
+        await task
+    finally:
+        task.cancel()

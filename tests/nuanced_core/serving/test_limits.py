@@ -3,6 +3,7 @@
 import io
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import httpx2
 import numpy as np
 import pytest
 import soundfile
+from torch import Tensor
 
 from nuanced_core.serving.work import Limits
 from tests.nuanced_core.serving.conftest import error_of, fake_studio, served, speech_of
@@ -122,6 +124,23 @@ def test_work_that_takes_too_long_is_ended_between_sentences(fakes: SimpleNamesp
         assert speech_of(client, input="one").status_code == 200  # the thread is free, though 500 words take 75 s
 
 
+def test_pcm_comes_sentence_by_sentence_and_a_client_that_leaves_ends_the_work(fakes: SimpleNamespace) -> None:
+    studio = fake_studio(fakes, seconds=0.3)
+    body = {"model": "tts-1", "voice": "af_sky", "response_format": "pcm"}
+    with served(studio) as url, httpx2.Client(base_url=url, timeout=30) as client:
+        began = time.monotonic()
+        with client.stream("POST", "/v1/audio/speech", json=body | {"input": "one two three four"}) as answer:
+            blocks = answer.iter_bytes(24_000)  # a word of the fake
+            next(blocks)
+            first = time.monotonic() - began
+            assert answer.headers["content-type"] == "audio/pcm" and sum(map(len, blocks)) == 3 * 24_000
+        assert first < 0.75 * (time.monotonic() - began)
+        with client.stream("POST", "/v1/audio/speech", json=body | {"input": "word " * 500}) as answer:
+            next(answer.iter_bytes(24_000))
+        assert speech_of(client, input="one").status_code == 200  # though 500 words take 150 s
+        assert error_of(client.post("/v1/audio/speech", json=body | {"input": "one", "speed": 3}), 400)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -150,8 +169,9 @@ def test_a_form_without_clips_or_with_a_wrong_name_is_refused(client: httpx2.Cli
 def test_a_bug_is_answered_without_what_it_says(fakes: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     studio = fake_studio(fakes)
 
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object) -> Iterator[Tensor]:
         raise RuntimeError("secret place /home/me")
+        yield
 
     studio.say = broken  # type: ignore[method-assign, assignment]
     with served(studio) as url, httpx2.Client(base_url=url) as client:

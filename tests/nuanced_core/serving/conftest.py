@@ -39,10 +39,13 @@ class FakeSpeaker:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds  # that a word takes
         self.begun = 0
+        self.gate = threading.Event()  # without it, only the first word of a text is spoken
+        self.gate.set()
 
     def say(self, text: str, pack: Tensor, *, speed: float = 1.0) -> Iterator[Tensor]:
         self.begun += 1
-        for _ in text.split():
+        for number, _ in enumerate(text.split()):
+            assert number == 0 or self.gate.wait(30)
             time.sleep(self.seconds)
             yield torch.sin(torch.arange(12_000) / 20) / 2
 
@@ -74,6 +77,12 @@ def fake_studio(fakes: SimpleNamespace, seconds: float = 0.0, limits: Limits | N
     made = Studio(SimpleNamespace(models=fakes), limits or Limits())  # type: ignore[arg-type]
     made._speaker = FakeSpeaker(seconds)  # type: ignore[assignment]
     return made
+
+
+def speaker_of(studio: Studio) -> FakeSpeaker:
+    """The fake speaker of a fake studio."""
+    assert isinstance(studio._speaker, FakeSpeaker)
+    return studio._speaker
 
 
 @pytest.fixture

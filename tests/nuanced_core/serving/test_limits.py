@@ -1,7 +1,9 @@
 """Limits on size, time and concurrency, and what bad requests are answered."""
 
+import asyncio
 import io
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +17,9 @@ import pytest
 import soundfile
 from torch import Tensor
 
-from nuanced_core.serving.work import Limits
-from tests.nuanced_core.serving.conftest import error_of, fake_studio, served, speech_of
+from nuanced_core.serving.errors import ApiError
+from nuanced_core.serving.work import Limits, WorkQueue
+from tests.nuanced_core.serving.conftest import error_of, fake_studio, served, speaker_of, speech_of
 
 SMALL = Limits(
     upload_bytes=200_000,
@@ -101,17 +104,40 @@ def test_a_body_that_does_not_arrive_ends_the_connection(fakes: SimpleNamespace)
     assert answer.startswith(b"HTTP/1.1 408") and b"did not arrive in 0.5 s" in answer
 
 
-def test_few_requests_run_and_wait_and_the_others_are_told_to_come_back(fakes: SimpleNamespace) -> None:
-    limits = Limits(running=1, waiting=1)
-    studio = fake_studio(fakes, seconds=0.5, limits=limits)
-    with served(studio, limits) as url, httpx2.Client(base_url=url, timeout=30) as client:
-        with ThreadPoolExecutor(4) as pool:
-            answers = [*pool.map(lambda _: speech_of(client, input="one two"), range(4))]
-            assert client.get("/v1/models").status_code == 200
-        assert sorted(answer.status_code for answer in answers) == [200, 200, 503, 503]
-        refused = next(answer for answer in answers if answer.status_code == 503)
-        assert error_of(refused, 503)["type"] == "server_error" and refused.headers["retry-after"] == "5"
-        assert speech_of(client).status_code == 200  # there is room again
+def test_few_functions_run_and_wait_and_others_are_refused() -> None:
+    gate = threading.Event()
+
+    async def ask() -> None:
+        queue = WorkQueue(Limits(running=1, waiting=1))
+        accepted = [asyncio.create_task(queue.run(lambda _: gate.wait(30))) for _ in range(2)]
+        await asyncio.sleep(0)  # both begin
+        with pytest.raises(ApiError, match="2 requests are being answered or wait"):
+            await queue.run(lambda _: True)
+        gate.set()
+        assert await asyncio.gather(*accepted) == [True, True]
+        assert await queue.run(lambda _: "there is room again")
+
+    asyncio.run(ask())
+
+
+def test_a_busy_server_tells_clients_to_come_back(fakes: SimpleNamespace) -> None:
+    limits = Limits(running=1, waiting=0)
+    studio = fake_studio(fakes, limits=limits)
+    speaker = speaker_of(studio)
+    with (
+        served(studio, limits) as url,
+        httpx2.Client(base_url=url, timeout=30) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        speaker.gate.clear()
+        first = pool.submit(speech_of, client, input="one two")
+        while not speaker.begun:
+            time.sleep(0.01)
+        answer = speech_of(client)
+        assert error_of(answer, 503)["type"] == "server_error" and answer.headers["retry-after"] == "5"
+        assert client.get("/v1/models").status_code == 200
+        speaker.gate.set()
+        assert first.result().status_code == 200
 
 
 def test_work_that_takes_too_long_is_ended_between_sentences(fakes: SimpleNamespace) -> None:
@@ -125,19 +151,22 @@ def test_work_that_takes_too_long_is_ended_between_sentences(fakes: SimpleNamesp
 
 
 def test_pcm_comes_sentence_by_sentence_and_a_client_that_leaves_ends_the_work(fakes: SimpleNamespace) -> None:
-    studio = fake_studio(fakes, seconds=0.3)
+    studio = fake_studio(fakes, seconds=0.05)
+    speaker = speaker_of(studio)
     body = {"model": "tts-1", "voice": "af_sky", "response_format": "pcm"}
     with served(studio) as url, httpx2.Client(base_url=url, timeout=30) as client:
-        began = time.monotonic()
+        speaker.gate.clear()
         with client.stream("POST", "/v1/audio/speech", json=body | {"input": "one two three four"}) as answer:
             blocks = answer.iter_bytes(24_000)  # a word of the fake
-            next(blocks)
-            first = time.monotonic() - began
-            assert answer.headers["content-type"] == "audio/pcm" and sum(map(len, blocks)) == 3 * 24_000
-        assert first < 0.75 * (time.monotonic() - began)
-        with client.stream("POST", "/v1/audio/speech", json=body | {"input": "word " * 500}) as answer:
+            next(blocks)  # though the second word is not spoken yet
+            assert answer.headers["content-type"] == "audio/pcm"
+            speaker.gate.set()
+            assert sum(map(len, blocks)) == 3 * 24_000
+        with client.stream("POST", "/v1/audio/speech", json=body | {"input": "word " * 900}) as answer:
             next(answer.iter_bytes(24_000))
-        assert speech_of(client, input="one").status_code == 200  # though 500 words take 150 s
+        began = time.monotonic()
+        assert speech_of(client, input="one").status_code == 200
+        assert time.monotonic() - began < 20  # 900 words would have taken 45 s
         assert error_of(client.post("/v1/audio/speech", json=body | {"input": "one", "speed": 3}), 400)
 
 

@@ -14,6 +14,7 @@ from tune.cli.app import main
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = {"sweep", "train", "status", "board", "dashboard", "doctor", "export", "evaluate", "weights", "cache"}
+COMMANDS |= {"voice", "mix", "speak"}
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

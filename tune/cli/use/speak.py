@@ -57,8 +57,7 @@ def speak(
 
     Examples:
       nuanced speak "Good morning." -o out.wav --voice my_voice.pt
-      nuanced speak book.txt -o book.mp3 --like me.wav
-      nuanced speak - -o - --voice af_heart < text.txt | ffplay -nodisp -autoexit -
+      nuanced speak book.txt -o - --like me.wav | ffplay -nodisp -
     """
     from nuanced_core.speech.speaking import FASTEST, SLOWEST, Speaker
     from nuanced_core.text.splitting import split_sentences

@@ -23,6 +23,7 @@ from nuanced_core.text.sentences import load_sentences
 __all__ = ["Voice", "encode_clips", "pooled_clips", "refine_voice", "voice_from_clips"]
 
 PREFERRED_PHONEMES = range(25, 71)  # of the sentences of a refinement: 2 to 5 s of speech
+LEAST_SENTENCES = 6  # three decide when to stop, three are judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,4 +122,4 @@ def _phonemes(speech: SpeechModels, split: str) -> list[str]:
     phonemizer = speech.models.phonemizer
     phonemes = [phonemizer(text) for text in load_sentences(split)]
     preferred = [p for p in phonemes if len(p) in PREFERRED_PHONEMES]
-    return preferred if len(preferred) >= 6 else phonemes
+    return preferred if len(preferred) >= LEAST_SENTENCES else phonemes

@@ -171,7 +171,8 @@ def test_an_exception_while_writing_leaves_no_file(tmp_path: Path) -> None:
             write(_tone(24_000))
             raise ValueError
 
-    pytest.raises(ValueError, fail)
+    with pytest.raises(ValueError):
+        fail()
     assert not list(tmp_path.iterdir())
 
 

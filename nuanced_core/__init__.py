@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from nuanced_core.hearing.whisper_features import WhisperFeatures
     from nuanced_core.kokoro.model import DifferentiableKokoro
     from nuanced_core.kokoro.voices import VoiceBank
+    from nuanced_core.speech.models import SpeechModels
+    from nuanced_core.speech.packs import read_pack, resolve_voice, write_pack
+    from nuanced_core.speech.speaking import Speaker
+    from nuanced_core.speech.voices import voice_from_clips
     from nuanced_core.text.phonemes import make_phonemizer
     from nuanced_core.text.splitting import split_sentences
     from nuanced_core.training.preparation import prepare
@@ -34,6 +38,8 @@ __all__ = [
     "NuancedError",
     "Run",
     "RunConfig",
+    "Speaker",
+    "SpeechModels",
     "StyleEncoder",
     "VoiceBank",
     "WhisperFeatures",
@@ -43,10 +49,14 @@ __all__ = [
     "load_audio",
     "make_phonemizer",
     "prepare",
+    "read_pack",
+    "resolve_voice",
     "split_sentences",
     "start_run",
     "train",
+    "voice_from_clips",
     "write_audio",
+    "write_pack",
 ]
 
 _MODULES = {
@@ -55,6 +65,8 @@ _MODULES = {
     "NuancedError": "errors",
     "Run": "training.run",
     "RunConfig": "config.settings",
+    "Speaker": "speech.speaking",
+    "SpeechModels": "speech.models",
     "StyleEncoder": "encoder.style_encoder",
     "VoiceBank": "kokoro.voices",
     "WhisperFeatures": "hearing.whisper_features",
@@ -64,10 +76,14 @@ _MODULES = {
     "load_audio": "audio",
     "make_phonemizer": "text.phonemes",
     "prepare": "training.preparation",
+    "read_pack": "speech.packs",
+    "resolve_voice": "speech.packs",
     "split_sentences": "text.splitting",
     "start_run": "training.run",
     "train": "training.run",
+    "voice_from_clips": "speech.voices",
     "write_audio": "audio",
+    "write_pack": "speech.packs",
 }
 
 

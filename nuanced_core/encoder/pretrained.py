@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 KOKORO = "kokoro"  # the key in ``sha256`` of the Kokoro that the styles are of
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FOLDERS = ("models", "outputs")  # that the documentation uses: models/default is missing, not on the hub
 # Sources whose files are checked against the manifest: both are Kokoro-82M v1.0, in different files.
 _PUBLISHED = ("hub", "packages")
 
@@ -82,8 +83,12 @@ class Pretrained:
 
 
 def is_hub_id(place: str | Path) -> bool:
-    """Return whether ``place`` is no existing path and has the form of a model on the hub, OWNER/NAME."""
-    return _HUB_ID.fullmatch(str(place)) is not None and not user_path(place).exists()
+    """Return whether ``place`` has the form of a model on the hub, OWNER/NAME, and is no path here.
+
+    Missing folders in ``models`` and ``outputs`` are paths.
+    """
+    owner, _, _ = str(place).partition("/")
+    return _HUB_ID.fullmatch(str(place)) is not None and owner not in _FOLDERS and not user_path(place).exists()
 
 
 def pretrained_folder(place: str | Path, revision: str | None = None) -> Path:

@@ -30,6 +30,7 @@ LEAST_HELD_OUT, MOST_HELD_OUT = 1.5, 20.0  # s, of all clips together
 MOST_SHARE = 0.5
 PITCH_SECONDS = 60  # of the target in which pitch is tracked
 MOST_STEPS = 10_000  # the time decides
+LEAST_GAIN = 0.01  # of the cosine; less is within what other sentences would change
 STOPPING, JUDGED = 3, 3  # sentences that decide when to stop, and others that are judged
 
 
@@ -54,8 +55,8 @@ class PersonRefinement:
 
     @property
     def is_better(self) -> bool:
-        """Whether the judge finds the refined voice more similar."""
-        return self.after > self.before
+        """Whether the judge finds the refined voice more similar, by at least 0.01."""
+        return self.after >= self.before + LEAST_GAIN
 
 
 def default_judge(models: ModelSet) -> Judge:

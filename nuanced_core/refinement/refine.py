@@ -97,8 +97,7 @@ def refine(
 
     The loss is the sum over speaker encoders of ``1 - cosine`` to the person's embedding through a random channel, plus
     the weighted differences of pitch and distance from the stock voices. On the held-out sentences channel, windows and
-    noise are always the same, so that measurements can be compared. What is measured, and kept, is the mean of the
-    offsets since the last measurement.
+    noise are always the same. What is measured, and kept, is the mean of the offsets since the last measurement.
 
     Args:
         start: the voice, for example an encoder's: phoneme counts (B,) → styles (B, S). It need not be differentiable.
@@ -106,8 +105,7 @@ def refine(
         frame: coordinates of styles, of the stock voices that may be trained on.
         sentences: phonemes of the sentences of the rounds and steps, drawn at random.
         held_out: phonemes of the sentences that decide when to stop.
-        surrogate: the encoder's, in the same frame; without one, or if it knows none of the settings' speaker encoders,
-            there are no rounds.
+        surrogate: the encoder's, in the same frame; if it knows none of the speaker encoders, there are no rounds.
         seed: of everything that is drawn.
         seconds: after which no further round or step begins; the last measurement follows.
 
@@ -121,7 +119,7 @@ def refine(
     end = time.monotonic() + seconds
     refiner = _Refiner(models, start, target, frame, settings, seed)
     best, best_step, losses = refiner.offset.detach().clone(), 0, [(0, refiner.measure(refiner.offset, held_out))]
-    step = 0
+    step, since = 0, list[Tensor]()
     if settings.rounds and surrogate is not None and set(surrogate.sizes) & set(settings.speaker_encoders):
         found, step = refiner.find_on(surrogate, sentences, end)
         losses.append((step, refiner.measure(found, held_out)))
@@ -129,7 +127,6 @@ def refine(
             best, best_step = found, step
             refiner.offset.data.copy_(found)
     last, without_gain = step + settings.steps, 0
-    since: list[Tensor] = []
     while step < last and without_gain < settings.patience and (since or time.monotonic() < end):
         step += 1
         refiner.take_step(sentences, step)
@@ -138,7 +135,7 @@ def refine(
             continue
         offset = torch.stack(since).mean(dim=0)
         losses.append((step, refiner.measure(offset, held_out)))
-        logger.debug("refinement: step %d, loss %.4f on held-out sentences", *losses[-1])
+        logger.debug("refinement: step %d, loss %.4f", *losses[-1])
         without_gain, since = without_gain + 1, []
         if losses[-1][1] < min(loss for _, loss in losses[:-1]):
             best, best_step, without_gain = offset, step, 0

@@ -11,7 +11,7 @@ from nuanced_core.audio import KOKORO_RATE
 from nuanced_core.errors import ConfigError, TextError
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE
 from nuanced_core.speech.models import SpokenModels
-from nuanced_core.text.phonemes import MAX_PHONEMES, excerpt
+from nuanced_core.text.phonemes import MAX_PHONEMES
 from nuanced_core.text.splitting import split_sentences
 
 __all__ = ["FASTEST", "SLOWEST", "Speaker"]
@@ -64,16 +64,21 @@ class Speaker:
         if pack.numel() != PACK_ROWS * STYLE_SIZE:
             raise ValueError(f"a pack has the shape (510, 1, 256), not {tuple(pack.shape)}")
         rows = pack.reshape(PACK_ROWS, STYLE_SIZE).to(self.models.device)
-        pieces = self._pieces(text)
+        silent: list[TextError] = []
+        pieces = self._pieces(text, silent)
         piece = next(pieces, None)
         if piece is None:
-            raise TextError(f"text {excerpt(text)} has nothing to speak in English: give at least one word")
-        return self._spoken(piece, pieces, rows, speed)
+            raise silent[0]
+        return self._spoken(piece, pieces, silent, rows, speed)
 
-    def _spoken(self, piece: _Piece, rest: Iterator[_Piece], rows: Tensor, speed: float) -> Iterator[Tensor]:
+    def _spoken(
+        self, piece: _Piece, rest: Iterator[_Piece], silent: list[TextError], rows: Tensor, speed: float
+    ) -> Iterator[Tensor]:
         following: _Piece | None = piece
         while following is not None:
             piece, following = following, next(rest, None)
+            while silent:
+                logger.warning("%s; left out", str(silent.pop(0)).partition(":")[0])
             audio = shaped(self.render(piece.phonemes, rows, speed))
             if following is not None:
                 audio = torch.cat([audio, torch.zeros(round(_pause(piece.ends_with) / speed * KOKORO_RATE))])
@@ -88,19 +93,22 @@ class Speaker:
         prosody = kokoro.prosody(text, style, speed=speed)
         return kokoro.speak(text, prosody, style, [seed]).item(0).cpu()
 
-    def _pieces(self, text: str) -> Iterator[_Piece]:
+    def _pieces(self, text: str, silent: list[TextError]) -> Iterator[_Piece]:
+        """Split a text; why sentences cannot be spoken is appended to ``silent``."""
         for sentence in split_sentences(text):
-            yield from self._pieces_of(sentence)
+            yield from self._pieces_of(sentence, silent)
 
-    def _pieces_of(self, sentence: str) -> Iterator[_Piece]:
+    def _pieces_of(self, sentence: str, silent: list[TextError]) -> Iterator[_Piece]:
         try:
-            yield _Piece(self.models.phonemizer(sentence), sentence.rstrip(_CLOSING)[-1:])
+            phonemes = self.models.phonemizer(sentence)
         except TextError as error:
-            if not _is_too_long(error):
-                logger.warning("%s: left out", str(error).partition(":")[0])
+            if not _is_too_long(error) or len(sentence) < 2:
+                silent.append(error)
                 return
             for half in _halves(sentence):
-                yield from self._pieces_of(half)
+                yield from self._pieces_of(half, silent)
+        else:
+            yield _Piece(phonemes, sentence.rstrip(_CLOSING)[-1:])
 
 
 def _is_too_long(error: TextError) -> bool:

@@ -3,6 +3,7 @@
 Dimensions: P channels after pooling, E channels of speaker features, S = 256 style.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,10 @@ from nuanced_core.text.sentences import load_sentences
 
 __all__ = ["Voice", "encode_clips", "pooled_clips", "refine_voice", "voice_from_clips"]
 
+logger = logging.getLogger(__name__)
+
 PREFERRED_PHONEMES = range(25, 71)  # of the sentences of a refinement: 2 to 5 s of speech
+LEAST_SENTENCES = 6  # three decide when to stop, three are judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +96,7 @@ def refine_voice(speech: SpeechModels, voice: Voice, minutes: float, judge: Judg
         TrainingError: a loss is not finite.
     """
     models, judge = speech.models, judge or default_judge(speech.models)
+    logger.info("refining the voice for about %g minutes", minutes)
     heard, held_out = hold_out([clip.audio for clip in voice.clips])
     start = encode_clips(speech, heard, [clip.seconds for clip in voice.clips])[:, 0]
     stock = models.voices.training_voices("all", speech.run.data.val_voices)
@@ -121,4 +126,4 @@ def _phonemes(speech: SpeechModels, split: str) -> list[str]:
     phonemizer = speech.models.phonemizer
     phonemes = [phonemizer(text) for text in load_sentences(split)]
     preferred = [p for p in phonemes if len(p) in PREFERRED_PHONEMES]
-    return preferred if len(preferred) >= 6 else phonemes
+    return preferred if len(preferred) >= LEAST_SENTENCES else phonemes

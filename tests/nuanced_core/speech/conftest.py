@@ -29,7 +29,7 @@ def clip(speech: SpeechModels, tmp_path_factory: pytest.TempPathFactory) -> Path
     import soundfile
 
     pack = speech.models.voices.pack("am_michael")[:, None]
-    audio = torch.cat([*Speaker(speech).say(CLIP, pack)]).numpy()
+    audio = torch.cat([*Speaker(speech).say(CLIP, pack)]).repeat(2).numpy()
     path = tmp_path_factory.mktemp("clip") / "michael.wav"
     soundfile.write(path, [[a, a] for a in audio], 24_000)
     return path

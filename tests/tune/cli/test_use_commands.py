@@ -177,7 +177,7 @@ def test_from_a_clip_to_a_voice_to_speech(
     words = SpokenWords(models.whisper_file.path)
     for who in (["--voice", "me.pt"], ["--like", "clip.wav"]):
         assert main(["speak", "Open the old door.", "-o", "out.wav", *who]) == 0
-        assert words.transcribe(load_audio(Path("out.wav")), 24_000) == "Open the old door."
+        assert words(load_audio(Path("out.wav")), 24_000, "Open the old door.") == 0
 
 
 def test_a_pack_of_the_wrong_shape_is_refused(

@@ -57,8 +57,7 @@ def speak(
 
     Examples:
       nuanced speak "Good morning." -o out.wav --voice my_voice.pt
-      nuanced speak book.txt -o book.mp3 --like me.wav
-      nuanced speak - -o - --voice af_heart < text.txt | ffplay -nodisp -autoexit -
+      nuanced speak book.txt -o - --like me.wav | ffplay -nodisp -
     """
     from nuanced_core.speech.speaking import FASTEST, SLOWEST, Speaker
     from nuanced_core.text.splitting import split_sentences
@@ -69,16 +68,18 @@ def speak(
         raise ConfigError(f"--speed: {speed:g} is not between {SLOWEST:g} and {FASTEST:g}")
     _check_out(out)
     words = _read_text(text)
-    split_sentences(words)
+    sentences = len(split_sentences(words))
     speech, pack = _voice(voice, like or [], model, source)
     spoken = Speaker(speech).say(words, pack, speed=speed)
     from nuanced_core.audio import KOKORO_RATE
+    from nuanced_core.progress import progress_bar
 
     samples = 0
-    with _writer(out) as write:
+    with _writer(out) as write, progress_bar("speaking", sentences) as advance:
         for audio in spoken:
             write(audio)
             samples += len(audio)
+            advance()
     if out != "-":
         print(f"{out}: {samples / KOKORO_RATE:.1f} s of speech")
 

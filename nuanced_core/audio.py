@@ -2,7 +2,12 @@
 
 import logging
 import math
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +24,14 @@ __all__ = [
     "KOKORO_RATE",
     "SAMPLES_PER_FEATURE_FRAME",
     "SAMPLES_PER_FRAME",
+    "SOUND_FORMATS",
     "WHISPER_RATE",
     "is_silent",
     "load_audio",
     "resample",
+    "sound_format",
+    "sound_writer",
+    "wav_stream",
     "write_audio",
 ]
 
@@ -46,7 +55,17 @@ MAX_PEAK = 2.0  # relative to full scale; more is reported: floating-point sampl
 # torchaudio's kernel has this many values per sample of overlap: at odd ratios such as 24001:16000 it takes gigabytes.
 _MAX_KERNEL = 50_000_000
 
+# Formats that are written, by the ending of a name: libsndfile's format and subtype.
+SOUND_FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+_UNKNOWN_SIZE = 0xFFFFFFFF  # in the header of a WAV stream; players then read to its end
+
 Samples = npt.NDArray[np.float32]
+WriteSamples = Callable[[Tensor], None]  # audio (samples,)
 
 
 def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
@@ -117,6 +136,61 @@ def write_audio(path: Path, audio: Tensor, rate: int = KOKORO_RATE) -> None:
         part.replace(path)
     except (OSError, soundfile.LibsndfileError) as error:
         raise DiskError(f"{path}: cannot be written: {error}") from None
+
+
+def sound_format(path: Path) -> tuple[str, str]:
+    """Return libsndfile's format and subtype for the name of a file to be written.
+
+    Raises:
+        AudioError: its ending is that of no format that is written.
+    """
+    if path.suffix.lower() not in SOUND_FORMATS:
+        raise AudioError(f"{path}: its name says no format; end it with {', '.join(SOUND_FORMATS)}")
+    return SOUND_FORMATS[path.suffix.lower()]
+
+
+@contextmanager
+def sound_writer(path: Path, rate: int = KOKORO_RATE) -> Iterator[WriteSamples]:
+    """Write a sound file block by block: yields the function that appends audio (samples,).
+
+    The file appears under its name when the context ends, and not at all if it ends with an exception. Samples beyond
+    full scale are clipped.
+
+    Raises:
+        AudioError: the ending of the name is that of no format, see ``SOUND_FORMATS``.
+        DiskError: the file cannot be written.
+    """
+    name, subtype = sound_format(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with soundfile.SoundFile(part, "w", rate, 1, subtype, format=name) as file:
+            yield lambda audio: file.write(_limited(audio))
+        part.replace(path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise DiskError(f"{path}: cannot be written: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def wav_stream(file: BinaryIO, rate: int = KOKORO_RATE) -> WriteSamples:
+    """Write the header of a 16-bit mono WAV stream of unknown length; return what appends audio (samples,) to it.
+
+    What is appended is flushed, so that a player at the other end of a pipe can begin.
+    """
+    sizes = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
+    file.write(struct.pack("<4sI4s4s", b"RIFF", _UNKNOWN_SIZE, b"WAVE", b"fmt ") + sizes)
+    file.write(struct.pack("<4sI", b"data", _UNKNOWN_SIZE))
+
+    def write(audio: Tensor) -> None:
+        file.write((_limited(audio) * 32767).round().astype("<i2").tobytes())
+        file.flush()
+
+    return write
+
+
+def _limited(audio: Tensor) -> Samples:
+    limited: Samples = audio.detach().float().cpu().clamp(-1, 1).numpy()
+    return limited
 
 
 def _warn_of_clipping(path: Path, samples: Samples) -> None:

@@ -7,6 +7,7 @@ __all__ = [
     "AudioError",
     "ConfigError",
     "DiskError",
+    "EndpointError",
     "NuancedError",
     "StoppedError",
     "TextError",
@@ -44,6 +45,10 @@ class AudioError(NuancedError):
 
 class DiskError(NuancedError):
     """A folder cannot be written, or its disk is full."""
+
+
+class EndpointError(NuancedError):
+    """A server elsewhere cannot be reached, refuses a request, or gives no answer that can be used."""
 
 
 class StoppedError(NuancedError):

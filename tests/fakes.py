@@ -51,9 +51,11 @@ class FakeKokoro:
         states = torch.zeros(len(lengths), 1, max(lengths))
         return TextStates(states, states, lengths)
 
-    def prosody(self, text: TextStates, style: Tensor, token_frames: Tensor | None = None) -> Prosody:
+    def prosody(
+        self, text: TextStates, style: Tensor, token_frames: Tensor | None = None, speed: float = 1.0
+    ) -> Prosody:
         if token_frames is None:
-            token_frames = pad_sequence([torch.full((n,), 4) for n in text.lengths], batch_first=True)
+            token_frames = pad_sequence([torch.full((n,), round(4 / speed)) for n in text.lengths], batch_first=True)
         frames = tuple(token_frames.sum(dim=1).tolist())
         f0 = (style[:, 128:129] + 2).expand(-1, 2 * max(frames)) * 50
         # About 4 frames per token, changed by one style channel.
@@ -76,8 +78,10 @@ class FakeKokoro:
 class LivelyKokoro(FakeKokoro):
     """Fake Kokoro whose F0 and energy vary over time, depending on the style; every tenth F0 value is unvoiced."""
 
-    def prosody(self, text: TextStates, style: Tensor, token_frames: Tensor | None = None) -> Prosody:
-        plain = super().prosody(text, style, token_frames)
+    def prosody(
+        self, text: TextStates, style: Tensor, token_frames: Tensor | None = None, speed: float = 1.0
+    ) -> Prosody:
+        plain = super().prosody(text, style, token_frames, speed)
         place = torch.arange(plain.f0.shape[1]) / 7
         height, spread, speed, level = style[:, 128:132].split(1, dim=1)
         f0 = 130 * 2 ** (0.5 * torch.tanh(height) + 0.2 * spread * torch.sin(place))

@@ -34,7 +34,12 @@ WINGS: dict[str, tuple[str, ...]] = {
     "nuanced_core.judges": ("weights", "speakers"),
     "nuanced_core.losses": ("config", "kokoro", "hearing", "speakers", "encoder", "data"),
     "nuanced_core.exhibits": ("config", "kokoro", "encoder", "data"),
+    "nuanced_core.export": (*("config", "weights", "kokoro", "hearing", "speakers", "encoder", "data", "exhibits"),),
     "nuanced_core.refinement": ("config", "kokoro", "hearing", "speakers", "encoder", "data", "losses"),
+    "nuanced_core.speech": (
+        *("config", "weights", "text", "kokoro", "hearing", "speakers", "encoder", "data", "people", "losses"),
+        "refinement",
+    ),
     "nuanced_core.training": (
         *("config", "weights", "kokoro", "hearing", "speakers", "encoder", "data", "people", "losses", "exhibits"),
     ),
@@ -54,6 +59,8 @@ WINGS: dict[str, tuple[str, ...]] = {
         ),
         *("refinement", "training"),
     ),
+    "nuanced_core.dialogue": ("data", "hearing", "people", "speech"),
+    "nuanced_core.serving": ("kokoro", "speech"),
     "tune": (),
     "tune.config": (),
     "tune.search": ("config",),
@@ -69,7 +76,8 @@ WINGS: dict[str, tuple[str, ...]] = {
     "tune.cli.inspection": ("config", "show", "cli.common"),
     "tune.cli.results": ("trial", "show", "analysis", "cli.common"),
     "tune.cli.storage": ("cli.common",),
-    "tune.cli": ("cli.common", "cli.training", "cli.inspection", "cli.results", "cli.storage"),
+    "tune.cli.use": ("config", "cli.common"),
+    "tune.cli": ("cli.common", "cli.training", "cli.inspection", "cli.results", "cli.storage", "cli.use"),
 }
 # What nuanced_core never loads, so that it can be used without the search.
 SEARCH_PACKAGES = {"tune", "ray", "optuna", "tensorboard"}

@@ -194,7 +194,7 @@ class GRUPooling(Pooling):
         # The GRU also runs over the padding: packing would need the lengths on the host, a synchronisation.
         states: Tensor = self.gru(_zero_padding(frames, mask))[0]  # (B, T, out_channels)
         last = mask.sum(dim=1) - 1
-        return states[torch.arange(len(states), device=states.device), last]
+        return states[torch.arange(states.shape[0], device=states.device), last]
 
 
 class _FrameScores(nn.Module):

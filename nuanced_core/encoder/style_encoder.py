@@ -5,7 +5,6 @@ after pooling, E channels of the speaker's description, V training voices, K kno
 128 each).
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,8 +12,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nuanced_core.config.settings import Encoder, Features, Settings
@@ -29,6 +26,7 @@ from nuanced_core.encoder.layers import (
     make_trunk,
 )
 from nuanced_core.encoder.pooling import EPSILON, POOLINGS, mean_over_time, std_over_time, whole_mask
+from nuanced_core.encoder.pretrained import CONFIG_FILE, WEIGHTS_FILE, pretrained_folder, read_pretrained
 from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.errors import ConfigError, WeightsError
 from nuanced_core.hearing.speaker_features import heard_voice
@@ -357,32 +355,31 @@ class StyleEncoder(nn.Module):
         """
         settings, count = self.config.encoder, self.config.voices
         if settings.output == "span":
-            halves = voices.reshape(len(y), count, -1, TIMBRE_SIZE)  # one or both halves, as in y (B, halves * V)
-            return torch.einsum("bhv,bvhs->bhs", y.reshape(len(y), -1, count), halves).flatten(1)
+            halves = voices.reshape(y.shape[0], count, -1, TIMBRE_SIZE)  # one or both halves, as in y (B, halves * V)
+            return torch.einsum("bhv,bvhs->bhs", y.reshape(y.shape[0], -1, count), halves).flatten(1)
         # The offsets' mean is 0 except for rounding; this makes equal weights exactly the mean voice.
         weights = y[:, :count].softmax(dim=1) - 1 / count
         residual = settings.residual_bound * torch.tanh(y[:, count:]) * std if settings.residual_bound else 0
         return torch.einsum("bv,bvs->bs", weights, voices) + residual
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "StyleEncoder":
-        """Load a StyleEncoder from a folder written by ``nuanced export``, in eval mode.
+    def from_pretrained(cls, place: str | Path, revision: str | None = None) -> "StyleEncoder":
+        """Load a StyleEncoder in eval mode, from a folder that ``nuanced export`` wrote or from the Hugging Face hub.
+
+        Args:
+            place: the folder, or OWNER/NAME on the hub.
+            revision: on the hub.
 
         Raises:
-            WeightsError: a file is missing, or the weights do not fit the configuration.
+            WeightsError: a file is missing, cut off or changed, or the weights do not fit the configuration.
             ConfigError: the configuration is invalid.
         """
-        folder = Path(folder)
-        config_file, weights_file = folder / "config.json", folder / "model.safetensors"
-        for file in (config_file, weights_file):
-            if not file.is_file():
-                raise WeightsError(f"{file}: no such file; give a folder that 'nuanced export' wrote")
+        folder = pretrained_folder(place, revision)
+        found = read_pretrained(folder)
+        encoder = cls(StyleEncoderConfig.from_dict(found.config["style_encoder"], str(folder / CONFIG_FILE)))
         try:
-            data = json.loads(config_file.read_text(encoding="utf-8"))
-            encoder = cls(StyleEncoderConfig.from_dict(data["style_encoder"], str(config_file)))
-            encoder.load_state_dict(load_file(weights_file))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{config_file}: not a StyleEncoder's configuration: {error!r}") from None
-        except (RuntimeError, SafetensorError) as error:
-            raise WeightsError(f"{weights_file}: does not fit {config_file.name}: {str(error)[:200]}") from None
+            encoder.load_state_dict(found.weights)
+        except RuntimeError as error:
+            problem = f"does not fit {CONFIG_FILE}: {str(error)[:200]}"
+            raise WeightsError(f"{folder / WEIGHTS_FILE}: {problem}") from None
         return encoder.eval()

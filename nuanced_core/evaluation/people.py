@@ -96,7 +96,7 @@ def evaluate_people(
         _check_new_folder(settings.samples)
     encoder, run = load_export(model)
     corpus = _people_of(find_people(people, place="people", for_training=False), settings.split)
-    dataset = open_dataset(encoder.config.whisper, source)
+    dataset = open_dataset(model, encoder.config.whisper, source)
     models = dataset.models
     embedders: dict[str, Embed] = {name: models.speaker_encoder(name).embed for name in SPEAKER_ENCODERS}
     versions = {name: models.speaker_sha256(name) for name in SPEAKER_ENCODERS} | {"words": models.whisper_file.sha256}

@@ -20,6 +20,7 @@ from nuanced_core.data.rendering import RenderRequest, make_job, render_jobs
 from nuanced_core.data.utterances import Utterance, plan_utterances
 from nuanced_core.data.versions import CLEAN, AugmentedCopy
 from nuanced_core.encoder.baselines import Ridge, StyleBaselines, pooled_blocks, pooled_features
+from nuanced_core.encoder.pretrained import CONFIG_FILE, check_kokoro, pretrained_folder
 from nuanced_core.encoder.recording import RecordingModels, pooled_recording
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError
@@ -212,30 +213,35 @@ class PersonPredictors:
 
 
 def load_export(folder: str | Path) -> tuple[StyleEncoder, RunConfig]:
-    """Load an encoder that ``nuanced export`` wrote, and the settings of the run that trained it.
+    """Load an encoder that ``nuanced export`` wrote, or OWNER/NAME on the hub, and its training run's settings.
 
     Raises:
         WeightsError, ConfigError: the folder holds no such encoder.
     """
+    folder = pretrained_folder(folder)
     encoder = StyleEncoder.from_pretrained(folder)
-    file = Path(folder) / "config.json"
+    file = folder / CONFIG_FILE
     run = json.loads(file.read_text(encoding="utf-8")).get("run")
     if not isinstance(run, dict):
         raise ConfigError(f"{file}: run: the training run's settings are missing; export the encoder again")
     return encoder, validate(RunConfig, run, f"{file}: run")
 
 
-def open_dataset(whisper: str, source: str) -> Dataset:
+def open_dataset(folder: str | Path, whisper: str, source: str) -> Dataset:
     """Fetch the models and open the dataset in the user's cache, on the first GPU if there is one.
 
     Args:
+        folder: of the encoder that is to be evaluated.
         whisper: name of the Whisper model.
         source: of the model files: auto, hub, packages, or a folder.
 
     Raises:
-        WeightsError: a model file is missing or damaged.
+        WeightsError: a model file is missing or damaged, or the encoder's styles are of another Kokoro.
     """
-    return Dataset(ModelSet.fetch(Models(whisper=whisper, source=source), resolve_device("auto")), cache_dir())
+    models = ModelSet.fetch(Models(whisper=whisper, source=source), resolve_device("auto"))
+    config = json.loads((pretrained_folder(folder) / CONFIG_FILE).read_text(encoding="utf-8"))
+    check_kokoro(folder, config, models.kokoro_files)
+    return Dataset(models, cache_dir())
 
 
 def render_clips(dataset: Dataset, utterances: Iterable[Utterance]) -> list[Clip]:

@@ -72,7 +72,7 @@ def evaluate_clips(model: str | Path, clips: str | Path, *, source: str = "auto"
     """
     encoder, run = load_export(model)
     files, embed = find_recordings(Path(clips)), Resemblyzer()
-    dataset = open_dataset(encoder.config.whisper, source)
+    dataset = open_dataset(model, encoder.config.whisper, source)
     predictors = StylePredictors(encoder, run, dataset)
     return {"model": str(model), **evaluate_recordings(predictors, dataset, files, embed)}
 

@@ -81,7 +81,7 @@ def evaluate_test_split(
     """
     encoder, run = load_export(model)
     embed, track_pitch = _optional_tools(identity)
-    dataset = open_dataset(encoder.config.whisper, source)
+    dataset = open_dataset(model, encoder.config.whisper, source)
     report = evaluate_encoder(
         encoder, run, dataset, sentences=sentences, embed=embed, track_pitch=track_pitch, robustness=robustness
     )

@@ -10,6 +10,7 @@ Dimensions: B sentences, E speaker embedding, S = 256 style.
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -90,13 +91,13 @@ def refine(
     *,
     surrogate: Surrogate | None = None,
     seed: int = 0,
+    seconds: float = math.inf,
 ) -> RefinedVoice:
     """Move a voice towards a person's.
 
     The loss is the sum over speaker encoders of ``1 - cosine`` to the person's embedding through a random channel, plus
     the weighted differences of pitch and distance from the stock voices. On the held-out sentences channel, windows and
-    noise are always the same, so that measurements can be compared. What is measured, and kept, is the mean of the
-    offsets since the last measurement.
+    noise are always the same. What is measured, and kept, is the mean of the offsets since the last measurement.
 
     Args:
         start: the voice, for example an encoder's: phoneme counts (B,) → styles (B, S). It need not be differentiable.
@@ -104,9 +105,9 @@ def refine(
         frame: coordinates of styles, of the stock voices that may be trained on.
         sentences: phonemes of the sentences of the rounds and steps, drawn at random.
         held_out: phonemes of the sentences that decide when to stop.
-        surrogate: the encoder's, in the same frame; without one, or if it knows none of the settings' speaker encoders,
-            there are no rounds.
+        surrogate: the encoder's, in the same frame; if it knows none of the speaker encoders, there are no rounds.
         seed: of everything that is drawn.
+        seconds: after which no further round or step begins; the last measurement follows.
 
     Raises:
         TrainingError: a loss is not finite.
@@ -115,26 +116,26 @@ def refine(
     settings = settings or RefineSettings()
     if not sentences or not held_out:
         raise ValueError("a refinement needs sentences for its steps, and others that decide when to stop")
+    end = time.monotonic() + seconds
     refiner = _Refiner(models, start, target, frame, settings, seed)
     best, best_step, losses = refiner.offset.detach().clone(), 0, [(0, refiner.measure(refiner.offset, held_out))]
-    step = 0
+    step, since = 0, list[Tensor]()
     if settings.rounds and surrogate is not None and set(surrogate.sizes) & set(settings.speaker_encoders):
-        found, step = refiner.find_on(surrogate, sentences), settings.rounds
+        found, step = refiner.find_on(surrogate, sentences, end)
         losses.append((step, refiner.measure(found, held_out)))
         if losses[-1][1] < losses[0][1]:
             best, best_step = found, step
             refiner.offset.data.copy_(found)
     last, without_gain = step + settings.steps, 0
-    since: list[Tensor] = []
-    while step < last and without_gain < settings.patience:
+    while step < last and without_gain < settings.patience and (since or time.monotonic() < end):
         step += 1
         refiner.take_step(sentences, step)
         since.append(refiner.offset.detach().clone())
-        if len(since) < settings.check_every and step < last:
+        if len(since) < settings.check_every and step < last and time.monotonic() < end:
             continue
         offset = torch.stack(since).mean(dim=0)
         losses.append((step, refiner.measure(offset, held_out)))
-        logger.debug("refinement: step %d, loss %.4f on held-out sentences", *losses[-1])
+        logger.debug("refinement: step %d, loss %.4f", *losses[-1])
         without_gain, since = without_gain + 1, []
         if losses[-1][1] < min(loss for _, loss in losses[:-1]):
             best, best_step, without_gain = offset, step, 0
@@ -161,8 +162,12 @@ class _Refiner:
         self.optimizer = torch.optim.Adam([self.offset], lr=settings.learning_rate)
 
     @torch.no_grad()
-    def find_on(self, surrogate: Surrogate, sentences: Sequence[str]) -> Tensor:
-        """Return the offset (S,) that is found on a surrogate, corrected in each round by a sentence that is spoken."""
+    def find_on(self, surrogate: Surrogate, sentences: Sequence[str], end: float) -> tuple[Tensor, int]:
+        """Return the offset (S,) that is found on a surrogate, and the number of rounds.
+
+        The surrogate is corrected in each round by a sentence that is spoken. No further round begins after ``end``, in
+        seconds of the monotonic clock.
+        """
         wanted: dict[str, Tensor] = {
             n: self.target.embeddings[n] for n in surrogate.sizes if n in self.settings.speaker_encoders
         }
@@ -178,7 +183,9 @@ class _Refiner:
             steps = ROUND_STEPS, self.settings.prior, ROUND_ANCHOR
             found = corrections.corrected().approach(start, wanted, self.target.pitch, *steps)
             offset = (found - start)[0]
-        return offset
+            if time.monotonic() >= end:
+                break
+        return offset, number + 1
 
     def _spoken(
         self, phonemes: str, offset: Tensor, names: Sequence[str], generator: torch.Generator

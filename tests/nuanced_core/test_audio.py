@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from nuanced_core.audio import load_audio, resample, write_audio
+from nuanced_core.audio import load_audio, resample, sound_writer, wav_stream, write_audio
 from nuanced_core.errors import AudioError, DiskError
 
 
@@ -150,3 +150,47 @@ def test_a_rate_at_which_there_is_no_speech_is_refused(tmp_path: Path) -> None:
 def test_writing_into_a_missing_folder_is_a_disk_error(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="cannot be written"):
         write_audio(tmp_path / "no" / "a.wav", _tone(24_000))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+def test_a_sound_written_in_blocks_is_read_back(tmp_path: Path, name: str) -> None:
+    tone = _tone(24_000, seconds=1.0)
+    with sound_writer(tmp_path / name) as write:
+        for block in tone.split(7_000):
+            write(block)
+        assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    found = load_audio(tmp_path / name)[: len(tone)]
+    assert len(found) == len(tone)
+    assert float((found - tone).square().mean() / tone.square().mean()) < (1e-6 if name in ("a.wav", "a.flac") else 0.5)
+
+
+def test_an_exception_while_writing_leaves_no_file(tmp_path: Path) -> None:
+    def fail() -> None:
+        with sound_writer(tmp_path / "a.wav") as write:
+            write(_tone(24_000))
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sound_that_cannot_be_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(AudioError, match=r"a.xyz: its name says no format; end it with .wav"),
+        sound_writer(Path("a.xyz")),
+    ):
+        pass
+    with pytest.raises(DiskError, match="cannot be written"), sound_writer(tmp_path / "nowhere" / "a.wav"):
+        pass
+
+
+def test_a_wav_stream_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
+    tone = _tone(16_000)
+    with (tmp_path / "stream.wav").open("wb") as file:
+        write = wav_stream(file, 16_000)
+        for block in (tone[:3_000], 3 * tone[3_000:4_000], tone[4_000:]):
+            write(block)
+    expected = torch.cat([tone[:3_000], (3 * tone[3_000:4_000]).clamp(-1, 1), tone[4_000:]])
+    torch.testing.assert_close(load_audio(tmp_path / "stream.wav", 16_000), expected, atol=1e-4, rtol=0)

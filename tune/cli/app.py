@@ -23,6 +23,11 @@ from tune.cli.storage.cache import cache
 from tune.cli.storage.weights import weights
 from tune.cli.training.sweep import sweep
 from tune.cli.training.train import train
+from tune.cli.use.mix import mix
+from tune.cli.use.reply import reply
+from tune.cli.use.serve import serve
+from tune.cli.use.speak import speak
+from tune.cli.use.voice import voice
 
 __all__ = ["main"]
 
@@ -30,6 +35,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Training": (sweep, train),
     "Inspection": (status, board, dashboard, doctor),
     "Results": (report, export, evaluate),
+    "Use": (voice, mix, speak, reply, serve),
     "Storage": (weights, cache),
 }
 _UNEXPECTED_ERROR = 1  # as Python exits after a traceback

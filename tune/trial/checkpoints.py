@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from nuanced_core.config.yaml_files import read_yaml
 from nuanced_core.errors import ConfigError
 from nuanced_core.training.run import BEST, LAST
 from tune.cluster.shared_storage import SharedFolder
@@ -17,7 +18,9 @@ from tune.search.journal import STUDY_FILE
 from tune.search.results import Ending, best_trial
 from tune.search.study import read_study
 
-__all__ = ["CheckpointKeeper", "SelectedCheckpoint", "best_checkpoint"]
+__all__ = ["CheckpointKeeper", "SelectedCheckpoint", "best_checkpoint", "recorded_hashes"]
+
+RECORD_FILE = "record.yaml"  # of a single run; a sweep's is a part of its settings file
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,17 @@ def best_checkpoint(folder: Path, number: int | None = None) -> SelectedCheckpoi
     held_out = ("val/", "baseline/", "oracle/")
     metrics = {name: v for name, v in trial.user_attrs.get("metrics", {}).items() if name.startswith(held_out)}
     return SelectedCheckpoint(file, {"sweep": folder.name, "trial": trial.number, **metrics})
+
+
+def recorded_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the model files by role that a sweep or a run was started with; empty: not recorded."""
+    for file, path in ((folder / SETTINGS_FILE, ("record", "models")), (folder / RECORD_FILE, ("models",))):
+        found: Any = read_yaml(file) if file.is_file() else None
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            return {str(role): str(digest) for role, digest in found.items()}
+    return {}
 
 
 def _trial(folder: Path, number: int | None) -> FrozenTrial:

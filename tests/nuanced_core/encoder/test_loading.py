@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from nuanced_core import StyleEncoder
 from nuanced_core.audio import resample
 from nuanced_core.data.model_set import ModelSet
+from nuanced_core.encoder.pretrained import check_models
 from nuanced_core.encoder.recording import pooled_recording
 from nuanced_core.encoder.style_encoder import StyleEncoderConfig
 from nuanced_core.errors import ConfigError, WeightsError
@@ -97,3 +99,35 @@ def test_shipped_encoder_generalises_to_held_out_voices(models: ModelSet, tmp_pa
         assert torch.cosine_similarity(pack[row], style, dim=0) > of_mean + 0.05
         cosines.append(torch.cosine_similarity(pack[row], pack[300], dim=0))
     assert max(cosines) < 0.99  # rows differ, as those of stock voices do
+
+
+@pytest.mark.parametrize(
+    ("recorded", "source", "used", "used_source", "fits"),
+    [
+        (None, None, "a", "folder", True),  # of an earlier version
+        ("a", None, "a", "folder", True),
+        ("a", "packages", "b", "hub", True),  # two files of Kokoro-82M v1.0
+        ("a", None, "b", "hub", True),  # with a warning
+        ("a", "packages", "b", "folder", False),
+        ("a", None, "b", "folder", False),
+        ("a", "folder", "b", "hub", False),
+    ],
+)
+def test_another_kokoro_is_refused(
+    recorded: str | None, source: str | None, used: str, used_source: str, fits: bool
+) -> None:
+    config: dict[str, Any] = {"style_encoder": {"whisper": "tiny.en"}}
+    config |= {"sha256": {"kokoro": recorded}} if recorded else {}
+    config |= {"sources": {"kokoro": source}} if source else {}
+    models = SimpleNamespace(
+        kokoro_files=SimpleNamespace(sha256=used, source=used_source),
+        whisper_file=SimpleNamespace(name="tiny.en", sha256="w", source="hub"),
+    )
+    if fits:
+        check_models("folder", config, models)
+    else:
+        with pytest.raises(WeightsError, match="folder: its styles are of the Kokoro with SHA-256 a, but"):
+            check_models("folder", config, models)
+    models.whisper_file.name = "base.en"
+    with pytest.raises(WeightsError, match=r"reads the features of Whisper tiny\.en, not of base\.en"):
+        check_models("folder", config, models)

@@ -12,9 +12,9 @@ from nuanced_core.config.validation import validate
 from nuanced_core.config.yaml_files import apply_overrides
 from nuanced_core.data import rendering
 from nuanced_core.data.dataset import Clip, Dataset
-from nuanced_core.encoder.export import export_encoder
 from nuanced_core.evaluation import recordings, test_split
 from nuanced_core.evaluation.test_split import evaluate_encoder, held_out_utterances
+from nuanced_core.export.folder import export_encoder
 from nuanced_core.training.run import BEST, start_run
 from tests.fakes import fake_models, held_out_models, random_encoder
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from nuanced_core.data.utterances import voice_group
-from nuanced_core.encoder.export import export_encoder
 from nuanced_core.encoder.surrogate import Surrogate
 from nuanced_core.errors import AudioError
 from nuanced_core.exhibits.exhibit import Sound
+from nuanced_core.export.folder import export_encoder
 from nuanced_core.people.measures import PhonemeCounter
 from nuanced_core.training import people as people_module
 from nuanced_core.training.run import BEST, Run

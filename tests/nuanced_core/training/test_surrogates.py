@@ -13,7 +13,7 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.config.yaml_files import apply_overrides
 from nuanced_core.data.cache import Cache
-from nuanced_core.encoder.export import export_encoder
+from nuanced_core.export.folder import export_encoder
 from nuanced_core.kokoro.style_frame import StyleFrame
 from nuanced_core.training import preparation, surrogates
 from nuanced_core.training.run import BEST, Run

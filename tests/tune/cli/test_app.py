@@ -14,6 +14,7 @@ from tune.cli.app import main
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = {"sweep", "train", "status", "board", "dashboard", "doctor", "export", "evaluate", "weights", "cache"}
+COMMANDS |= {"voice", "mix", "speak", "reply", "serve"}
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -41,6 +42,8 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["doctor", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["doctor", "--insecure"], "--insecure: concerns a cluster that is joined; give --address too"),
         (["evaluate", "--clips", "a", "--no-identity"], "--identity: concerns the test split; leave it out"),
+        (["serve", "--token", "0123456789abcdef"], "--token: give env:NAME"),
+        (["serve", "--host", "0.0.0.0"], "--host 0.0.0.0: others can reach it; export a random token"),
         (["evaluate", "--clips", "a", "--card"], "--card: concerns the test split; leave it out"),
     ],
 )
@@ -66,7 +69,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
         (["sweep", "a.yaml", "--trails", "3"], "sweep: no such option: --trails; did you mean --trials?"),
         (["cache", "--verbos"], "cache: no such option: --verbos; did you mean --verbose?"),
         (["export", "a", "-x"], "export: no such option: -x; see: nuanced export --help"),
-        (["export", "a"], "export: missing option '--out' / '-o'; see: nuanced export --help"),
+        (["reply", "a", "b"], "reply: missing option '--llm'; see: nuanced reply --help"),
         (["status"], "status: missing argument 'DIR'; see: nuanced status --help"),
         (["status", "a", "b"], "status: got unexpected extra argument(s) (b); see: nuanced status --help"),
         (["cache", "--prune"], "cache: option '--prune' requires an argument; see: nuanced cache --help"),
@@ -97,6 +100,8 @@ def test_a_wrong_number_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         ["train", "--resume=~/absent"],
         ["doctor", "--config=~/absent"],
         ["evaluate", "~/absent"],
+        ["reply", "~/absent", "out.wav", "--llm", "http://localhost/v1", "--model", "tiny"],
+        ["serve", "~/absent", "--port", "0"],
         ["weights", "--source=~/absent"],
         ["--log-file=~/absent/log", "status", "a"],
         ["status", "a", "--log-file=~/absent/log"],
@@ -117,7 +122,7 @@ def test_the_help_has_all_commands_in_panels_and_fits_80_columns(
     assert main(["--help"]) == 0
     text = _plain(capsys.readouterr().out)
     panels = re.findall(r"─ (\w+) ─", text)
-    assert panels == ["Options", "Log", "Training", "Inspection", "Results", "Storage"]
+    assert panels == ["Options", "Log", "Training", "Inspection", "Results", "Use", "Storage"]
     words = set(text.split())
     assert words >= COMMANDS | {"--quiet", "--verbose", "--log-file", "--version", "--show-completion"}
     assert max(map(len, text.splitlines())) <= 80
@@ -157,7 +162,7 @@ def test_completion_has_a_script_and_proposes_commands_and_options(
     monkeypatch.setenv("_NUANCED_COMPLETE", "source_bash")
     assert main([]) == 0
     assert "_NUANCED_COMPLETE=complete_bash" in capsys.readouterr().out
-    assert _completed("nuanced s", capsys, monkeypatch) == {"sweep", "status"}
+    assert _completed("nuanced s", capsys, monkeypatch) == {"sweep", "status", "speak", "serve"}
     assert _completed("nuanced sweep --tr", capsys, monkeypatch) == {"--trials"}
     assert _completed("nuanced status --log", capsys, monkeypatch) == {"--log-file"}
 

@@ -14,9 +14,9 @@ import soundfile
 from nuanced_core.config.settings import Models, RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.data import rendering
-from nuanced_core.encoder.export import export_encoder
 from nuanced_core.errors import ConfigError
 from nuanced_core.evaluation import predictors, recordings, test_split
+from nuanced_core.export.folder import export_encoder
 from nuanced_core.text.sentences import load_sentences
 from nuanced_core.training.run import BEST, start_run
 from tests.fakes import band_embedding, held_out_models, loudness_pitch

@@ -54,7 +54,7 @@ def test_export_writes_the_selected_checkpoint(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/of-a-test")
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("nuanced_core.encoder.export.export_encoder", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("nuanced_core.export.folder.export_encoder", lambda *arguments, **_: calls.append(arguments))
     assert main(["export", str(two_trials), "--out=~/model", *option]) == 0
     file = two_trials / "trials" / str(number) / BEST
     assert [call[:2] for call in calls] == [(file, Path("/home/of-a-test/model"))]

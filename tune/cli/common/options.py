@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Address",
     "ConfigFile",
+    "EncoderFolder",
     "Insecure",
     "Json",
     "Name",
@@ -59,6 +60,9 @@ Overrides = Annotated[
 ]
 SweepFolder = Annotated[
     Path, typer.Argument(metavar="DIR", callback=expand_home, show_default=False, help="Folder of the sweep.")
+]
+EncoderFolder = Annotated[
+    Path, typer.Option("--model", metavar="DIR", callback=expand_home, help="Folder of the encoder.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Source = Annotated[

@@ -1,6 +1,9 @@
 """Export of a checkpoint to a folder with weights, configuration and model card."""
 
+import hashlib
 import json
+import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +15,9 @@ from nuanced_core import StyleEncoder
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.config.yaml_files import apply_overrides
-from nuanced_core.encoder.export import export_encoder
 from nuanced_core.errors import ConfigError, WeightsError
+from nuanced_core.exhibits.listening import ListeningClip, write_listening
+from nuanced_core.export.folder import export_encoder
 from nuanced_core.training.run import BEST, Run, start_run
 from tests.nuanced_core.encoder.small_encoders import SPACE
 
@@ -61,3 +65,52 @@ def test_export_raises_for_an_existing_folder_or_an_invalid_checkpoint(
     with pytest.raises(ConfigError, match=r"old\.safetensors: encoder: .*not a StyleEncoder of this version"):
         export_encoder(tmp_path / "old.safetensors", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_exported_files_have_the_mode_of_the_umask(umask: int, mode: int, checkpoint: Path, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        folder = export_encoder(checkpoint, tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == dict.fromkeys(
+        ("README.md", "config.json", "model.safetensors"), mode
+    )
+
+
+def test_weights_that_are_cut_off_or_changed_are_refused_and_older_folders_are_loaded(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = export_encoder(checkpoint, tmp_path / "out", hashes={"kokoro": "k" * 64, "phonemizer": "espeak"})
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    content, data = weights.read_bytes(), json.loads(config.read_text())
+    assert data["sha256"] == {"model.safetensors": hashlib.sha256(content).hexdigest(), "kokoro": "k" * 64}
+    for damaged in (content[:-8], content[:100], content[:-1] + bytes([content[-1] ^ 1])):
+        weights.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=r"model\.safetensors: SHA-256 .* cut off or changed"):
+            StyleEncoder.from_pretrained(folder)
+    weights.write_bytes(content)
+    del data["sha256"]
+    config.write_text(json.dumps(data))
+    StyleEncoder.from_pretrained(folder)
+    weights.write_bytes(content[:-8])
+    with pytest.raises(WeightsError, match="cut off, or no safetensors file"):
+        StyleEncoder.from_pretrained(folder)
+    torch.save({"mean_pack": torch.zeros(510, 256)}, weights)  # which would have to be unpickled
+    with pytest.raises(WeightsError, match="cut off, or no safetensors file"):
+        StyleEncoder.from_pretrained(folder)
+
+
+def test_samples_of_stock_voices_are_in_the_card_and_those_of_people_are_not(checkpoint: Path, tmp_path: Path) -> None:
+    kinds = ("heard", "spoken", "mean", "nearest")
+    sounds = {kind: (torch.zeros(2400), 24_000) for kind in kinds}
+    person = ListeningClip("a person", "reader 7", "clean", "Red door.", "af_heart", sounds)
+    stock = ListeningClip("a voice", "af_sky", "room", "Red door.", "af_heart", sounds | {"reference": sounds["heard"]})
+    write_listening(checkpoint.parent.parent / "listening", [person, stock], epoch=1, step=3, val_loss=1.0)
+    folder = export_encoder(checkpoint, tmp_path / "out")
+    card = (folder / "README.md").read_text()
+    assert '| af_sky | room | <audio controls src="samples/1_heard.mp3"></audio> |' in card and "reader 7" not in card
+    names = {f"1_{kind}.mp3" for kind in (*kinds, "reference")}
+    assert {file.name for file in (folder / "samples").iterdir()} == names
+    assert "## Consent" in card and "## Training data and licences" in card

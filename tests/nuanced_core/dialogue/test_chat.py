@@ -1,0 +1,100 @@
+"""The client of chat endpoints, against a real HTTP server."""
+
+import json
+import logging
+import socket
+import time
+
+import pytest
+
+from nuanced_core.dialogue.chat import MOST_BYTES, ChatEndpoint, ask, speakable
+from nuanced_core.errors import ConfigError, EndpointError
+from tests.nuanced_core.dialogue.conftest import FakeChat
+
+KEY = "sk-test-0123456789abcdef"
+MESSAGES = [{"role": "user", "content": "How are you?"}]
+
+
+def test_a_question_is_asked_as_openai_s_api_wants_it_and_answered(chat: FakeChat) -> None:
+    assert ask(ChatEndpoint(chat.url + "/", "tiny", KEY), MESSAGES) == "Fine, thanks."
+    ((path, headers, body),) = chat.requests
+    assert path == "/v1/chat/completions" and headers["authorization"] == f"Bearer {KEY}"
+    assert body == {"model": "tiny", "messages": MESSAGES, "stream": False}
+    chat.content = [{"type": "text", "text": "In"}, {"type": "image"}, {"type": "text", "text": "parts."}]  # type: ignore[assignment]
+    assert ask(ChatEndpoint(chat.url, "tiny"), MESSAGES).split() == ["In", "parts."]
+    assert "authorization" not in chat.requests[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (
+            401,
+            b'{"error": {"message": "Incorrect API key: sk-test-0123*"}}',
+            r"HTTP 401: Incorrect API key: \*\*\*; check",
+        ),
+        (404, b'{"detail": "no such model"}', "HTTP 404: no such model; check the URL, .* the model 'tiny'"),
+        (429, b"", "HTTP 429; wait, or check your quota"),
+        (500, b"<html><b>Oops</b></html>", "HTTP 500: Oops; try again later"),
+        (302, b"", "HTTP 302; it redirects"),
+        (200, b"<html>Welcome</html>", "the answer is no JSON: '<html>Welcome</html>'"),
+        (200, b"\xff\xfe", "the answer is no JSON"),
+        (200, b"[]", "no chat completion"),
+        (200, b'{"choices": []}', "no chat completion"),
+        (200, b'{"choices": [{"message": null}]}', "no chat completion"),
+        (200, b'{"choices": [{"message": {"content": null}}]}', "no text to speak"),
+        (200, b'{"choices": [{"message": {"content": " ... "}}]}', "no text to speak"),
+        (200, b'{"choices": [{"message": {"content": "<think>Hm, I"}}]}', "no text to speak"),
+        (200, b'"' + b"a" * MOST_BYTES + b'"', "more than 4 MiB"),
+    ],
+)
+def test_what_is_no_answer_is_one_line(status: int, body: bytes, message: str, chat: FakeChat) -> None:
+    chat.status, chat.body = status, body
+    chat.headers = {"Location": "http://127.0.0.1:1/"} if status == 302 else {}
+    with pytest.raises(EndpointError, match=message) as raised:
+        ask(ChatEndpoint(chat.url, "tiny", KEY), MESSAGES)
+    line = str(raised.value)
+    assert line.startswith(f"--llm {chat.url}: ") and "\n" not in line and "sk-test" not in line and len(line) < 500
+    assert len(chat.requests) == 1
+
+
+def test_a_server_that_is_slow_absent_or_cut_off_is_one_line(chat: FakeChat) -> None:
+    chat.cut = True
+    with pytest.raises(EndpointError, match="the connection failed"):
+        ask(ChatEndpoint(chat.url, "tiny", seconds=1), MESSAGES)
+    chat.delay = 3
+    began = time.monotonic()
+    with pytest.raises(EndpointError, match=r"no answer in 0\.3 s; give it more time"):
+        ask(ChatEndpoint(chat.url, "tiny", seconds=0.3), MESSAGES)
+    assert time.monotonic() - began < 2.5
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for url in (f"http://127.0.0.1:{port}/v1", "http://no-such-host.invalid/v1"):
+        with pytest.raises(EndpointError, match=r"cannot be reached \(.*is the server running there\?"):
+            ask(ChatEndpoint(url, "tiny"), MESSAGES)
+
+
+def test_an_endpoint_that_cannot_be_is_refused_and_its_key_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    for url in ("localhost:8080/v1", "ftp://a/v1", "http://", "", "http://[::1/v1"):
+        with pytest.raises(ConfigError, match=r"--llm .*: not a URL"):
+            ChatEndpoint(url, "tiny")
+    with pytest.raises(ConfigError, match="--model: is empty"):
+        ChatEndpoint("http://localhost/v1", "")
+    with pytest.raises(ConfigError, match="--key: holds characters that no key has") as raised:
+        ChatEndpoint("http://localhost/v1", "tiny", f"{KEY}\nX: y")
+    assert KEY not in str(raised.value)
+    assert KEY not in repr(ChatEndpoint("http://localhost/v1", "tiny", KEY))
+    with caplog.at_level(logging.WARNING):
+        ChatEndpoint("https://api.example/v1", "tiny", KEY)
+        ChatEndpoint("http://127.0.0.1/v1", "tiny", KEY)
+        assert not caplog.records
+        ChatEndpoint("http://api.example/v1", "tiny", KEY)
+    assert "sent without encryption" in caplog.text and KEY not in caplog.text
+
+
+def test_thoughts_code_and_markdown_are_not_spoken() -> None:
+    text = "<think>They are sad.</think>\n## Well\n- **Take** your *time*, see [this](http://x.y).\n"
+    text += "```py\nx = 1\n```\n2 * 3 is 6."
+    assert speakable(text).split() == ["Well", "Take", "your", "time,", "see", "this.", "2", "*", "3", "is", "6."]
+    assert json.dumps(speakable("Plain text, 5 > 3.")) == '"Plain text, 5 > 3."'

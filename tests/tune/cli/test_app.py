@@ -118,7 +118,7 @@ def test_the_help_has_all_commands_in_panels_and_fits_80_columns(
     assert main(["--help"]) == 0
     text = _plain(capsys.readouterr().out)
     panels = re.findall(r"─ (\w+) ─", text)
-    assert panels == ["Options", "Log", "Training", "Inspection", "Results", "Storage"]
+    assert panels == ["Options", "Log", "Training", "Inspection", "Results", "Use", "Storage"]
     words = set(text.split())
     assert words >= COMMANDS | {"--quiet", "--verbose", "--log-file", "--version", "--show-completion"}
     assert max(map(len, text.splitlines())) <= 80
@@ -158,7 +158,7 @@ def test_completion_has_a_script_and_proposes_commands_and_options(
     monkeypatch.setenv("_NUANCED_COMPLETE", "source_bash")
     assert main([]) == 0
     assert "_NUANCED_COMPLETE=complete_bash" in capsys.readouterr().out
-    assert _completed("nuanced s", capsys, monkeypatch) == {"sweep", "status"}
+    assert _completed("nuanced st", capsys, monkeypatch) == {"status"}
     assert _completed("nuanced sweep --tr", capsys, monkeypatch) == {"--trials"}
     assert _completed("nuanced status --log", capsys, monkeypatch) == {"--log-file"}
 

@@ -122,5 +122,5 @@ def test_two_people_are_noticed_one_after_another_in_turns_and_in_two_clips(mode
     assert len(turns.notes) == 1 and note in turns.notes[0]
     first, second = load_clips(models, [torch.cat([a, a]), torch.cat([b, b])])
     assert len(first.notes) == 1 and note in first.notes[0] and second.notes == ()
-    (one,) = load_clips(models, [torch.cat([a] * 6)])
+    (one,) = load_clips(models, [torch.cat([a] * 4)])
     assert one.notes == ()

@@ -39,7 +39,7 @@ def person(fakes: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(models=fakes, audio=audio[: 16_000 * 2], frame=frame)
 
 
-def _refine(person: SimpleNamespace, judge: Judge, seconds: float = 1000.0) -> PersonRefinement:
+def _refine(person: SimpleNamespace, judge: Judge, seconds: float = 0.5) -> PersonRefinement:
     start = person.models.voices.pack("af_heart")
     audio, models = person.audio, person.models
     return refine_person(models, start, [audio], audio, person.frame, SENTENCES, OTHERS, judge, seconds=seconds)

@@ -2,6 +2,8 @@
 
 import io
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +16,10 @@ from nuanced_core.audio import load_audio
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.judges.words import SpokenWords
 from nuanced_core.kokoro.voices import VoiceBank
+from nuanced_core.speech import voices
 from nuanced_core.speech.models import SpeechModels, StockModels
 from nuanced_core.speech.packs import read_pack, write_pack
+from nuanced_core.speech.voices import Voice
 from nuanced_core.weights import fetch
 from tests.speech_models import shipped_speech
 from tests.tune.cli.test_app import error_of
@@ -155,6 +159,11 @@ def test_a_terminal_is_no_place_for_sound(
     assert "-o -: the sound would be printed" in error_of(["speak", "Hello", "-o", "-", "--voice", "af_sky"], capsys)
 
 
+def heard_once(hear: Callable[..., Voice]) -> Callable[..., Voice]:
+    cached = cache(lambda speech, *clips: hear(speech, clips))
+    return lambda speech, clips: cached(speech, *clips)
+
+
 @pytest.mark.real
 def test_from_a_clip_to_a_voice_to_speech(
     models: ModelSet, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -165,6 +174,8 @@ def test_from_a_clip_to_a_voice_to_speech(
     assert main(["speak", "The river was wide and quiet.", "-o", "clip.wav", "--voice", "am_michael"]) == 0
     clip = load_audio(Path("clip.wav")).numpy()
     soundfile.write("clip.wav", np.concatenate([clip, clip]), 24_000)
+    # The clip is heard once, for three commands.
+    monkeypatch.setattr(voices, "voice_from_clips", heard_once(voices.voice_from_clips))
     options = ["--blend", "af_heart=0.25", "--strength", "1.2", "--keep-prosody", "bm_lewis"]
     assert main(["voice", "clip.wav", "-o", "me.pt"]) == 0
     assert main(["voice", "clip.wav", "-o", "mixed.bin", *options]) == 0

@@ -54,6 +54,11 @@ WINGS: dict[str, tuple[str, ...]] = {
         ),
         *("refinement", "training"),
     ),
+    "nuanced_core.transfer": ("hearing", "speakers"),
+    "nuanced_core.speech": (
+        *("config", "weights", "text", "kokoro", "speakers", "hearing", "encoder", "data", "people", "losses"),
+        *("refinement", "transfer"),
+    ),
     "tune": (),
     "tune.config": (),
     "tune.search": ("config",),
@@ -69,7 +74,8 @@ WINGS: dict[str, tuple[str, ...]] = {
     "tune.cli.inspection": ("config", "show", "cli.common"),
     "tune.cli.results": ("trial", "show", "analysis", "cli.common"),
     "tune.cli.storage": ("cli.common",),
-    "tune.cli": ("cli.common", "cli.training", "cli.inspection", "cli.results", "cli.storage"),
+    "tune.cli.use": ("cli.common",),
+    "tune.cli": ("cli.common", "cli.training", "cli.inspection", "cli.results", "cli.storage", "cli.use"),
 }
 # What nuanced_core never loads, so that it can be used without the search.
 SEARCH_PACKAGES = {"tune", "ray", "optuna", "tensorboard"}

@@ -54,7 +54,7 @@ WINGS: dict[str, tuple[str, ...]] = {
         ),
         *("refinement", "training"),
     ),
-    "nuanced_core.transfer": ("hearing", "speakers"),
+    "nuanced_core.transfer": ("config", "kokoro", "hearing", "speakers"),
     "nuanced_core.speech": (
         *("config", "weights", "text", "kokoro", "speakers", "hearing", "encoder", "data", "people", "losses"),
         *("refinement", "transfer"),

@@ -9,49 +9,39 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from nuanced_core.audio import KOKORO_RATE, WHISPER_RATE, is_silent
+from nuanced_core.audio import FRAMES_PER_SECOND, KOKORO_RATE, WHISPER_RATE
 from nuanced_core.encoder.recording import pooled_recording
 from nuanced_core.errors import AudioError, ConfigError, DiskError, TextError
 from nuanced_core.kokoro.model import TIMBRE_SIZE
 from nuanced_core.progress import progress_bar
-from nuanced_core.speech.imitation import Imitation, Imitator, Timing, measure_voice
-from nuanced_core.speech.loudness import block_loudness, integrated_loudness, loudness
+from nuanced_core.speech.heard import Heard, WordHearer, hear
 from nuanced_core.speech.models import SpeechModels
 from nuanced_core.speech.packs import check_output, resolve_voice
 from nuanced_core.speech.streams import Recording, RecordingReader, SoundWriter, check_sound_output
-from nuanced_core.transfer.curves import SourceCurves, hear_curves
+from nuanced_core.transfer.imitation import Imitation, Imitator, Timing, measure_voice
+from nuanced_core.transfer.loudness import loudness
 from nuanced_core.transfer.segments import Segment, make_segments
 from nuanced_core.transfer.words import Transcriber, Word, place_text
 from nuanced_core.weights.fetch import fetch_whisper
 
-__all__ = ["Conversion", "ConvertedSegment", "WordHearer", "convert"]
+__all__ = ["Conversion", "ConvertedSegment", "convert"]
 
 logger = logging.getLogger(__name__)
 
-WHOLE_SECONDS = 120.0  # of speech, spread over the recording, that the style of the whole is taken from
 LEAST_HEARD_SECONDS = 2.0  # of the recording around a segment, that its own style is taken from
 GROUP = 8  # segments whose styles are computed together
 LEAST_GAP = 0.05  # seconds between two segments, where one is longer than it was
 WINDOW_BOUNDS = 1.0, 20.0  # seconds
 MOST_PEAK = 0.99
+SHOWN_ROW = 39  # of a pack, for 40 phonemes
 QUIETEST, LOUDEST_GAIN = -60.0, 30.0  # LUFS; dB
-
-
-class WordHearer(Protocol):
-    """What hears words; ``Transcriber`` is one."""
-
-    def words(self, audio: Tensor) -> list[Word]:
-        """Return the words of audio (samples,) at 16 kHz of at most 30 s."""
-
-    def check_language(self, audio: Tensor, place: str) -> None:
-        """Raise AudioError if speech (samples,) at 16 kHz is not English."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +164,7 @@ def convert(
     if hearer is None:
         file = fetch_whisper(whisper, speech.models.source)
         hearer = Transcriber(file.path, file.name, speech.models.device)
-    heard = _hear(recording, hearer, text is not None)
+    heard = hear(recording, hearer, has_text=text is not None)
     words = heard.words if text is None else place_text(text, heard.words)
     segments = _speakable(make_segments(words, window), speech, source)
     conversion = _Converter(speech, recording, heard, hold, timing, contour, pack).run(segments, target)
@@ -204,74 +194,6 @@ def _check_places(source: Path, target: Path, transcript: Path | None) -> None:
         raise ConfigError(f"{places[-1]}: is given twice; name another file to write")
 
 
-@dataclass
-class _Heard:
-    """What the second pass finds: words, curves, level, and the speech that the whole's style is taken from."""
-
-    words: list[Word] = field(default_factory=list)
-    curves: SourceCurves = field(default_factory=lambda: SourceCurves(*([torch.zeros(0)] * 3)))
-    loudness: float = -math.inf
-    speech: list[Tensor] = field(default_factory=list)
-
-    @property
-    def whole(self) -> Tensor:
-        """Samples at 16 kHz."""
-        return torch.cat(self.speech)
-
-
-class _SpreadSpeech:
-    """Keeps at most ``WHOLE_SECONDS`` of speech: of every chunk, of every second one, of every fourth one, …"""
-
-    def __init__(self) -> None:
-        self.parts: list[tuple[int, Tensor]] = []
-        self._step, self._seen = 1, 0
-
-    def add(self, part: Tensor) -> None:
-        if self._seen % self._step == 0:
-            self.parts.append((self._seen, part))
-        self._seen += 1
-        while len(self.parts) > 1 and sum(len(kept) for _, kept in self.parts) > WHOLE_SECONDS * WHISPER_RATE:
-            self._step *= 2
-            self.parts = [(index, kept) for index, kept in self.parts if index % self._step == 0]
-
-
-def _hear(recording: Recording, hearer: WordHearer, has_text: bool) -> _Heard:
-    """Hear a recording in chunks.
-
-    Raises:
-        AudioError: there are no words in it, or those of another language.
-    """
-    heard, curves, levels, spread, start = _Heard(), [], [], _SpreadSpeech(), 0
-    with progress_bar("hearing, seconds", math.ceil(recording.seconds)) as advance:
-        for chunk in recording.chunks():
-            offset = start / WHISPER_RATE
-            words = [] if is_silent(chunk) else hearer.words(chunk)
-            if not words and has_text and not is_silent(chunk):
-                words = _loud_span(hear_curves(chunk))
-            if words:
-                part = chunk[int(words[0].start * WHISPER_RATE) : math.ceil(words[-1].end * WHISPER_RATE)]
-                if not heard.words:
-                    hearer.check_language(part, str(recording.path))
-                spread.add(part)
-            heard.words += [replace(word, start=word.start + offset, end=word.end + offset) for word in words]
-            curves.append(hear_curves(chunk))
-            levels += block_loudness(chunk, WHISPER_RATE)
-            for _ in range(math.ceil((start + len(chunk)) / WHISPER_RATE) - math.ceil(start / WHISPER_RATE)):
-                advance()
-            start += len(chunk)
-    if not heard.words:
-        raise AudioError(f"{recording.path}: no words were heard in it; give a recording of English speech")
-    heard.curves, heard.loudness = SourceCurves.joined(curves), integrated_loudness(levels)
-    heard.speech = [part for _, part in spread.parts]
-    return heard
-
-
-def _loud_span(curves: SourceCurves) -> list[Word]:
-    """Return one word that stands for everything loud in a chunk in which Whisper heard no words."""
-    loud = torch.nonzero(curves.loud)[:, 0]
-    return [] if len(loud) < 2 else [Word("", int(loud[0]) / 40, (int(loud[-1]) + 1) / 40)]
-
-
 def _speakable(segments: Sequence[Segment], speech: SpeechModels, source: Path) -> list[Segment]:
     """Return the segments that have something to speak.
 
@@ -298,7 +220,7 @@ class _Converter:
         self,
         speech: SpeechModels,
         recording: Recording,
-        heard: _Heard,
+        heard: Heard,
         hold: float,
         timing: Timing,
         contour: float,
@@ -308,7 +230,7 @@ class _Converter:
         self.hold, self.timing, self.contour, self.voice = hold, timing, contour, voice
         models = speech.models
         with torch.no_grad():
-            self.pooled = pooled_recording(speech.encoder, models, heard.whole)
+            self.pooled = pooled_recording(speech.encoder, models, heard.speech)
             self.pack = speech.encoder.pack_of(self.pooled).cpu()
         measured = measure_voice(models.kokoro, models.phonemizer, self.pack)
         shift = 0.0
@@ -344,7 +266,7 @@ class _Converter:
             self.recording.seconds,
             self.heard.loudness,
             2**self.heard.curves.f0_mean,
-            self.pack[39, 0],
+            self.pack[SHOWN_ROW, 0],
             tuple(done),
         )
 
@@ -406,7 +328,7 @@ class _Converter:
     def _converted(
         self, segment: Segment, imitation: Imitation, start: float, end: float, level: float, style: Tensor
     ) -> ConvertedSegment:
-        f0 = self.heard.curves.f0[int(segment.start * 40) : math.ceil(segment.end * 40)]
+        f0 = self.heard.curves.f0[int(segment.start * FRAMES_PER_SECOND) : math.ceil(segment.end * FRAMES_PER_SECOND)]
         pitch = float(f0[f0 > 0].median()) if bool((f0 > 0).any()) else math.nan
         return ConvertedSegment(
             segment.words, segment.start, segment.end, start, end, imitation.phonemes, pitch, level, style

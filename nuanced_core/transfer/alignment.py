@@ -1,4 +1,4 @@
-"""Which word each phoneme of a sentence belongs to.
+"""Alignment by the edit distance: which word each phoneme of a sentence belongs to.
 
 A phonemizer joins words ("of the"), divides them ("12%") and changes them by their neighbours, so the phonemes of the
 sentence are aligned with those of the single words by their edit distance.
@@ -10,8 +10,9 @@ import numpy as np
 
 from nuanced_core.errors import TextError
 
-__all__ = ["words_of_phonemes"]
+__all__ = ["partners", "words_of_phonemes"]
 
+REPLACED = 1.5  # cost of a replaced item; of one that is inserted or left out: 1
 NO_WORD = -1  # of a space or punctuation
 
 
@@ -35,7 +36,7 @@ def words_of_phonemes(words: Sequence[str], phonemes: str, phonemize: Callable[[
     found = [NO_WORD] * len(phonemes)
     if not single or not places:
         return found
-    for place, partner in zip(places, _partners([phonemes[p] for p in places], single), strict=True):
+    for place, partner in zip(places, partners([phonemes[p] for p in places], single), strict=True):
         found[place] = owners[partner]
     return found
 
@@ -44,31 +45,33 @@ def _is_sound(phoneme: str) -> bool:
     return phoneme.isalpha() or phoneme in "ˈˌː"
 
 
-def _partners(sentence: Sequence[str], single: str) -> list[int]:
-    """Return, for each phoneme of a sentence, the index of its partner in ``single``, by the least edit distance.
+def partners(wanted: Sequence[str], other: Sequence[str]) -> list[int]:
+    """Return, for each item of ``wanted``, the index of its partner in ``other``, by the least edit distance.
 
-    An inserted phoneme has the partner of the one before.
+    Partners do not fall. An item that was inserted has the partner of the one before.
+
+    Args:
+        wanted: any number of items.
+        other: at least one.
     """
-    rows, columns = len(sentence), len(single)
-    cost = np.zeros((rows + 1, columns + 1))
-    cost[:, 0], cost[0] = np.arange(rows + 1), np.arange(columns + 1)
-    other = np.array(list(single))
-    for row in range(1, rows + 1):
-        replaced = cost[row - 1, :-1] + 1.5 * (other != sentence[row - 1])
-        best = np.minimum(replaced, cost[row - 1, 1:] + 1)
-        for column in range(1, columns + 1):
-            cost[row, column] = min(best[column - 1], cost[row, column - 1] + 1)
-    partners = [0] * rows
+    rows, columns = len(wanted), len(other)
+    steps, others = np.arange(columns + 1), np.array(list(other))
+    cost = np.zeros((rows + 1, columns + 1), dtype=np.float32)
+    cost[0] = steps
+    for row, item in enumerate(wanted, start=1):
+        best = cost[row - 1] + 1
+        best[1:] = np.minimum(best[1:], cost[row - 1, :-1] + REPLACED * (others != item))
+        cost[row] = np.minimum.accumulate(best - steps) + steps  # the items of ``other`` that are left out
+    found = [0] * rows
     row, column = rows, columns
     while row > 0:
-        if column > 0 and cost[row, column] == cost[row - 1, column - 1] + 1.5 * (
-            single[column - 1] != sentence[row - 1]
-        ):
+        here = cost[row, column]
+        if column > 0 and here == cost[row - 1, column - 1] + REPLACED * (others[column - 1] != wanted[row - 1]):
             row, column = row - 1, column - 1
-            partners[row] = column
-        elif column > 0 and cost[row, column] == cost[row, column - 1] + 1:
+            found[row] = column
+        elif column > 0 and here == cost[row, column - 1] + 1:
             column -= 1
         else:
             row -= 1
-            partners[row] = max(column - 1, 0)
-    return partners
+            found[row] = max(column - 1, 0)
+    return found

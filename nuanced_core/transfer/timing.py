@@ -26,8 +26,8 @@ def timed_frames(durations: Tensor, owners: Sequence[int], words: Sequence[Word]
     """Return the frames (N,) of the tokens of a segment whose words have times.
 
     The segment's durations are scaled to the time from its first to its last word, within ``SEGMENT_BOUNDS``; those of
-    each word are drawn towards its own time, the more the longer it is; the punctuation between two words gets the pause
-    that was there.
+    each word are drawn towards its own time, the more the longer it is; the punctuation between two words gets the
+    pause that was there.
 
     Args:
         durations: (N,) frames of each token as predicted.
@@ -41,8 +41,9 @@ def timed_frames(durations: Tensor, owners: Sequence[int], words: Sequence[Word]
         return _rounded(wanted)
     places = {index: torch.nonzero(owner == index)[:, 0] for index in spoken}
     first, last = int(places[spoken[0]][0]), int(places[spoken[-1]][-1])
+    predicted = float(wanted[first : last + 1].sum())
     total = FRAMES_PER_SECOND * (words[spoken[-1]].end - words[spoken[0]].start)
-    whole = _between(total / float(wanted[first : last + 1].sum()), SEGMENT_BOUNDS)
+    whole = _between(total / predicted, SEGMENT_BOUNDS)
     for index in spoken:
         seconds = words[index].end - words[index].start
         own = max(seconds, 1e-3) * FRAMES_PER_SECOND / float(wanted[places[index]].sum()) / whole
@@ -50,17 +51,15 @@ def timed_frames(durations: Tensor, owners: Sequence[int], words: Sequence[Word]
     for before, after in pairwise(spoken):
         gap = slice(int(places[before][-1]) + 1, int(places[after][0]))
         pause = FRAMES_PER_SECOND * (words[after].start - words[before].end)
-        predicted = float(wanted[gap].sum())
-        if predicted > 0:
+        silence = float(wanted[gap].sum())
+        if silence > 0:
             # A space alone is a boundary of words, not a pause: it may only grow to what a pause needs.
-            least = whole * predicted if gap.stop - gap.start == 1 else gap.stop - gap.start
-            wanted[gap] *= min(max(pause, float(least)), LONGEST_PAUSE) / predicted
+            least = whole * silence if gap.stop - gap.start == 1 else gap.stop - gap.start
+            wanted[gap] *= min(max(pause, float(least)), LONGEST_PAUSE) / silence
     # Pauses and bounds may have changed the sum; the words make up for it.
     inside = torch.zeros(len(owners), dtype=torch.bool)
     inside[first : last + 1] = owner[first : last + 1] >= 0
-    rest = min(total, SEGMENT_BOUNDS[1] * float(durations[first : last + 1].sum())) - float(
-        wanted[first : last + 1][~inside[first : last + 1]].sum()
-    )
+    rest = whole * predicted - float(wanted[first : last + 1][~inside[first : last + 1]].sum())
     wanted[inside] *= _between(rest / float(wanted[inside].sum()), WORD_BOUNDS)
     for edge in (slice(0, first), slice(last + 1, len(owners))):
         wanted[edge] *= min(1.0, MOST_EDGE_FRAMES / max(float(wanted[edge].sum()), 1e-6))

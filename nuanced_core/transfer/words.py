@@ -5,7 +5,6 @@ Times are in seconds. Whisper stretches words over the pauses beside them, so th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from nuanced_core.audio import FRAMES_PER_SECOND, WHISPER_RATE
 from nuanced_core.errors import AudioError
 from nuanced_core.hearing.pitch import loud_frames
+from nuanced_core.transfer.alignment import partners
 
 __all__ = ["MAX_CHUNK_SECONDS", "Transcriber", "Word", "place_text", "trim_to_loud"]
 
@@ -148,11 +148,10 @@ def place_text(text: str, heard: Sequence[Word]) -> list[Word]:
         at.append(max(place, at[-1]))
         times.append(max(time, times[-1]))
 
-    for block in SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_matching_blocks():
-        for index in range(block.size):
-            word = heard[block.b + index]
-            anchor(letters[block.a + index] + 1e-6, word.start)
-            anchor(letters[block.a + index + 1] - 1e-6, word.end)
+    for index, partner in enumerate(partners(keys[0], keys[1])):
+        if keys[0][index] == keys[1][partner]:
+            anchor(letters[index] + 1e-6, heard[partner].start)
+            anchor(letters[index + 1] - 1e-6, heard[partner].end)
     anchor(letters[-1], heard[-1].end)
     ends = [place for a, b in pairwise(letters) for place in (a + 1e-6, b - 1e-6)]
     placed = np.interp(ends, at, times)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from nuanced_core.audio import FRAMES_PER_SECOND, KOKORO_RATE
-from nuanced_core.errors import TextError
 from nuanced_core.kokoro.model import DifferentiableKokoro, Prosody
 from nuanced_core.transfer.alignment import words_of_phonemes
 from nuanced_core.transfer.curves import SourceCurves, VoiceCurves, follow_energy, follow_f0, source_times
@@ -113,10 +112,7 @@ def measure_voice(kokoro: DifferentiableKokoro, phonemize: Callable[[str], str],
             prosody = kokoro.prosody(kokoro.encode_text([phonemes]), style)
             f0.append(prosody.f0[0])
             energy.append(prosody.energy[0])
-    try:
-        return VoiceCurves.of(f0, energy)
-    except RuntimeError:
-        raise TextError("the voice cannot be measured") from None
+    return VoiceCurves.of(f0, energy)
 
 
 def _anchors(token_frames: Tensor, owners: Sequence[int], segment: Segment) -> list[tuple[float, float]]:

@@ -23,6 +23,7 @@ __all__ = ["MAX_CHUNK_SECONDS", "Transcriber", "Word", "place_text", "trim_to_lo
 
 MAX_CHUNK_SECONDS = 29.0  # Whisper hears 30 s at once
 MIN_WORD_SECONDS = 0.06
+INSIDE = 1e-3  # of a letter: from its edge to what is surely inside of it
 LEAST_PROBABILITY = 0.3  # of another language than English, from which a recording is refused
 LEAST_WORD_PROBABILITY = 0.3  # of a word that is said to lie where nothing is loud
 
@@ -136,25 +137,20 @@ def place_text(text: str, heard: Sequence[Word]) -> list[Word]:
         text: with at least one word.
         heard: at least one word.
     """
-    wanted = text.split()
-    keys = [[_key(word) for word in words] for words in (wanted, [word.text for word in heard])]
-    letters = [0]
-    for word in wanted:
-        letters.append(letters[-1] + len(word))
-    at, times = [0.0], [heard[0].start]  # anchors: letters of the text, and seconds
-
-    def anchor(place: float, time: float) -> None:
-        # Anchors rise; where two coincide (between two words without a pause), the later time is the next word's start.
-        at.append(max(place, at[-1]))
-        times.append(max(time, times[-1]))
-
-    for index, partner in enumerate(partners(keys[0], keys[1])):
-        if keys[0][index] == keys[1][partner]:
-            anchor(letters[index] + 1e-6, heard[partner].start)
-            anchor(letters[index + 1] - 1e-6, heard[partner].end)
-    anchor(letters[-1], heard[-1].end)
-    ends = [place for a, b in pairwise(letters) for place in (a + 1e-6, b - 1e-6)]
-    placed = np.interp(ends, at, times)
+    wanted, said = text.split(), [word.text for word in heard]
+    keys, others = [_key(word) for word in wanted], [_key(word) for word in said]
+    letters, letters_heard = ([0, *np.cumsum([len(word) + 1 for word in words])] for words in (wanted, said))
+    common = [(i, j) for i, j in enumerate(partners(keys, others)) if keys[i] == others[j]]
+    # From letters of the text to letters of what was heard, and from these to seconds, which jump between two words.
+    at, place = [0.0], [0.0]
+    for index, partner in common:
+        at += [letters[index], letters[index + 1]]
+        place += [letters_heard[partner], letters_heard[partner + 1]]
+    at.append(letters[-1])
+    place.append(letters_heard[-1])
+    ends = np.interp([x for a, b in pairwise(letters) for x in (a + INSIDE, b - INSIDE)], at, place)
+    edges = [x for a, b in pairwise(letters_heard) for x in (a + INSIDE / 100, b - INSIDE / 100)]
+    placed = np.interp(ends, edges, [time for word in heard for time in (word.start, word.end)])
     return [Word(word, float(placed[2 * i]), float(placed[2 * i + 1])) for i, word in enumerate(wanted)]
 
 

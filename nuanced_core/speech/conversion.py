@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from nuanced_core.audio import FRAMES_PER_SECOND, KOKORO_RATE, WHISPER_RATE
-from nuanced_core.encoder.recording import pooled_recording
-from nuanced_core.errors import AudioError, ConfigError, DiskError, TextError
+from nuanced_core.encoder.recording import combined_speaker, speaker_embeddings
+from nuanced_core.errors import ConfigError, DiskError, TextError
+from nuanced_core.hearing.pitch import pitch_statistics
 from nuanced_core.kokoro.model import TIMBRE_SIZE
 from nuanced_core.progress import progress_bar
 from nuanced_core.speech.heard import Heard, WordHearer, hear
@@ -230,8 +231,9 @@ class _Converter:
         self.hold, self.timing, self.contour, self.voice = hold, timing, contour, voice
         models = speech.models
         with torch.no_grad():
-            self.pooled = pooled_recording(speech.encoder, models, heard.speech)
-            self.pack = speech.encoder.pack_of(self.pooled).cpu()
+            self.features = speech.encoder.config.features
+            self.embeddings = speaker_embeddings(self.features, models, heard.speech)
+            self.pack = speech.encoder.pack_of(self._pooled(heard.speech, heard.curves.f0)).cpu()
         measured = measure_voice(models.kokoro, models.phonemizer, self.pack)
         shift = 0.0
         if voice is not None:
@@ -277,21 +279,31 @@ class _Converter:
             group = segments[first : first + GROUP]
             sounds, pooled = [], []
             for segment in group:
-                pooled.append(self._pooled(reader, segment))
+                if self.hold < 1:
+                    pooled.append(self._own(reader, segment))
                 sounds.append(reader.part(segment.start, segment.end))
             counts = torch.tensor([len(self.imitator.phonemes(segment)) for segment in group])
             yield from zip(group, sounds, self._styles(pooled, counts), strict=True)
 
-    def _pooled(self, reader: RecordingReader, segment: Segment) -> Tensor:
-        if self.hold == 1:
-            return self.pooled
+    @torch.no_grad()
+    def _pooled(self, audio: Tensor, f0: Tensor) -> Tensor:
+        """Return what the encoder hears of audio at 16 kHz with pitch (P,) in Hz: (1, P + E).
+
+        The speaker embeddings are those of the whole recording: a speaker does not change with the segment, and a few
+        seconds tell less of them.
+        """
+        speaker = combined_speaker(self.features, self.embeddings, torch.stack(pitch_statistics(f0)))
+        encoder, whisper = self.speech.encoder, self.speech.models.whisper
+        return encoder.pooled_blocks(lambda: whisper.blocks(audio, encoder.config.layers), speaker)
+
+    def _own(self, reader: RecordingReader, segment: Segment) -> Tensor:
+        """Return the same of a segment, and of what is around it if it is short."""
         more = max(0.1, (LEAST_HEARD_SECONDS - segment.end + segment.start) / 2)
         audio = reader.part(segment.start - more, segment.end + more)
-        try:
-            with torch.no_grad():
-                return pooled_recording(self.speech.encoder, self.speech.models, audio)
-        except AudioError:  # too quiet or too short for a speaker encoder
-            return self.pooled
+        return self._pooled(audio, self._f0(segment.start - more, segment.end + more))
+
+    def _f0(self, start: float, end: float) -> Tensor:
+        return self.heard.curves.f0[max(0, int(start * FRAMES_PER_SECOND)) : math.ceil(end * FRAMES_PER_SECOND)]
 
     def _styles(self, pooled: Sequence[Tensor], counts: Tensor) -> Tensor:
         """Return the styles (segments, 256) of segments with phoneme counts (segments,)."""
@@ -328,7 +340,7 @@ class _Converter:
     def _converted(
         self, segment: Segment, imitation: Imitation, start: float, end: float, level: float, style: Tensor
     ) -> ConvertedSegment:
-        f0 = self.heard.curves.f0[int(segment.start * FRAMES_PER_SECOND) : math.ceil(segment.end * FRAMES_PER_SECOND)]
+        f0 = self._f0(segment.start, segment.end)
         pitch = float(f0[f0 > 0].median()) if bool((f0 > 0).any()) else math.nan
         return ConvertedSegment(
             segment.words, segment.start, segment.end, start, end, imitation.phonemes, pitch, level, style

@@ -1,6 +1,6 @@
 """How well a conversion keeps the way something was said, on made-up emotional clips.
 
-    python -m tests.benchmarks.emotion [--json] [--voices af_sky bm_lewis] [--rows flat default …] [--whisper base]
+    python -m tests.benchmarks.emotion [--json] [--voices af_sky am_puck] [--rows flat default …] [--whisper base]
 
 A stock voice speaks sentences at other rate, pitch, pitch range and energy, through the differentiable Kokoro; six such
 segments with pauses between them are a clip. It is converted, and what CREPE and the samples say of each segment of the
@@ -170,7 +170,7 @@ def main() -> None:
     """Convert the clips with each row's settings and print its correlations."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--voices", nargs="+", default=["af_sky", "bm_lewis"])
+    parser.add_argument("--voices", nargs="+", default=["af_sky", "am_puck", "bf_alice", "bm_lewis"])
     parser.add_argument("--rows", nargs="+", default=[*ROWS], choices=[*ROWS])
     parser.add_argument("--whisper", default="base")
     parser.add_argument("--keep", type=Path, help="folder for the sounds")
@@ -207,7 +207,8 @@ def _row(
     pitch: CrepePitch,
     judge: SpokenWords,
 ) -> dict[str, float]:
-    correlations, errors, words, took, seconds, spreads = [], [], [], 0.0, 0.0, []
+    correlations, errors, spreads = [], [], []
+    took = seconds = 0.0
     for path, texts, times, source, _ in clips:
         target = path.with_name(f"{path.stem}_{name.replace(' ', '_')}.wav")
         hearer.words(load_audio(path, WHISPER_RATE))  # not timed here
@@ -220,7 +221,6 @@ def _row(
         correlations.append(correlation(source, found))
         spreads.append(np.abs((found - found.mean(0)) - (source - source.mean(0))).mean(axis=0))
         errors.append(word_errors(judge.transcribe(audio, KOKORO_RATE), " ".join(texts)))
-        words.append(clips[0][4])
     means, deviations = np.nanmean(correlations, axis=0), np.nanmean(spreads, axis=0)
     return {
         **dict(zip(MEASURES, means.tolist(), strict=True)),

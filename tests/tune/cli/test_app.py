@@ -117,7 +117,7 @@ def test_the_help_has_all_commands_in_panels_and_fits_80_columns(
     assert main(["--help"]) == 0
     text = _plain(capsys.readouterr().out)
     panels = re.findall(r"─ (\w+) ─", text)
-    assert panels == ["Options", "Log", "Training", "Inspection", "Results", "Storage"]
+    assert panels == ["Options", "Log", "Training", "Inspection", "Results", "Use", "Storage"]
     words = set(text.split())
     assert words >= COMMANDS | {"--quiet", "--verbose", "--log-file", "--version", "--show-completion"}
     assert max(map(len, text.splitlines())) <= 80

@@ -10,45 +10,52 @@ from tune.cli.common.options import Source, expand_home
 
 __all__ = ["convert"]
 
+Recording = Annotated[
+    Path, typer.Argument(metavar="IN", callback=expand_home, show_default=False, help="Recording of English speech.")
+]
+Target = Annotated[
+    Path,
+    typer.Argument(
+        metavar="OUT", callback=expand_home, show_default=False, help="File to write: .wav, .flac, .mp3 or .ogg."
+    ),
+]
+Model = Annotated[Path, typer.Option(metavar="DIR", callback=expand_home, help="Folder that 'nuanced export' wrote.")]
+Window = Annotated[float, typer.Option(metavar="S", help="Longest segment with a style of its own, in seconds.")]
+Hold = Annotated[
+    float, typer.Option(metavar="0…1", help="How far styles are drawn towards the whole clip's; 1: one for all.")
+]
+Timing = Annotated[
+    str, typer.Option(metavar="source|kokoro", help="Durations of words as in IN, or as Kokoro predicts them.")
+]
+Contour = Annotated[
+    float, typer.Option(metavar="0…1", help="Share of IN's own F0 and energy, moved to the voice's mean.")
+]
+Text = Annotated[str | None, typer.Option(metavar="TEXT", help="The words of IN, instead of Whisper's.")]
+Voice = Annotated[
+    str | None, typer.Option(metavar="NAME|PACK", help="Timbre of another voice, which speaks the way IN was spoken.")
+]
+Transcript = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", callback=expand_home, help="JSON file to write: words, times and styles."),
+]
+Whisper = Annotated[str, typer.Option(metavar="NAME", help="Whisper model that transcribes.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+
 
 def convert(
-    recording: Annotated[
-        Path,
-        typer.Argument(metavar="IN", callback=expand_home, show_default=False, help="Recording of English speech."),
-    ],
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT", callback=expand_home, show_default=False, help="File to write: .wav, .flac, .mp3 or .ogg."
-        ),
-    ],
-    model: Annotated[
-        Path, typer.Option(metavar="DIR", callback=expand_home, help="Folder that 'nuanced export' wrote.")
-    ] = Path("models/default"),
-    window: Annotated[
-        float, typer.Option(metavar="S", help="Longest segment with a style of its own, in seconds.")
-    ] = 6.0,
-    hold: Annotated[
-        float, typer.Option(metavar="0…1", help="How far styles are drawn towards the whole clip's; 1: one for all.")
-    ] = 0.5,
-    timing: Annotated[
-        str, typer.Option(metavar="source|kokoro", help="Durations of words as in IN, or as Kokoro predicts them.")
-    ] = "source",
-    contour: Annotated[
-        float, typer.Option(metavar="0…1", help="Share of IN's own F0 and energy, moved to the voice's mean.")
-    ] = 0.7,
-    text: Annotated[str | None, typer.Option(metavar="TEXT", help="The words of IN, instead of Whisper's.")] = None,
-    voice: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|PACK", help="Timbre of another voice, which speaks the way IN was spoken."),
-    ] = None,
-    transcript: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", callback=expand_home, help="JSON file to write: words, times and styles."),
-    ] = None,
-    whisper: Annotated[str, typer.Option(metavar="NAME", help="Whisper model that transcribes.")] = "base",
+    recording: Recording,
+    target: Target,
+    model: Model = Path("models/default"),
+    window: Window = 6.0,
+    hold: Hold = 0.5,
+    timing: Timing = "source",
+    contour: Contour = 0.7,
+    text: Text = None,
+    voice: Voice = None,
+    transcript: Transcript = None,
+    whisper: Whisper = "base",
     source: Source = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Speak the words of a recording again, the way they were said.
 

@@ -162,16 +162,19 @@ def convert(
     if speech is None or callable(speech):
         speech = (speech or SpeechModels.load)()
     pack = None if voice is None else resolve_voice(voice, speech.models.voices)
-    if hearer is None:
-        file = fetch_whisper(whisper, speech.models.source)
-        hearer = Transcriber(file.path, file.name, speech.models.device)
-    heard = hear(recording, hearer, has_text=text is not None)
+    # The Whisper that transcribes is not kept while Kokoro speaks.
+    heard = hear(recording, hearer or _transcriber(whisper, speech), has_text=text is not None)
     words = heard.words if text is None else place_text(text, heard.words)
     segments = _speakable(make_segments(words, window), speech, source)
     conversion = _Converter(speech, recording, heard, hold, timing, contour, pack).run(segments, target)
     if transcript is not None:
         _write_json(Path(transcript), conversion.to_json())
     return conversion
+
+
+def _transcriber(name: str, speech: SpeechModels) -> Transcriber:
+    file = fetch_whisper(name, speech.models.source)
+    return Transcriber(file.path, file.name, speech.models.device)
 
 
 def _check_settings(window: float, hold: float, timing: str, contour: float, text: str | None) -> None:

@@ -23,7 +23,9 @@ def _speech(seconds: float, rate: int) -> np.ndarray:
     return np.asarray(np.where(time % 5 < 4.5, wave, 0.0), dtype=np.float32)
 
 
-@pytest.mark.parametrize(("rate", "suffix"), [(44_100, "wav"), (16_000, "flac"), (8_000, "wav"), (22_050, "mp3")])
+@pytest.mark.parametrize(
+    ("rate", "suffix"), [(44_100, "wav"), (16_000, "flac"), (8_000, "wav"), (192_000, "flac"), (22_050, "mp3")]
+)
 def test_blocks_joined_are_what_load_audio_reads(tmp_path: Path, rate: int, suffix: str) -> None:
     file = tmp_path / f"a.{suffix}"
     soundfile.write(file, np.stack([_speech(23.3, rate), _speech(23.3, rate)], axis=1), rate)

@@ -22,12 +22,19 @@ from nuanced_core.sound_files import read_sound
 __all__ = [
     "FRAMES_PER_SECOND",
     "KOKORO_RATE",
+    "MAX_CLIPPED",
+    "MAX_OFFSET",
+    "MAX_PEAK",
+    "MIN_PEAK",
+    "MIN_RATE",
+    "MIN_SECONDS",
     "SAMPLES_PER_FEATURE_FRAME",
     "SAMPLES_PER_FRAME",
     "SOUND_FORMATS",
     "WHISPER_RATE",
     "is_silent",
     "load_audio",
+    "loudest_channel",
     "resample",
     "sound_format",
     "sound_writer",
@@ -220,9 +227,21 @@ def _mono(path: Path, samples: Samples) -> Samples:
     """Return samples (T,) of samples (T, channels): the mean, or the loudest channel where the mean loses level."""
     mean: Samples = samples.mean(axis=1)
     levels = samples.std(axis=0, dtype=np.float64)
-    loudest, level = int(levels.argmax()), float(mean.std(dtype=np.float64))
+    channel = loudest_channel(path, levels, float(mean.std(dtype=np.float64)))
+    return mean if channel is None else np.ascontiguousarray(samples[:, channel])
+
+
+def loudest_channel(path: Path, levels: npt.NDArray[np.float64], level: float) -> int | None:
+    """Return the channel to use instead of the mean of all where that loses level, with a warning; None: the mean.
+
+    Args:
+        path: of the file, for the warning.
+        levels: (channels,) standard deviation of each channel.
+        level: that of their mean.
+    """
+    loudest = int(levels.argmax())
     if levels[loudest] == 0 or level >= MIN_MEAN_LEVEL * levels[loudest]:
-        return mean
+        return None
     if silent := [str(channel + 1) for channel, own in enumerate(levels) if own < 0.01 * levels[loudest]]:
         reason = f"of its {len(levels)} channels, {', '.join(silent)} {'is' if len(silent) == 1 else 'are'} silent"
     else:
@@ -232,4 +251,4 @@ def _mono(path: Path, samples: Samples) -> Samples:
         relation = "cancel each other out" if cancel else "differ in level"
         reason = f"its {len(levels)} channels {relation}: their mean is {quieter:.0f} dB quieter than one"
     logger.warning("%s: %s; channel %d was used instead of the mean", path, reason, loudest + 1)
-    return np.ascontiguousarray(samples[:, loudest])
+    return loudest

@@ -9,7 +9,9 @@ import logging
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ import soundfile
 
 from nuanced_core.errors import AudioError
 
-__all__ = ["SOUND_SUFFIXES", "is_sound_file", "looks_like_sound", "read_sound"]
+__all__ = ["SOUND_SUFFIXES", "is_sound_file", "looks_like_sound", "read_sound", "sound_blocks"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,77 @@ def read_sound(path: Path) -> tuple[Samples, int]:
     Raises:
         AudioError: the file is missing or empty, or its format cannot be read.
     """
+    start = _first_bytes(path)
+    try:
+        return _read_with_libsndfile(path)
+    except soundfile.LibsndfileError as error:
+        if not shutil.which("ffmpeg"):
+            raise _unreadable(path, start, error) from None
+    return _read_with_ffmpeg(path)
+
+
+def sound_blocks(path: Path, seconds: float) -> Iterator[tuple[Samples, int]]:
+    """Yield a sound file's samples (t, channels) from start to end in blocks, each with the rate in Hz.
+
+    Memory does not grow with the length of the file; what only ffmpeg reads is converted to a temporary file first.
+    The samples are those of ``read_sound``.
+
+    Args:
+        seconds: of each block; the last one may be shorter.
+
+    Raises:
+        AudioError: as ``read_sound``.
+    """
+    start = _first_bytes(path)
+    try:
+        with path.open("rb") as file, _Sequential(file.fileno(), closefd=False) as sound:
+            found = False
+            for block in _sequential_blocks(path, sound, seconds):
+                found = True
+                yield block, sound.samplerate
+        if not found:  # a header that does not say how much there is
+            yield read_sound(path)
+        return
+    except soundfile.LibsndfileError as error:
+        if not shutil.which("ffmpeg"):
+            raise _unreadable(path, start, error) from None
+    with TemporaryDirectory() as folder:
+        decoded = Path(folder) / "decoded.wav"
+        _convert_with_ffmpeg(path, str(decoded))
+        with _Sequential(str(decoded)) as sound:
+            for block in _sequential_blocks(path, sound, seconds):
+                yield block, sound.samplerate
+
+
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound file without seeking: soundfile seeks after each block otherwise, which disturbs the decoder of MP3."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _sequential_blocks(path: Path, sound: soundfile.SoundFile, seconds: float) -> Iterator[Samples]:
+    length = max(1, round(seconds * sound.samplerate))
+    read, complete = 0, True
+    while True:
+        block = np.full((length, sound.channels), np.nan, np.float32)
+        try:
+            count = len(sound.read(out=block))
+        except soundfile.LibsndfileError:
+            written = np.flatnonzero(~np.isnan(block[:, 0]))
+            count, complete = (int(written[-1]) + 1 if len(written) else 0), False
+        read += count
+        if count:
+            yield block[:count]
+        if count < length or not complete:
+            break
+    promised = _promised_seconds(sound, read)
+    if promised - read / sound.samplerate > _MIN_MISSING_SECONDS:
+        got = read / sound.samplerate
+        logger.warning("%s: is cut off or damaged: only %.1f s of %.1f s could be read", path, got, promised)
+
+
+def _first_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -68,21 +141,21 @@ def read_sound(path: Path) -> tuple[Samples, int]:
         raise AudioError(f"{path}: {_open_problem(path, error)}") from None
     if not start:
         raise AudioError(f"{path}: is empty (0 bytes); copy it again, or record it again")
-    try:
-        return _read_with_libsndfile(path)
-    except soundfile.LibsndfileError as error:
-        code, reason = error.code, str(error.error_string).strip(" .")
-    if shutil.which("ffmpeg"):
-        return _read_with_ffmpeg(path)
+    return start
+
+
+def _unreadable(path: Path, start: bytes, error: soundfile.LibsndfileError) -> AudioError:
+    """Return the error of a file that neither libsndfile nor, since it is not installed, ffmpeg reads."""
     for offset, magic, name in _FFMPEG_FORMATS:
         if start[offset:].startswith(magic):
-            raise AudioError(
+            return AudioError(
                 f"{path}: is {name}, which only ffmpeg reads; install ffmpeg, or convert it: "
                 f"ffmpeg -i '{path.name}' '{path.stem}.wav'"
             )
-    if code == _MALFORMED:
-        raise AudioError(f"{path}: is damaged or cut off, so that nothing of it can be read; copy it again")
-    raise AudioError(f"{path}: not a sound file that can be read ({reason}); convert it to WAV")
+    if error.code == _MALFORMED:
+        return AudioError(f"{path}: is damaged or cut off, so that nothing of it can be read; copy it again")
+    reason = str(error.error_string).strip(" .")
+    return AudioError(f"{path}: not a sound file that can be read ({reason}); convert it to WAV")
 
 
 def is_sound_file(path: Path) -> bool:
@@ -190,14 +263,20 @@ def _ogg_is_cut(path: Path) -> bool:
 
 def _read_with_ffmpeg(path: Path) -> tuple[Samples, int]:
     """Decode the first audio stream with the program ffmpeg, at its own rate and with its own channels."""
+    with soundfile.SoundFile(io.BytesIO(_convert_with_ffmpeg(path, "pipe:1"))) as sound:
+        return _decode(sound), sound.samplerate
+
+
+def _convert_with_ffmpeg(path: Path, target: str) -> bytes:
+    """Convert the first audio stream to a WAV file with the program ffmpeg; return it if ``target`` is ``pipe:1``."""
     # "file:" keeps ffmpeg from taking a name such as "http:a.m4a" for an address.
     source = ["-i", f"file:{path}", "-map", "0:a:0"]
-    command = ["ffmpeg", "-nostdin", "-v", "error", *source, "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
+    output = ["-c:a", "pcm_f32le", "-rf64", "auto"] if target != "pipe:1" else ["-c:a", "pcm_f32le"]
+    command = ["ffmpeg", "-nostdin", "-v", "error", *source, *output, "-f", "wav", target]
     result = subprocess.run(command, capture_output=True, check=False)
     message = (result.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
-    if result.returncode != 0 or not result.stdout:
+    if result.returncode != 0 or (target == "pipe:1" and not result.stdout):
         raise AudioError(f"{path}: not a sound file that can be read (ffmpeg: {message}); convert it to WAV")
     if result.stderr:
         logger.warning("%s: may be damaged or cut off; ffmpeg: %s", path, message)
-    with soundfile.SoundFile(io.BytesIO(result.stdout)) as sound:
-        return _decode(sound), sound.samplerate
+    return result.stdout

@@ -62,6 +62,9 @@ class FakeKokoro:
         durations = (token_frames > 0) * (4 + style[:, 129:130])
         return Prosody(durations, token_frames, f0, f0 / 100, frames)
 
+    def durations(self, text: TextStates, style: Tensor) -> Tensor:
+        return self.prosody(text, style).durations
+
     def speak(self, text, prosody, style, seeds, windows=None, **_) -> Speech:  # type: ignore[no-untyped-def]
         self.spoken += len(seeds)
         windows = windows or [(0, n) for n in prosody.frames]

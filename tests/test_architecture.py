@@ -36,9 +36,10 @@ WINGS: dict[str, tuple[str, ...]] = {
     "nuanced_core.exhibits": ("config", "kokoro", "encoder", "data"),
     "nuanced_core.export": (*("config", "weights", "kokoro", "hearing", "speakers", "encoder", "data", "exhibits"),),
     "nuanced_core.refinement": ("config", "kokoro", "hearing", "speakers", "encoder", "data", "losses"),
+    "nuanced_core.transfer": ("config", "kokoro", "hearing", "speakers"),
     "nuanced_core.speech": (
-        *("config", "weights", "text", "kokoro", "hearing", "speakers", "encoder", "data", "people", "losses"),
-        "refinement",
+        *("config", "weights", "text", "kokoro", "speakers", "hearing", "encoder", "data", "people", "losses"),
+        *("refinement", "transfer"),
     ),
     "nuanced_core.training": (
         *("config", "weights", "kokoro", "hearing", "speakers", "encoder", "data", "people", "losses", "exhibits"),

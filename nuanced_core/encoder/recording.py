@@ -3,6 +3,7 @@
 Dimensions: P channels after pooling, E channels of speaker features.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from nuanced_core.hearing.speaker_features import speaker_features
 from nuanced_core.hearing.whisper_features import WhisperFeatures
 from nuanced_core.speakers.encoders import SpeakerEncoder
 
-__all__ = ["RecordingModels", "pooled_recording", "recording_speaker"]
+__all__ = ["RecordingModels", "combined_speaker", "pooled_recording", "recording_speaker", "speaker_embeddings"]
 
 PITCH_SECONDS = 60  # of a recording in which pitch is tracked; limits memory
 
@@ -57,9 +58,29 @@ def recording_speaker(features: Features, models: RecordingModels, audio: Tensor
     """
     if not features.speaker_parts:
         return None
-    parts: dict[str, Tensor] = {}
-    for name in features.speaker_encoders:
-        parts[name] = models.speaker_encoder(name).embed(audio, WHISPER_RATE)
+    pitch = clip_pitch(audio[: PITCH_SECONDS * WHISPER_RATE], WHISPER_RATE) if features.pitch else None
+    return combined_speaker(features, speaker_embeddings(features, models, audio), pitch)
+
+
+def speaker_embeddings(features: Features, models: RecordingModels, audio: Tensor) -> dict[str, Tensor]:
+    """Return the speaker embeddings of audio (samples,) at 16 kHz that the settings ask for, by the encoder's name.
+
+    Raises:
+        AudioError, WeightsError: as ``pooled_recording``.
+    """
+    return {name: models.speaker_encoder(name).embed(audio, WHISPER_RATE) for name in features.speaker_encoders}
+
+
+def combined_speaker(features: Features, embeddings: Mapping[str, Tensor], pitch: Tensor | None) -> Tensor | None:
+    """Return the speaker features (1, E) of embeddings and a pitch (2,), which may be of another stretch of time.
+
+    Args:
+        pitch: as ``clip_pitch`` returns it; not read if the settings do not ask for it.
+    """
+    if not features.speaker_parts:
+        return None
+    parts = dict(embeddings)
     if features.pitch:
-        parts[PITCH] = clip_pitch(audio[: PITCH_SECONDS * WHISPER_RATE], WHISPER_RATE)
+        assert pitch is not None
+        parts[PITCH] = pitch
     return speaker_features(features, parts)[None]

@@ -163,13 +163,8 @@ class DifferentiableKokoro:
                 ]
             )
         prosody_style = style[:, TIMBRE_SIZE:]
-        lengths = torch.tensor(text.lengths)
-        padding = (torch.arange(int(lengths.max())) >= lengths[:, None]).to(self.device)
         predictor = self.model.predictor
-        states = predictor.text_encoder(text.prosody, prosody_style, lengths, padding)  # (B, N, 640)
-        hidden = _run_lstm(predictor.lstm, states, text.lengths)
-        durations = torch.sigmoid(predictor.duration_proj(hidden)).sum(dim=-1) / speed
-        durations = durations.masked_fill(padding, 0.0)
+        states, durations, padding = self._predict_durations(text, prosody_style, speed)
         if token_frames is None:
             token_frames = durations.detach().round().clamp(min=1).long().masked_fill(padding, 0)
         # The alignment is computed on the CPU, so that forced durations need no synchronisation with the GPU.
@@ -180,6 +175,10 @@ class DifferentiableKokoro:
         f0 = self._predict_curve(predictor.F0, predictor.F0_proj, shared, prosody_style, frames)
         energy = self._predict_curve(predictor.N, predictor.N_proj, shared, prosody_style, frames)
         return Prosody(durations, token_frames, f0, energy, frames)
+
+    def durations(self, text: TextStates, style: Tensor, speed: float = 1.0) -> Tensor:
+        """Predict durations (B, N) as ``prosody`` does, in frames per token before rounding, without F0 and energy."""
+        return self._predict_durations(text, style[:, TIMBRE_SIZE:], speed)[1]
 
     def speak(
         self,
@@ -236,6 +235,18 @@ class DifferentiableKokoro:
         if len(self._sentences) > CACHED_SENTENCES:
             self._sentences.popitem(last=False)
         return states
+
+    def _predict_durations(
+        self, text: TextStates, prosody_style: Tensor, speed: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the predictor's states (B, N, 640), durations (B, N), and which tokens are padding (B, N)."""
+        lengths = torch.tensor(text.lengths)
+        padding = (torch.arange(int(lengths.max())) >= lengths[:, None]).to(self.device)
+        predictor = self.model.predictor
+        states = predictor.text_encoder(text.prosody, prosody_style, lengths, padding)
+        hidden = _run_lstm(predictor.lstm, states, text.lengths)
+        durations = torch.sigmoid(predictor.duration_proj(hidden)).sum(dim=-1) / speed
+        return states, durations.masked_fill(padding, 0.0), padding
 
     def _predict_curve(
         self, blocks: nn.ModuleList, projection: Any, x: Tensor, prosody_style: Tensor, frames: Sequence[int]

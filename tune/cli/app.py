@@ -23,6 +23,7 @@ from tune.cli.storage.cache import cache
 from tune.cli.storage.weights import weights
 from tune.cli.training.sweep import sweep
 from tune.cli.training.train import train
+from tune.cli.use.convert import convert
 from tune.cli.use.mix import mix
 from tune.cli.use.reply import reply
 from tune.cli.use.serve import serve
@@ -35,7 +36,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Training": (sweep, train),
     "Inspection": (status, board, dashboard, doctor),
     "Results": (report, export, evaluate),
-    "Use": (voice, mix, speak, reply, serve),
+    "Use": (voice, mix, speak, convert, reply, serve),
     "Storage": (weights, cache),
 }
 _UNEXPECTED_ERROR = 1  # as Python exits after a traceback

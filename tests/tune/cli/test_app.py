@@ -14,7 +14,7 @@ from tune.cli.app import main
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = {"sweep", "train", "status", "board", "dashboard", "doctor", "export", "evaluate", "weights", "cache"}
-COMMANDS |= {"voice", "mix", "speak", "reply", "serve"}
+COMMANDS |= {"voice", "mix", "speak", "convert", "reply", "serve"}
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -15,7 +15,6 @@ from tests.tune.analysis.made_sweeps import SEARCH, Outcome, made_sweep
 from tune.analysis.loaded import load_sweep
 from tune.analysis.trial_files import COLUMNS
 from tune.config.sweep_config import SETTINGS_FILE
-from tune.sweep.driver import SweepResult
 
 OUTCOMES: list[Outcome] = [
     ([1.5, 0.75], "complete"),
@@ -172,15 +171,3 @@ def test_without_a_reachable_shared_storage_the_rest_is_read(tmp_path: Path, cap
     write_yaml(folder / SETTINGS_FILE, data)
     assert len(load_sweep(folder).curves(["val/loss"])) == 1
     assert "NUANCED_NOT_SET" in caplog.text
-
-
-def test_real_sweeps_of_all_endings(
-    mixed: tuple[SweepResult, list[str]], pruned: tuple[SweepResult, list[str]]
-) -> None:
-    found = load_sweep(mixed[0].folder)
-    assert set(found.trials()["state"]) == {"complete", "failed"}
-    assert "oracle" in found.baselines().index
-    assert {"history", "curves"} <= set(found.figures)
-    stopped = load_sweep(pruned[0].folder)
-    assert "stopped by the pruner" in [trace.name for trace in stopped.figures["curves"].data]
-    assert len(stopped.curves(["val/loss"])) == stopped.trials()["epochs"].sum()

@@ -16,7 +16,6 @@ from tests.tune.analysis.made_sweeps import SEARCH, Outcome, made_sweep, write_l
 from tune.analysis.listening import read_listening
 from tune.analysis.report import write_report
 from tune.cli.app import main
-from tune.sweep.driver import SweepResult
 
 LOSSES = [1.0 + 0.1 * (n % 5) for n in range(10)]
 FULL: list[Outcome] = [
@@ -241,16 +240,6 @@ def test_the_report_of_several_objectives(tmp_path: Path, objectives: str) -> No
     check_page(page)
     assert (2, "Pareto front") in page.headings
     assert "are on the Pareto front" in page.text
-
-
-def test_real_sweeps(
-    mixed: tuple[SweepResult, list[str]], pruned: tuple[SweepResult, list[str]], tmp_path: Path
-) -> None:
-    for result, _ in (mixed, pruned):
-        page = Page(write_report(result.folder, tmp_path / "report.html").read_text(encoding="utf-8"))
-        check_page(page)
-    failed = Page(write_report(mixed[0].folder, tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "lower train.learning_rate" in failed.text
 
 
 def test_the_command_says_where_the_report_is(full: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def environment_in(folder: Path) -> str:
 
 
 def test_a_sweep_runs_in_an_environment_and_with_a_temporary_folder_of_odd_names(tmp_path: Path) -> None:
-    (tmp_path / "toy.yaml").write_text(PRUNED)
+    (tmp_path / "toy.yaml").write_text(PRUNED.replace("trials: 10", "trials: 2"))
     temporary = tmp_path / ODD
     temporary.mkdir()
     python = environment_in(tmp_path / 'a "ä $HOME b')

@@ -20,6 +20,8 @@ from nuanced_core.errors import AudioError, ConfigError, DiskError
 from nuanced_core.training.preparation import prepare
 from tests.tune import toy
 from tests.tune.conftest import MIXED, sweep
+from tune.analysis.loaded import load_sweep as read_back
+from tune.analysis.report import write_report
 from tune.cluster import disk
 from tune.config.sweep_config import load_sweep_config
 from tune.config.sweep_settings import SweepSettings
@@ -320,3 +322,18 @@ def test_a_sweep_is_not_resumed_without_its_people(ray_session: None, tmp_path: 
         resume_sweep(first.folder, overrides=["sweep.trials=2"], services=toy.services(prepare=prepare))
     assert "\n" not in str(raised.value)
     assert len(status(first.folder)["trials"]) == 1
+
+
+def test_sweeps_of_all_endings_are_read_back(mixed: Swept, pruned: Swept) -> None:
+    found = read_back(mixed[0].folder)
+    assert set(found.trials()["state"]) == {"complete", "failed"}
+    assert "oracle" in found.baselines().index
+    assert {"history", "curves"} <= set(found.figures)
+    stopped = read_back(pruned[0].folder)
+    assert "stopped by the pruner" in [trace.name for trace in stopped.figures["curves"].data]
+    assert len(stopped.curves(["val/loss"])) == stopped.trials()["epochs"].sum()
+
+
+def test_sweeps_of_all_endings_have_a_report(mixed: Swept, pruned: Swept, tmp_path: Path) -> None:
+    for (result, _), text in ((mixed, "lower train.learning_rate"), (pruned, "pruned")):
+        assert text in write_report(result.folder, tmp_path / "report.html").read_text(encoding="utf-8")

@@ -124,7 +124,8 @@ class AttentivePooling(Pooling):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        return _weighted_mean(_zero_padding(frames, mask), self.attention_weights(frames, mask))
+        masked = _zero_padding(frames, mask)
+        return _weighted_mean(masked, _attention_weights(self.attention(masked), mask))
 
     def attention_weights(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
@@ -145,7 +146,8 @@ class AttentiveStatsPooling(Pooling):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        masked, weights = _zero_padding(frames, mask), self.attention_weights(frames, mask)
+        masked = _zero_padding(frames, mask)
+        weights = _attention_weights(self.attention(masked), mask)  # (B, T, H)
         mean = _weighted_mean(masked, weights)
         variance = _weighted_mean((masked - mean.unsqueeze(1)).square(), weights)
         return torch.cat([mean, torch.sqrt(variance + EPSILON)], dim=1)
@@ -172,12 +174,15 @@ class QueryPooling(Pooling):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        weights = self.attention_weights(frames, mask)
-        return torch.einsum("bth,btc->bhc", weights, _zero_padding(frames, mask)).flatten(1)
+        masked = _zero_padding(frames, mask)
+        return torch.einsum("bth,btc->bhc", self._weights(masked, mask), masked).flatten(1)
 
     def attention_weights(self, frames: Tensor, mask: Tensor) -> Tensor:
         """See ``Pooling``."""
-        scores = self.keys(_zero_padding(frames, mask)) @ self.queries.T / math.sqrt(SCORE_CHANNELS)
+        return self._weights(_zero_padding(frames, mask), mask)
+
+    def _weights(self, masked: Tensor, mask: Tensor) -> Tensor:
+        scores = self.keys(masked) @ self.queries.T / math.sqrt(SCORE_CHANNELS)  # (B, T, H)
         return _attention_weights(scores, mask)
 
 

@@ -21,7 +21,7 @@ from nuanced_core.audio import FRAMES_PER_SECOND
 from nuanced_core.config.settings import RunConfig, Train
 from nuanced_core.data.dataset import Batch, windows
 from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
-from nuanced_core.encoder.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from nuanced_core.encoder.checkpoint import Checkpoint, encoder_of_checkpoint, read_checkpoint, write_checkpoint
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import DiskError, StoppedError, TrainingError, WeightsError
 from nuanced_core.exhibits.exhibit import Exhibit
@@ -190,17 +190,13 @@ class Run:
             return []
         encoder, epoch, loss = self.encoder, self.epoch, self.scalars["val/loss"]
         if is_last and not is_best:
-            encoder, epoch, loss = self._best_encoder(), self.best_epoch, self.best_loss
+            encoder = encoder_of_checkpoint(self.folder / BEST).to(self.device)
+            epoch, loss = self.best_epoch, self.best_loss
         shown = exhibition.show(encoder.eval(), self._style_points(encoder))
         if epoch == self.best_epoch:
             step = epoch * self.config.train.steps_per_epoch
             shown.write(self.folder / LISTENING, epoch=epoch, step=step, val_loss=loss)
         return shown.all(with_fixed=self.epoch == 1)
-
-    def _best_encoder(self) -> StyleEncoder:
-        encoder = StyleEncoder(self.encoder.config).to(self.device)
-        encoder.load_state_dict(read_checkpoint(self.folder / BEST).encoder)
-        return encoder.eval()
 
     @torch.no_grad()
     def _style_points(self, encoder: StyleEncoder) -> list[StylePoint]:
@@ -249,7 +245,8 @@ class Run:
         self.optimizer.zero_grad()
         torch.autograd.backward(total)
         norms = self._gradient_norms()
-        norm = torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), self.config.train.gradient_clip)
+        norm = torch.stack([*norms.values()]).norm()
+        torch.nn.utils.clip_grads_with_norm_(self.encoder.parameters(), self.config.train.gradient_clip, norm)
         tensors = {
             "loss/total": total,
             **{f"loss/{name}": term for name, term in terms.items()},

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nuanced_core.config.settings import Condition, Objective, RunConfig
-from nuanced_core.data.dataset import Clip, Dataset, windows
+from nuanced_core.data.dataset import FEATURES_FORMAT, Clip, Dataset, windows
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.versions import Version
 from nuanced_core.encoder.baselines import PENALTIES, StyleBaselines, pooled_features
@@ -209,7 +209,8 @@ class FittedBaselines:
         self._pairs = pairs[:: -(-len(pairs) // FITTED_CLIPS)]
         versions = [str(version) for version in dataset.with_settings(dataset.versions)]
         whisper = dataset.models.whisper_file.sha256
-        self.key = content_key([clip.key for clip, _ in self._pairs], versions, whisper, mean_pack.flatten().tolist())
+        keys = [clip.key for clip, _ in self._pairs]
+        self.key = content_key(keys, versions, whisper, FEATURES_FORMAT, mean_pack.flatten().tolist())
 
     @cached_property
     def layers(self) -> tuple[int, ...]:

@@ -266,7 +266,7 @@ class StyleEncoder(nn.Module):
         """
         assert self.surrogate is not None
         frame, settings = self.surrogate.frame, self.config
-        rows = torch.full((len(pooled),), APPROACHED_ROW, device=pooled.device)
+        rows = torch.full((pooled.shape[0],), APPROACHED_ROW, device=pooled.device)
         start = frame.offsets(self._styles_of_rows(pooled, rows), rows + 1).detach()
         heard = heard_voice(settings.features, pooled[:, -settings.speaker_channels :])
         encoder = settings.encoder

@@ -25,18 +25,16 @@ __all__ = ["PENALTY", "Surrogate", "kernel"]
 KERNEL_WIDTH = 0.8
 PENALTY = 1.0  # of the ridge regression
 LEARNING_RATE = 0.03  # of Adam, in coordinates of the frame
+ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
 # Beside 1 - cosine of each speaker encoder. Chosen on validation people (docs/LOG.md).
-PITCH_WEIGHT, SPREAD_WEIGHT, PRIOR_WEIGHT = 1.0, 0.5, 0.1
+PITCH_WEIGHTS = 1.0, 0.5  # of median and spread
+PRIOR_WEIGHT = 0.1
 
 
 def kernel(offsets: Tensor, points: Tensor, linear: Tensor) -> Tensor:
     """Return the similarity (B, N) of scaled offsets (B, S) and points (N, S): a linear part and a Gaussian one."""
-    return _similarity(offsets, points, points.square().sum(dim=1), linear)
-
-
-def _similarity(offsets: Tensor, points: Tensor, squares: Tensor, linear: Tensor) -> Tensor:
     products = offsets @ points.T
-    squares = offsets.square().sum(dim=1, keepdim=True) + squares - 2 * products
+    squares = offsets.square().sum(dim=1, keepdim=True) + points.square().sum(dim=1) - 2 * products
     return linear * products / STYLE_SIZE + torch.exp(-squares / (2 * STYLE_SIZE * KERNEL_WIDTH**2))
 
 
@@ -73,7 +71,8 @@ class Surrogate(nn.Module):
 
     def outputs(self, offsets: Tensor) -> Tensor:
         """Predict all channels (B, C): embeddings whose norm is not yet 1, then pitch."""
-        return self._predictor()(offsets)
+        points, coefficients = self._scaled_points()
+        return kernel(offsets * self.scales, points, self.linear) @ coefficients + self.mean
 
     def loss(self, offsets: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
         """Compute how far the voices of offsets (B, S) are from what was heard: (B,).
@@ -86,16 +85,10 @@ class Surrogate(nn.Module):
         """
         return self._unlike(self.outputs(offsets), embeddings, pitch)
 
-    def _predictor(self) -> Callable[[Tensor], Tensor]:
-        """Return ``outputs``, with what does not depend on the offsets computed once for all its calls."""
+    def _scaled_points(self) -> tuple[Tensor, Tensor]:
+        """Return the scaled points (N, S) and the coefficients (N, C) in the precision of the scales."""
         points = self.points * self.scales
-        squares, coefficients = points.square().sum(dim=1), self.coefficients.to(points.dtype)
-
-        def predict(offsets: Tensor) -> Tensor:
-            similarity = _similarity(offsets * self.scales, points, squares, self.linear)
-            return similarity @ coefficients + self.mean
-
-        return predict
+        return points, self.coefficients.to(points.dtype)
 
     def _voices(self, outputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         *embeddings, pitch = torch.split(outputs, [*self.sizes.values(), PITCH_CHANNELS], dim=1)
@@ -104,10 +97,10 @@ class Surrogate(nn.Module):
     def _unlike(self, outputs: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
         found, found_pitch = self._voices(outputs)
         unlike = torch.stack([1 - (found[name] * wanted).sum(dim=1) for name, wanted in embeddings.items()])
-        weighted = known_difference(found_pitch, pitch) * pitch.new_tensor([PITCH_WEIGHT, SPREAD_WEIGHT])
+        weighted = known_difference(found_pitch, pitch) * pitch.new_tensor(PITCH_WEIGHTS)
         return unlike.sum(dim=0) + weighted.sum(dim=1)
 
-    @torch.enable_grad()
+    @torch.no_grad()
     def approach(
         self,
         offsets: Tensor,
@@ -117,23 +110,60 @@ class Surrogate(nn.Module):
         prior: float = PRIOR_WEIGHT,
         anchor: float = 0.0,
     ) -> Tensor:
-        """Move offsets (B, S) by gradient steps towards voices that were heard; returns (B, S), detached.
+        """Move offsets (B, S) by steps of Adam (arXiv:1412.6980) towards voices that were heard; returns (B, S).
 
-        Each item moves as it would alone.
+        Each item moves as it would alone. The result has no gradient.
 
         Args:
             embeddings, pitch: as in ``loss``.
             prior: weight of ``StyleFrame.priors``.
             anchor: weight of the same with ``offsets`` as the centre.
         """
-        start = offsets.detach()
-        moved = start.clone().requires_grad_()
-        optimizer = torch.optim.Adam([moved], lr=LEARNING_RATE)
-        predict = self._predictor()
-        for _ in range(steps):
-            total = self._unlike(predict(moved), embeddings, pitch) + prior * self.frame.priors(moved)
+        slopes, frame = self._slopes(embeddings, pitch), self.frame
+        start = moved = offsets.detach()
+        first, second = torch.zeros_like(start), torch.zeros_like(start)  # moments of the gradient
+        for step in range(1, steps + 1):
+            slope = slopes(moved) + prior * frame.priors_slope(moved)
             if anchor:
-                total = total + anchor * self.frame.priors(moved, start)
-            (moved.grad,) = torch.autograd.grad(total.sum(), moved)
-            optimizer.step()
-        return moved.detach()
+                slope = slope + anchor * frame.priors_slope(moved, start)
+            first = ADAM_BETAS[0] * first + (1 - ADAM_BETAS[0]) * slope
+            second = ADAM_BETAS[1] * second + (1 - ADAM_BETAS[1]) * slope.square()
+            spread = second.sqrt() / (1 - ADAM_BETAS[1] ** step) ** 0.5 + ADAM_EPSILON
+            moved = moved - LEARNING_RATE / (1 - ADAM_BETAS[0] ** step) * first / spread
+        return moved
+
+    def _slopes(self, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the gradient (B, S) of ``loss`` as a function of offsets (B, S).
+
+        It is written out, since ONNX cannot differentiate. What does not depend on the offsets is computed once.
+        """
+        points, coefficients = self._scaled_points()
+        squares, width = points.square().sum(dim=1), STYLE_SIZE * KERNEL_WIDTH**2
+        linear = self.linear / STYLE_SIZE
+
+        def slopes(offsets: Tensor) -> Tensor:
+            scaled = offsets * self.scales
+            products = scaled @ points.T
+            gaussian = torch.exp((2 * products - squares - scaled.square().sum(dim=1, keepdim=True)) / (2 * width))
+            outputs = (linear * products + gaussian) @ coefficients + self.mean
+            of_similarity = self._unlike_slopes(outputs, embeddings, pitch) @ coefficients.T  # (B, N)
+            of_distance = of_similarity * gaussian / width
+            pulled = (linear * of_similarity + of_distance) @ points - of_distance.sum(dim=1, keepdim=True) * scaled
+            return pulled * self.scales
+
+        return slopes
+
+    def _unlike_slopes(self, outputs: Tensor, embeddings: Mapping[str, Tensor], pitch: Tensor) -> Tensor:
+        """Return the gradient of ``_unlike`` with respect to the outputs (B, C)."""
+        *found, found_pitch = torch.split(outputs, [*self.sizes.values(), PITCH_CHANNELS], dim=1)
+        parts = []
+        for name, embedding in zip(self.sizes, found, strict=True):
+            if name not in embeddings:
+                parts.append(torch.zeros_like(embedding))
+                continue
+            norm = embedding.norm(dim=1, keepdim=True).clamp(min=1e-12)
+            unit, wanted = embedding / norm, embeddings[name]
+            parts.append(((unit * wanted).sum(dim=1, keepdim=True) * unit - wanted) / norm)
+        difference = found_pitch - pitch
+        signs = torch.where(difference.isnan(), torch.zeros_like(difference), difference.sign())
+        return torch.cat([*parts, signs * signs.new_tensor(PITCH_WEIGHTS)], dim=1)

@@ -49,17 +49,9 @@ def write_onnx(encoder: StyleEncoder, file: Path) -> None:
     ``style_encoder`` is the configuration as JSON, which names Whisper's model and layers.
 
     Raises:
-        ConfigError: the encoder takes gradient steps on a surrogate, for which ONNX has no operator, or the file
-            differs from the module.
+        ConfigError: the file differs from the module.
         OSError: the file cannot be written.
     """
-    steps = encoder.config.encoder.surrogate_steps
-    if steps:
-        raise ConfigError(
-            f"--onnx: this encoder takes {steps} gradient steps on its surrogate for each clip "
-            f"(encoder.surrogate_steps={steps}), which ONNX cannot do, and without them it is another encoder: "
-            "train one with encoder.surrogate_steps=0, or leave --onnx out"
-        )
     encoder = encoder.cpu().eval()
     data = _traced(encoder)
     difference = _difference(encoder, data)

@@ -46,7 +46,7 @@ def heard_voice(features: Features, speaker: Tensor) -> tuple[dict[str, Tensor],
     """Return what inputs (B, E) of ``speaker_features`` consist of: embeddings (B, …) of norm 1 by the encoder's name,
     and pitch (B, 2), which is NaN if ``features.pitch`` is not set."""
     embeddings: dict[str, Tensor] = {}
-    pitch = speaker.new_full((len(speaker), PITCH_CHANNELS), torch.nan)
+    pitch = speaker.new_full((speaker.shape[0], PITCH_CHANNELS), torch.nan)
     start = 0
     for name in features.speaker_parts:
         size = PITCH_CHANNELS if name == PITCH else SPEAKER_SIZES[name]

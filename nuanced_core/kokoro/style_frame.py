@@ -54,3 +54,8 @@ class StyleFrame(nn.Module):
         """
         outside = (self.lowest - offsets).clamp(min=0) + (offsets - self.highest).clamp(min=0)
         return (offsets - centre).square().mean(dim=1) + OUTSIDE_WEIGHT * outside.square().mean(dim=1)
+
+    def priors_slope(self, offsets: Tensor, centre: Tensor | float = 0.0) -> Tensor:
+        """Return the gradient (B, S) of ``priors`` with respect to offsets (B, S)."""
+        outside = (offsets - self.highest).clamp(min=0) - (self.lowest - offsets).clamp(min=0)
+        return 2 / offsets.shape[1] * (offsets - centre + OUTSIDE_WEIGHT * outside)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nuanced_core.encoder.surrogate import KERNEL_WIDTH, PITCH_WEIGHT, SPREAD_WEIGHT, Surrogate
+from nuanced_core.encoder.surrogate import KERNEL_WIDTH, LEARNING_RATE, PITCH_WEIGHTS, Surrogate
 from nuanced_core.kokoro.style_frame import StyleFrame
 
 SIZES = {"campplus": 12, "resemblyzer": 20}
@@ -57,7 +57,7 @@ def test_loss_is_the_unlikeness_of_voices_and_pitch(
     found, found_pitch = surrogate(offsets)
     expected = sum(1 - torch.cosine_similarity(found[name], embeddings[name]) for name in SIZES)
     difference = (found_pitch - pitch).abs()
-    expected = expected + PITCH_WEIGHT * difference[:, 0] + SPREAD_WEIGHT * difference[:, 1]
+    expected = expected + (difference * torch.tensor(PITCH_WEIGHTS)).sum(dim=1)
     torch.testing.assert_close(surrogate.loss(offsets, embeddings, pitch), expected)
     torch.testing.assert_close(surrogate.loss(offsets, *surrogate(offsets)), torch.zeros(PEOPLE), rtol=0, atol=1e-5)
     one = {"resemblyzer": embeddings["resemblyzer"]}
@@ -73,6 +73,29 @@ def test_steps_lower_the_loss_of_each_voice(
     assert (after < 0.8 * before).all()
     fewer = surrogate.loss(surrogate.approach(offsets, *heard, steps=5), *heard)
     assert (after < fewer).all() and (fewer < before).all()
+
+
+@pytest.mark.parametrize("anchor", [0.0, 0.5])
+@pytest.mark.parametrize("names", [("campplus", "resemblyzer"), ("resemblyzer",)])
+def test_steps_are_those_of_torch_with_its_gradients(
+    surrogate: Surrogate,
+    offsets: Tensor,
+    heard: tuple[dict[str, Tensor], Tensor],
+    names: tuple[str, ...],
+    anchor: float,
+) -> None:
+    embeddings, pitch = {name: heard[0][name] for name in names}, heard[1].clone()
+    pitch[1] = torch.nan
+    offsets[2] = 1.2 * surrogate.frame.highest  # where the prior has another slope
+    moved = offsets.clone().requires_grad_()
+    optimizer = torch.optim.Adam([moved], lr=LEARNING_RATE)
+    for _ in range(6):
+        optimizer.zero_grad()
+        prior = 0.1 * surrogate.frame.priors(moved) + anchor * surrogate.frame.priors(moved, offsets)
+        (surrogate.loss(moved, embeddings, pitch) + prior).sum().backward()
+        optimizer.step()
+    found = surrogate.approach(offsets, embeddings, pitch, 6, 0.1, anchor)
+    torch.testing.assert_close(found, moved.detach(), rtol=0, atol=1e-3)
 
 
 def test_each_voice_moves_as_it_would_alone(

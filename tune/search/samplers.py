@@ -7,13 +7,14 @@ from collections.abc import Container
 from typing import Any
 
 import optuna
+from cmaes import CMA
 from optuna.distributions import BaseDistribution
-from optuna.samplers import TPESampler
+from optuna.samplers import CmaEsSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.config.sweep_settings import SweepSettings
 
-__all__ = ["RecentTPESampler", "make_sampler"]
+__all__ = ["RecentTPESampler", "ReplayedCmaEsSampler", "make_sampler"]
 
 _STARTUP_TRIALS = 10  # sampled at random before a sampler learns from them
 _GOOD_TRIALS = 25  # most trials that TPE takes as good ones: Optuna's ``default_gamma``
@@ -38,7 +39,7 @@ def make_sampler(settings: SweepSettings, trials: int) -> optuna.samplers.BaseSa
             return optuna.samplers.RandomSampler(seed=seed)
         if settings.sampler == "cmaes":
             # CMA-ES samples choices and conditional settings at random.
-            return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+            return ReplayedCmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         if settings.sampler == "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         if settings.sampler == "qmc":
@@ -110,6 +111,43 @@ class RecentTPESampler(TPESampler):
         latest = max(0, len(trials) - _RECENT_TRIALS)
         older = {number for number in (*self._unfinished, *(n for _, n in self._good)) if number < latest}
         return _PartialStudy(study, [trials[number] for number in sorted(older)] + trials[latest:])
+
+
+class ReplayedCmaEsSampler(CmaEsSampler):
+    """CMA-ES whose state follows from the study's trials.
+
+    Optuna's ``CmaEsSampler`` keeps its state in the study as a pickle, which whoever can write to the study could
+    replace by code of their own. Here it is in memory, and the generations of a study that is resumed are replayed.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._states: dict[int | None, CMA] = {}  # by Hyperband's bracket
+        self._current: int | None = None
+        self._past: list[FrozenTrial] = []
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Sample as ``CmaEsSampler`` does."""
+        self._current = _bracket(study)
+        return super().sample_relative(study, trial, search_space)
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> CMA | None:
+        self._past = completed_trials
+        return self._states.get(self._current)
+
+    def _split_optimizer_str(self, optimizer_str: str) -> dict[str, str]:
+        return {}  # nothing is stored in the study
+
+    def _init_optimizer(self, trans: Any, direction: optuna.study.StudyDirection) -> CMA:
+        state = super()._init_optimizer(trans, direction)
+        names = set(trans._search_space)
+        past = [trial for trial in self._past if names <= trial.params.keys()]
+        while len(told := self._get_solution_trials(past, state.generation)) >= state.population_size:
+            state.tell([(trans.transform(t.params), t.value) for t in told[: state.population_size]])
+        self._states[self._current] = state
+        return state
 
 
 class _PartialStudy:

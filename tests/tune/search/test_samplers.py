@@ -1,10 +1,13 @@
 """tune.search.samplers: the sampler of each setting, and the TPE of recent trials compared with Optuna's own."""
 
 import math
+import pickle
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -17,7 +20,7 @@ from tune.config.sweep_settings import SweepSettings
 from tune.search import samplers
 from tune.search.ledger import TrialLedger
 from tune.search.pruners import SortedHalvingPruner
-from tune.search.samplers import RecentTPESampler, make_sampler
+from tune.search.samplers import RecentTPESampler, ReplayedCmaEsSampler, make_sampler
 from tune.search.study import open_study
 
 SETTINGS = {"n_startup_trials": 10, "multivariate": True, "group": True, "constant_liar": True, "seed": 3}
@@ -56,11 +59,64 @@ def test_tpe_learns_from_the_best_and_the_latest_trials(monkeypatch: pytest.Monk
     assert sum(late) / len(late) < 0.8
 
 
+def _distance(trial: optuna.Trial) -> float:
+    return (trial.suggest_float("x", -5, 5) - 2) ** 2 + (trial.suggest_float("y", 1e-4, 1, log=True) - 0.1) ** 2
+
+
+def test_cmaes_has_the_state_of_optuna_s_own_and_keeps_it_out_of_the_study() -> None:
+    own = optuna.create_study(sampler=optuna.samplers.CmaEsSampler(seed=1, n_startup_trials=4))
+    own.optimize(_distance, n_trials=50)
+    ours = optuna.create_study(sampler=ReplayedCmaEsSampler(seed=1, n_startup_trials=4))
+    ours.add_trials(own.trials)
+    for study in (own, ours):
+        study.optimize(_distance, n_trials=1)
+    expected, found = own.sampler._restore_optimizer(own.trials), ours.sampler._states[None]  # type: ignore[attr-defined]
+    assert found.generation == expected.generation > 5
+    np.testing.assert_allclose(found.mean, expected.mean)
+    np.testing.assert_allclose(found._C, expected._C)
+    ours.optimize(_distance, n_trials=20)
+    assert found.generation > expected.generation
+    assert not any("optimizer" in name for trial in ours.trials[50:] for name in trial.system_attrs)
+
+
+def test_cmaes_of_a_resumed_study_has_the_state_that_it_had() -> None:
+    study = optuna.create_study(sampler=ReplayedCmaEsSampler(seed=1, n_startup_trials=4))
+    study.optimize(_distance, n_trials=50)
+    resumed = optuna.create_study(sampler=ReplayedCmaEsSampler(seed=5, n_startup_trials=4))
+    resumed.add_trials(study.trials)
+    resumed.optimize(_distance, n_trials=1)
+    study.optimize(_distance, n_trials=1)
+    before, after = (s.sampler._states[None] for s in (study, resumed))  # type: ignore[attr-defined]
+    assert after.generation == before.generation > 5
+    np.testing.assert_allclose(after.mean, before.mean)
+    np.testing.assert_allclose(after._C, before._C)
+
+
+@pytest.mark.parametrize(("kind", "is_run"), [(optuna.samplers.CmaEsSampler, True), (ReplayedCmaEsSampler, False)])
+def test_cmaes_unpickles_nothing_that_the_study_holds(
+    kind: type[optuna.samplers.CmaEsSampler], is_run: bool, tmp_path: Path
+) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (tmp_path / "owned").touch, ()
+
+    study = optuna.create_study(sampler=kind(seed=1, n_startup_trials=2))
+    study.optimize(_distance, n_trials=2)
+    state = {"cma:optimizer:0": pickle.dumps(Hostile()).hex()}
+    last = study.trials[-1]
+    study.add_trial(
+        optuna.create_trial(params=last.params, distributions=last.distributions, value=1.0, system_attrs=state)
+    )
+    with suppress(AttributeError):  # of what is not an optimizer
+        study.optimize(_distance, n_trials=1)
+    assert (tmp_path / "owned").exists() == is_run
+
+
 @pytest.mark.parametrize(
     ("sampler", "kind"),
     [
         ("random", optuna.samplers.RandomSampler),
-        ("cmaes", optuna.samplers.CmaEsSampler),
+        ("cmaes", ReplayedCmaEsSampler),
         ("gp", optuna.samplers.GPSampler),
         ("qmc", optuna.samplers.QMCSampler),
         ("tpe", RecentTPESampler),

@@ -44,6 +44,11 @@ _FFMPEG_FORMATS = (
     (0, b"wvpk", "a WavPack file"),
     (0, b"MAC ", "a Monkey's Audio file (ape)"),
 )
+# Demuxers of ffmpeg that read one file. A playlist, which others read, would name further files of this machine.
+_DEMUXERS = (
+    "wav,w64,flac,ogg,mp3,aiff,au,caf,voc,mov,matroska,asf,aac,amr,amrnb,amrwb,ac3,eac3,dts,wv,ape,tta,tak,avi,flv,"
+    "mpeg,mpegts"
+)
 _MALFORMED = 3  # libsndfile's code for a damaged file of a known format
 _BLOCK = 1 << 16  # samples of each channel that are decoded at once
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile reports at least as many samples if the header does not say how many there are
@@ -270,7 +275,7 @@ def _read_with_ffmpeg(path: Path) -> tuple[Samples, int]:
 def _convert_with_ffmpeg(path: Path, target: str) -> bytes:
     """Convert the first audio stream to a WAV file with the program ffmpeg; return it if ``target`` is ``pipe:1``."""
     # "file:" keeps ffmpeg from taking a name such as "http:a.m4a" for an address.
-    source = ["-i", f"file:{path}", "-map", "0:a:0"]
+    source = ["-format_whitelist", _DEMUXERS, "-i", f"file:{path}", "-map", "0:a:0"]
     output = ["-c:a", "pcm_f32le", "-rf64", "auto"] if target != "pipe:1" else ["-c:a", "pcm_f32le"]
     command = ["ffmpeg", "-nostdin", "-v", "error", *source, *output, "-f", "wav", target]
     result = subprocess.run(command, capture_output=True, check=False)

@@ -193,13 +193,30 @@ def test_links_folders_and_locked_files_are_named(tmp_path: Path, monkeypatch: p
         read_sound(tmp_path / "locked.wav")
 
 
-@pytest.mark.parametrize("name", ["a.m4a", "a.aac", "a.wma", "a.webm"])
-def test_other_formats_are_read_with_ffmpeg_if_it_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+@pytest.fixture
+def with_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ffconcat version 1.0\nfile private.wav\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\nprivate.wav\n#EXT-X-ENDLIST\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["clip.m4a", "clip.m3u8"])
+def test_a_playlist_reads_no_other_file(tmp_path: Path, with_ffmpeg: None, content: str, name: str) -> None:
+    soundfile.write(tmp_path / "private.wav", SPEECH, RATE)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(AudioError, match="not a sound file that can be read"):
+        read_sound(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.m4a", "a.aac", "a.wma", "a.webm"])
+def test_other_formats_are_read_with_ffmpeg_if_it_is_installed(tmp_path: Path, with_ffmpeg: None, name: str) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([SPEECH, 0.5 * SPEECH], axis=1), RATE)
     subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / name], check=True)
     samples, rate = read_sound(tmp_path / name)

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import logging
 import re
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +69,7 @@ def ask(endpoint: ChatEndpoint, messages: list[Message]) -> str:
     headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     timeout = httpx2.Timeout(endpoint.seconds, connect=min(CONNECT_SECONDS, endpoint.seconds))
     body = {"model": endpoint.model, "messages": messages, "stream": False}
+    end = time.monotonic() + endpoint.seconds
     try:
         # A redirection would take the key and the words elsewhere.
         with (
@@ -77,6 +79,8 @@ def ask(endpoint: ChatEndpoint, messages: list[Message]) -> str:
             content = b""
             for block in response.iter_bytes():
                 content += block
+                if time.monotonic() > end:  # the client's time-out is for each block
+                    raise httpx2.ReadTimeout("the whole answer")
                 if len(content) > MOST_BYTES:
                     raise EndpointError(
                         f"{place}: the answer has more than {MOST_BYTES >> 20} MiB; is it a chat endpoint?"

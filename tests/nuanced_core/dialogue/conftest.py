@@ -21,6 +21,7 @@ class FakeChat(ThreadingHTTPServer):
         self.status, self.content, self.body = 200, "Fine, thanks.", b""
         self.headers: dict[str, str] = {}
         self.delay = 0.0  # seconds before the answer
+        self.drip = 0.0  # seconds between two bytes of the answer
         self.cut = False  # whether the connection ends within the answer
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []  # path, headers, body
 
@@ -47,7 +48,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body) + 100 * self.server.cut))
         self.end_headers()
         with suppress(ConnectionError):  # of a client that no longer waits
-            self.wfile.write(body)
+            for start in range(0, len(body), 1 if self.server.drip else len(body)):
+                self.wfile.write(body[start : start + 1] if self.server.drip else body)
+                time.sleep(self.server.drip)
 
 
 @pytest.fixture

@@ -67,6 +67,9 @@ def test_a_server_that_is_slow_absent_or_cut_off_is_one_line(chat: FakeChat) -> 
     with pytest.raises(EndpointError, match=r"no answer in 0\.3 s; give it more time"):
         ask(ChatEndpoint(chat.url, "tiny", seconds=0.3), MESSAGES)
     assert time.monotonic() - began < 2.5
+    chat.delay, chat.cut, chat.drip = 0.0, False, 0.1
+    with pytest.raises(EndpointError, match=r"no answer in 0\.5 s"):  # each byte is in time, the answer is not
+        ask(ChatEndpoint(chat.url, "tiny", seconds=0.5), MESSAGES)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

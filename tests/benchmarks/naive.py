@@ -34,11 +34,12 @@ class NaiveTraining:
             warnings.simplefilter("ignore")
             config = json.loads(models.kokoro_files.config.read_text(encoding="utf-8"))
             self.kokoro = KModel("hexgrad/Kokoro-82M", config=config, model=str(models.kokoro_files.model)).train()
+        self.kokoro.to(models.device)
         # The package disables gradients by a decorator on this method only; the undecorated one is the original's.
         self._forward: Callable[..., tuple[Tensor, Tensor]] = type(self.kokoro).forward_with_tokens.__wrapped__
         self.encoder = encoder
         self.optimizer = torch.optim.Adam(encoder.parameters(), lr=learning_rate)
-        self.mel = MelSTFTLoss()
+        self.mel = MelSTFTLoss().to(models.device)
 
     def step(self, utterance: Utterance, batch: Batch) -> tuple[float, float]:
         """Take one step on an utterance.
@@ -51,10 +52,10 @@ class NaiveTraining:
         """
         phonemes = make_phonemizer()(utterance.text)
         ids = [self.kokoro.vocab[p] for p in phonemes if p in self.kokoro.vocab]
-        tokens = torch.tensor([[0, *ids, 0]])
+        tokens = torch.tensor([[0, *ids, 0]], device=batch.styles.device)
         row = len(phonemes) - 1
         with torch.no_grad():
-            reference, _ = self._forward(self.kokoro, tokens, utterance.style.unsqueeze(0))
+            reference, _ = self._forward(self.kokoro, tokens, utterance.style.unsqueeze(0).to(tokens.device))
         style = self.encoder(batch.features, batch.mask, batch.phoneme_counts)
         pack = style.unsqueeze(0).expand(PACK_ROWS, 1, 256)
         audio, _ = self._forward(self.kokoro, tokens, pack[row])

@@ -1,6 +1,6 @@
 """Speed of a training step: the original's, this project's with whole sentences and with windows, and the floor.
 
-    python -m tests.benchmarks.step [--json] [--rounds 3]
+    python -m tests.benchmarks.step [--json] [--rounds 3] [--device cpu]
 
 All kinds of step take turns in one process, on the same sentences and voices, with the real models. Columns:
 
@@ -8,8 +8,8 @@ All kinds of step take turns in one process, on the same sentences and voices, w
 - ``sentence_s_per_s``, ``sentence_ratio``: the same, but a sentence counts whole if a window of it is rendered.
 - ``floor_fraction``: the time that the step's FLOPs take at this machine's matrix-multiply rate, divided by the step's
   time.
-- ``peak_mb``: the largest resident memory of the process during the step. All models of all kinds of step are loaded;
-  ``memory.py`` measures a trial alone.
+- ``peak_mb``: the largest resident memory of the process during the step, on a GPU of its tensors. All models of all
+  kinds of step are loaded; ``memory.py`` measures a trial alone.
 """
 
 import argparse
@@ -35,7 +35,6 @@ from nuanced_core.training.memory import peak_memory, reset_peak_memory
 from nuanced_core.training.run import Run, start_run
 from tests.benchmarks.naive import NaiveTraining
 
-CPU = torch.device("cpu")
 VOICES = ("af_heart", "am_michael", "af_bella", "am_fenrir")
 SENTENCES = (
     "The harbor lights went out one by one, and the last ferry turned slowly toward the open sea.",
@@ -64,6 +63,7 @@ STEPS_PER_ROUND = {"naive": 2, "full": 2, "full_bf16": 2, "windowed": 4, "window
 class StepTimes:
     """How to take one kind of step, and what was measured of it."""
 
+    device: torch.device
     step: Callable[[], float]  # returns the seconds of speech in the audio loss
     sentence_seconds: float  # mean length of a step's sentences, added up
     seconds: list[float] = field(default_factory=list)  # per step, by round
@@ -73,13 +73,14 @@ class StepTimes:
 
     def run_round(self, steps: int) -> None:
         """Time some steps."""
-        reset_peak_memory(CPU)
+        reset_peak_memory(self.device)
         started = time.perf_counter()
         speech_seconds = sum(self.step() for _ in range(steps))
+        _wait_for(self.device)
         elapsed = time.perf_counter() - started
         self.seconds.append(elapsed / steps)
         self.speech.append(speech_seconds / elapsed)
-        self.peak_mb = max(self.peak_mb, peak_memory(CPU) / 2**20)
+        self.peak_mb = max(self.peak_mb, peak_memory(self.device) / 2**20)
 
     def count_flops(self) -> None:
         """Count the FLOPs of one step."""
@@ -96,14 +97,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     arguments = parser.parse_args()
+    device = torch.device(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
-        kinds = _kinds(ModelSet.fetch(RunConfig().models, "cpu"), Path(folder))
+        kinds = _kinds(ModelSet.fetch(RunConfig().models, device), Path(folder))
         for times in kinds.values():
             times.step()  # warm-up
         rates = []
         for _ in range(arguments.rounds):
-            rates.append(_matmul_rate())
+            rates.append(_matmul_rate(device))
             for name, times in kinds.items():
                 times.run_round(STEPS_PER_ROUND[name])
         for times in kinds.values():
@@ -113,7 +116,8 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(table, indent=2))
         return
-    print(f"matrix-multiply rate {rate / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
+    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    print(f"matrix-multiply rate {rate / 1e9:.0f} GFLOP/s, {where}")
     _print_row("", {column: column for column in table["naive"]})
     for name, row in table.items():
         _print_row(name, {column: f"{value:.3g}" for column, value in row.items()})
@@ -135,9 +139,9 @@ def _kinds(models: ModelSet, folder: Path) -> dict[str, StepTimes]:
                 run.data.dataset.reference(clip, window)  # rendered now, so that no step has to
     clips = runs["full"].data.clips
     mean_seconds = sum(clip.frames for clip in clips) / len(clips) / FRAMES_PER_SECOND
-    kinds = {"naive": StepTimes(_naive_step(runs["full"]), mean_seconds)}
+    kinds = {"naive": StepTimes(models.device, _naive_step(runs["full"]), mean_seconds)}
     for name, run in runs.items():
-        kinds[name] = StepTimes(_our_step(run), run.config.train.spoken * mean_seconds)
+        kinds[name] = StepTimes(models.device, _our_step(run), run.config.train.spoken * mean_seconds)
     return kinds
 
 
@@ -167,15 +171,23 @@ def _row(times: StepTimes, naive: StepTimes, rate: float) -> dict[str, float]:
     }
 
 
-def _matmul_rate(size: int = 2048, repeats: int = 6) -> float:
+def _matmul_rate(device: torch.device, size: int = 2048, repeats: int = 6) -> float:
     """Return the FLOP/s of this machine's matrix multiply, the best of some repeats."""
-    a, b = torch.randn(2, size, size)
+    a, b = torch.randn(2, size, size, device=device)
     best = 0.0
     for _ in range(repeats):
+        _wait_for(device)
         started = time.perf_counter()
         a @ b
+        _wait_for(device)
         best = max(best, 2 * size**3 / (time.perf_counter() - started))
     return best
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class _NoModuleTracker:

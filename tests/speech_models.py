@@ -17,4 +17,6 @@ SHIPPED = Path(__file__).parents[1] / "models" / "default"
 def shipped_speech(models: ModelSet) -> SpeechModels:
     """Return ``models/default`` with models that are loaded already."""
     run = json.loads((SHIPPED / "config.json").read_text(encoding="utf-8"))["run"]
-    return SpeechModels(StyleEncoder.from_pretrained(SHIPPED), models, validate(RunConfig, run, "run"))
+    return SpeechModels(
+        StyleEncoder.from_pretrained(SHIPPED).to(models.device), models, validate(RunConfig, run, "run")
+    )

@@ -164,7 +164,7 @@ class Exhibition:
         if clip.heard_clip is None:
             return None
         states = self.dataset.models.whisper(clip.heard.to(self.dataset.models.device))
-        features = states[list(encoder.config.layers)][None].float()
+        features = states[list(encoder.config.layers)][None].to(encoder.mean_pack.device, torch.float32)
         weights = encoder.attention_weights(features, whole_mask(features[:, 0]))
         if weights is None:
             return None

@@ -74,7 +74,7 @@ def pitch_statistics(hertz: Tensor) -> tuple[Tensor, Tensor]:
     """
     octaves = hertz[hertz > 0].log2()
     if len(octaves) == 0:
-        return torch.tensor(torch.nan), torch.tensor(torch.nan)
+        return hertz.new_tensor(torch.nan), hertz.new_tensor(torch.nan)
     low, middle, high = torch.quantile(octaves, octaves.new_tensor([0.16, 0.5, 0.84])).unbind()
     return middle, (high - low) / 2
 

@@ -37,14 +37,17 @@ class _PowerSpectrum(nn.Module):
         super().__init__()
         self.blocks = -(-FRAME // HOP)
         rows = F.pad(transform, (0, 0, 0, self.blocks * HOP - FRAME))
-        weight = rows.view(self.blocks, HOP, -1).permute(2, 1, 0).to(torch.get_default_dtype())
-        self.register_buffer("weight", weight.contiguous(), persistent=False)  # (2K, HOP, blocks)
+        weight = rows.view(self.blocks, HOP, -1).to(torch.get_default_dtype())
+        self.register_buffer("weight", weight.contiguous(), persistent=False)  # (blocks, HOP, 2K)
 
     def forward(self, audio: Tensor) -> Tensor:
         frames = 1 + (audio.shape[-1] - FRAME) // HOP
         needed = (frames - 1 + self.blocks) * HOP  # the rest of the last block has weight 0
         blocks = F.pad(audio, (0, needed - audio.shape[-1])).view(len(audio), -1, HOP)
-        real, imaginary = F.conv1d(blocks.transpose(1, 2), self.weight).chunk(2, dim=1)
+        # Products of matrices, not a convolution: on a GPU torch rounds the inputs of convolutions to TF32, and the
+        # rounding of loud bands is louder than the quiet ones, whose logarithm is heard.
+        parts = [blocks[:, i : i + frames] @ weight for i, weight in enumerate(self.weight)]
+        real, imaginary = sum(parts[1:], parts[0]).transpose(1, 2).chunk(2, dim=1)
         return real.square() + imaginary.square()
 
 

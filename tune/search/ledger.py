@@ -4,6 +4,7 @@ If the study cannot be written, for example because the disk is full, the ledger
 Those that run stay in the study as they were last written, so that a resumed sweep continues them.
 """
 
+import logging
 import math
 import time
 from collections import deque
@@ -27,6 +28,8 @@ from tune.search.results import Ending, TrialWatcher, epoch_metrics
 from tune.search.study import METRIC, REPEAT, RETRY_OF, RUN
 
 __all__ = ["TrialLedger"]
+
+logger = logging.getLogger(__name__)
 
 _SAVE_TIME_INTERVAL = 30.0  # seconds between two writes of the used time
 _MAX_RETURNED_TRIALS = 3  # trials that unfit nodes may return before the sweep stops
@@ -326,6 +329,12 @@ class TrialLedger:
         if open_trial.retried or not 0 < open_trial.gpus < share <= 1:
             open_trial.failure = str(result["out_of_memory"])
             return
+        logger.warning(
+            "trial %d: %s; it starts again with %.3g of a GPU",
+            open_trial.trial.number,
+            str(result["out_of_memory"]).partition(";")[0],
+            share,
+        )
         open_trial.gpus, open_trial.retried = share, True
         self._set_attribute(open_trial, "gpus", share)
         self._pending.append(open_trial)

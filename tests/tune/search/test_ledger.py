@@ -204,7 +204,9 @@ def test_several_objectives_have_their_values_at_the_best_epoch(tmp_path: Path) 
     assert trial.user_attrs["epochs"] == 3
 
 
-def test_a_trial_out_of_gpu_memory_is_handed_out_once_more_with_a_larger_share(tmp_path: Path) -> None:
+def test_a_trial_out_of_gpu_memory_is_handed_out_once_more_with_a_larger_share(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     book = ledger(tmp_path, budget=1, gpus_per_trial=0.25)
     first = book.ask()
     assert first is not None and first["gpus"] == 0.25
@@ -212,6 +214,7 @@ def test_a_trial_out_of_gpu_memory_is_handed_out_once_more_with_a_larger_share(t
     assert not book.report(0, short)
     book.end(0)
     assert book.ended == []
+    assert caplog.messages == ["trial 0: out of GPU memory at 25% of the card; it starts again with 0.5 of a GPU"]
     assert book.ask() == {**first, "gpus": 0.5}
     assert not book.report(0, {**short, "share": 1.0})
     book.end(0)

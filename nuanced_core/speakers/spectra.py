@@ -48,7 +48,8 @@ class _PowerSpectrum(nn.Module):
         # rounding of loud bands is louder than the quiet ones, whose logarithm is heard.
         parts = [blocks[:, i : i + frames] @ weight for i, weight in enumerate(self.weight)]
         real, imaginary = sum(parts[1:], parts[0]).transpose(1, 2).chunk(2, dim=1)
-        return real.square() + imaginary.square()
+        power: Tensor = real.square() + imaginary.square()
+        return power
 
 
 class KaldiFbank(nn.Module):

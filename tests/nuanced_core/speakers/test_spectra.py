@@ -41,7 +41,7 @@ def test_filter_bank_equals_kaldi_s(sound: Tensor) -> None:
     assert exact.shape == (1 + (len(sound) - 400) // 160, 80)
     torch.testing.assert_close(exact, _kaldi(sound), atol=1e-3, rtol=0)
     found = KaldiFbank()(sound[None])[0].double()
-    torch.testing.assert_close(found, exact, atol=5e-3, rtol=0)
+    torch.testing.assert_close(found, exact, atol=1e-2, rtol=0)
     torch.testing.assert_close(found.mean(dim=0), exact.mean(dim=0), atol=5e-4, rtol=0)
 
 

@@ -146,7 +146,9 @@ def _sweep(folder: Path, *settings: str) -> tuple[int, dict[str, Any]]:
     file = folder / "sweep.yaml"
     sections = {**RUN, "train": {**RUN["train"], "device": "auto"}, "show": {"clips": 0}}
     search = {"encoder.width": {"low": 16, "high": 64}}
-    file.write_text(json.dumps({**sections, "search": search, "sweep": {"trials": 2}}), encoding="utf-8")
+    file.write_text(
+        json.dumps({**sections, "search": search, "sweep": {"trials": 2, "pruner": "none"}}), encoding="utf-8"
+    )
     code = main(["sweep", str(file), "--name", "s", f"--outputs={folder}", *[f"--set={text}" for text in settings]])
     return code, status(folder / "s")
 

@@ -329,12 +329,8 @@ class TrialLedger:
         if open_trial.retried or not 0 < open_trial.gpus < share <= 1:
             open_trial.failure = str(result["out_of_memory"])
             return
-        logger.warning(
-            "trial %d: %s; it starts again with %.3g of a GPU",
-            open_trial.trial.number,
-            str(result["out_of_memory"]).partition(";")[0],
-            share,
-        )
+        reason = str(result["out_of_memory"]).partition(";")[0]
+        logger.warning("trial %d: %s; it starts again with %.3g of a GPU", open_trial.trial.number, reason, share)
         open_trial.gpus, open_trial.retried = share, True
         self._set_attribute(open_trial, "gpus", share)
         self._pending.append(open_trial)
@@ -398,9 +394,7 @@ class TrialLedger:
 
 def _reopen(study: optuna.Study, trial: FrozenTrial, settings: SweepSettings) -> _OpenTrial:
     """Restore the state of a running trial from the study."""
-    attributes = trial.user_attrs
-    gpus = float(attributes.get("gpus", settings.gpus))
-    epochs = int(attributes.get("epochs", trial.last_step or 0))
+    attributes, reopened = trial.user_attrs, optuna.Trial(study, trial._trial_id)
+    gpus, epochs = float(attributes.get("gpus", settings.gpus)), int(attributes.get("epochs", trial.last_step or 0))
     best = float(attributes.get("metrics", {}).get(METRIC, math.inf))
-    reopened = optuna.Trial(study, trial._trial_id)
     return _OpenTrial(reopened, gpus, epochs, best, retried="gpus" in attributes)

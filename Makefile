@@ -7,12 +7,14 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do command 
 BIN := .venv/bin
 # Many tests wait for processes that they started. Each process takes about 3 GB.
 TEST_PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help setup sweep test check bench clean
+.PHONY: help setup sweep test test-fast check bench clean
 
 help:
 	@echo "make sweep [CONFIG=configs/quickstart.yaml] [NAME=name]   run a sweep"
 	@echo "make test                                                 run the tests"
+	@echo "make test-fast                                            run those without the real models and Ray, in about 2 minutes"
 	@echo "make check                                                check formatting, lint and types"
 	@echo "make bench                                                compare a training step with the original's"
 	@echo "make setup                                                only create the environment and fetch the model files"
@@ -35,7 +37,10 @@ sweep: setup
 	$(BIN)/nuanced sweep $(CONFIG) --name $(NAME)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder
+	$(PYTEST)
+
+test-fast: .venv/ready
+	$(PYTEST) -m "not slow"
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

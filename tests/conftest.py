@@ -10,6 +10,20 @@ from nuanced_core.config.validation import validate
 from nuanced_core.data.model_set import ModelSet
 from tests.fakes import TINY_RUN, fake_models
 
+# Fixtures that take long, or whose tests do: real models, Ray, sweeps.
+SLOW = {"models", "ray_session", "mixed", "pruned", "ray_cluster"}
+# Sweeps that tests of several modules look at.
+SHARED = {"mixed", "pruned"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what ``make test-fast`` leaves out, and keep tests together that one process should run."""
+    for item in items:
+        fixtures = {*getattr(item, "fixturenames", ())}
+        if fixtures & SLOW or item.get_closest_marker("real"):
+            item.add_marker("slow")
+        item.add_marker(pytest.mark.xdist_group("sweeps" if fixtures & SHARED else item.nodeid.partition("::")[0]))
+
 
 @pytest.fixture(scope="session")
 def models() -> ModelSet:

@@ -17,7 +17,7 @@ from nuanced_core.data.model_set import ModelSet
 from nuanced_core.data.processes import Work, run_in_processes
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.data.versions import Version
-from nuanced_core.machine_limits import available_memory, usable_cpus
+from nuanced_core.machine_limits import available_memory, release_memory, usable_cpus
 from nuanced_core.progress import progress_bar
 
 __all__ = ["RenderJob", "RenderRequest", "make_job", "merge_requests", "render_jobs", "worker_count"]
@@ -97,6 +97,7 @@ def render_jobs(jobs: Sequence[RenderJob]) -> None:
                 dataset = job.open_dataset()
                 for request in job.requests:
                     dataset.clips([request.utterance], request.versions)
+                    release_memory()
                     advance()
 
 
@@ -116,6 +117,7 @@ class _Renderer:
     def __call__(self, message: tuple[Any, ...]) -> None:
         request = _from_message(message)
         self.dataset.clips([request.utterance], request.versions)
+        release_memory()
 
 
 def _describe(message: tuple[Any, ...]) -> str:

@@ -21,6 +21,7 @@ from nuanced_core.encoder.recording import combined_speaker, speaker_embeddings
 from nuanced_core.errors import ConfigError, DiskError, TextError
 from nuanced_core.hearing.pitch import pitch_statistics
 from nuanced_core.kokoro.model import TIMBRE_SIZE
+from nuanced_core.machine_limits import release_memory
 from nuanced_core.progress import progress_bar
 from nuanced_core.speech.heard import Heard, WordHearer, hear
 from nuanced_core.speech.models import SpeechModels
@@ -261,6 +262,7 @@ class _Converter:
                 end = start + imitation.end - imitation.start
                 done.append(self._converted(segment, imitation, start, end, level, style))
                 before = segment.end, end
+                release_memory()
                 advance()
             assert before is not None
             rest = self.recording.seconds - before[0]

@@ -10,6 +10,7 @@ from torch import Tensor
 from nuanced_core.audio import KOKORO_RATE
 from nuanced_core.errors import ConfigError, TextError
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE
+from nuanced_core.machine_limits import release_memory
 from nuanced_core.speech.models import SpokenModels
 from nuanced_core.text.phonemes import MAX_PHONEMES
 from nuanced_core.text.splitting import split_sentences
@@ -82,6 +83,7 @@ class Speaker:
             audio = shaped(self.render(piece.phonemes, rows, speed))
             if following is not None:
                 audio = torch.cat([audio, torch.zeros(round(_pause(piece.ends_with) / speed * KOKORO_RATE))])
+            release_memory()
             yield audio
 
     @torch.no_grad()

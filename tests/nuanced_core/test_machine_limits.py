@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -226,3 +227,27 @@ def test_a_process_in_a_real_cgroup_reads_its_limits(tmp_path: Path) -> None:
     assert limit - 0.6 * GB < before < limit
     # The tensor is used memory; the file, in the cache of the cgroup, is not.
     assert before - after == pytest.approx(0.4 * GB, abs=0.1 * GB)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_returned_to_the_system() -> None:
+    """200 MB in small pieces, of which every tenth is kept, in a process whose heap nothing else has filled."""
+    code = """
+from pathlib import Path
+from nuanced_core.machine_limits import release_memory
+
+def megabytes():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+before = megabytes()
+kept = [bytearray(b"x" * 50_000) for _ in range(4_000)]
+kept = kept[::10]
+freed = megabytes()
+release_memory()
+print(round(freed - before), round(megabytes() - before))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    full, released = map(int, found.stdout.split())
+    assert full > 150
+    assert released < full / 3

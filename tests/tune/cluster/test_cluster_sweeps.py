@@ -65,7 +65,7 @@ sys.exit(result.exit_code)
             start_new_session=True,
         )
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 240) -> None:
         until = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, self.output.read_text()

@@ -11,7 +11,7 @@ from nuanced_core.data.model_set import ModelSet
 from tests.fakes import TINY_RUN, fake_models
 
 # Fixtures that take long, or whose tests do: real models, Ray, sweeps.
-SLOW = {"models", "ray_session", "mixed", "pruned", "ray_cluster"}
+SLOW = {"models", "ray_session"}
 # Sweeps that tests of several modules look at.
 SHARED = {"mixed", "pruned"}
 

@@ -13,6 +13,11 @@ from nuanced_core.paths import user_path
 __all__ = ["apply_overrides", "read_yaml", "write_yaml", "yaml_text"]
 
 
+# What PyYAML raises for text that it cannot read: ValueError of a number with more than 4,300 digits.
+_NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)
+SHOWN = 200  # characters of an override that an error shows
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read the mapping in a YAML file.
 
@@ -20,7 +25,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     the folder of the extending file; a leading ``~`` is replaced by the home directory.
 
     Raises:
-        ConfigError: a file is missing, is not YAML, repeats a key, or extends itself.
+        ConfigError: a file is missing, is not YAML, is nested too deeply, repeats a key, or extends itself.
     """
     return _read_yaml(path, ())
 
@@ -36,7 +41,7 @@ def _read_yaml(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"{path}: {_yaml_problem(error)}") from None
     if data is None:
         data = {}
@@ -88,8 +93,9 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             raise ConfigError(f"--set {override}: does not have the form section.name=value")
         try:
             value = yaml.load(text, Loader=_StrictLoader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: {_yaml_problem(error)}") from None
+        except _NOT_YAML as error:
+            shown = override if len(override) <= SHOWN else f"{override[:SHOWN]}…"
+            raise ConfigError(f"--set {shown}: {_yaml_problem(error)}") from None
         for key in reversed(keys):
             value = {key: value}
         data = _merged(data, value)
@@ -123,7 +129,11 @@ for _class in (_StrictLoader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
-def _yaml_problem(error: yaml.YAMLError) -> str:
+def _yaml_problem(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "is nested too deeply; write settings as 'name: value' lines"
+    if isinstance(error, ValueError):
+        return "has a number of too many digits; shorten it"
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""

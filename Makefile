@@ -9,12 +9,13 @@ BIN := .venv/bin
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help setup sweep test test-fast check bench clean
+.PHONY: help setup sweep test test-fast coverage check bench clean
 
 help:
 	@echo "make sweep [CONFIG=configs/quickstart.yaml] [NAME=name]   run a sweep"
 	@echo "make test                                                 run the tests"
-	@echo "make test-fast                                            run those without the real models and Ray, in about 2 minutes"
+	@echo "make test-fast                                            run those without the real models and Ray, in about 4 minutes"
+	@echo "make coverage                                             run all tests and measure the lines that they run"
 	@echo "make check                                                check formatting, lint and types"
 	@echo "make bench                                                compare a training step with the original's"
 	@echo "make setup                                                only create the environment and fetch the model files"
@@ -41,6 +42,9 @@ test: setup
 
 test-fast: .venv/ready
 	$(PYTEST) -m "not slow"
+
+coverage: setup
+	$(PYTEST) --cov=nuanced_core --cov=tune --cov-report=term-missing:skip-covered --cov-fail-under=92
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -12,6 +12,8 @@ from tests.fakes import TINY_RUN, fake_models
 
 # Fixtures that take long, or whose tests do: real models, Ray, sweeps.
 SLOW = {"models", "ray_session"}
+# Tests of whole processes.
+SLOW_PLACES = ("tests/tune/sweep/", "tests/tune/cluster/", "tests/nuanced_core/data/test_rendering.py")
 # Sweeps that tests of several modules look at.
 SHARED = {"mixed", "pruned"}
 
@@ -20,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what ``make test-fast`` leaves out, and keep tests together that one process should run."""
     for item in items:
         fixtures = {*getattr(item, "fixturenames", ())}
-        if fixtures & SLOW or item.get_closest_marker("real"):
+        if fixtures & SLOW or item.get_closest_marker("real") or item.nodeid.startswith(SLOW_PLACES):
             item.add_marker("slow")
         item.add_marker(pytest.mark.xdist_group("sweeps" if fixtures & SHARED else item.nodeid.partition("::")[0]))
 

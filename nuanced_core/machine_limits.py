@@ -1,5 +1,7 @@
 """The CPU cores and the memory that this process may use: those of the machine, within the limits of its cgroups.
 
+``release_memory`` gives back what it no longer uses.
+
 A container, a batch job or a systemd service has its limits in cgroups, of version 1, version 2, or both (hybrid). A
 limit anywhere on the way from the process's cgroup to the root applies; a container sees its part of that way.
 """

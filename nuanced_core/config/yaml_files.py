@@ -13,8 +13,9 @@ from nuanced_core.paths import user_path
 __all__ = ["apply_overrides", "read_yaml", "write_yaml", "yaml_text"]
 
 
-# What PyYAML raises for text that it cannot read: ValueError of a number with more than 4,300 digits.
-_NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)
+# What PyYAML raises for text that it cannot read: the last four for a value that does not fit its form or tag, such as
+# a number of more than 4,300 digits, 0x_ and !!bool x.
+_NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, AttributeError, IndexError, KeyError)
 SHOWN = 200  # characters of an override that an error shows
 
 
@@ -132,8 +133,10 @@ for _class in (_StrictLoader, _Dumper):
 def _yaml_problem(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "is nested too deeply; write settings as 'name: value' lines"
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError) and "digits" in str(error):
         return "has a number of too many digits; shorten it"
+    if not isinstance(error, yaml.YAMLError):
+        return "has a value that is not of its type; write it without a tag, or quote it if it is text"
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""

@@ -96,8 +96,7 @@ def render_jobs(jobs: Sequence[RenderJob]) -> None:
             elif job.requests:
                 dataset = job.open_dataset()
                 for request in job.requests:
-                    dataset.clips([request.utterance], request.versions)
-                    release_memory()
+                    _render(request, dataset)
                     advance()
 
 
@@ -115,9 +114,12 @@ class _Renderer:
         self.dataset = open_dataset()
 
     def __call__(self, message: tuple[Any, ...]) -> None:
-        request = _from_message(message)
-        self.dataset.clips([request.utterance], request.versions)
-        release_memory()
+        _render(_from_message(message), self.dataset)
+
+
+def _render(request: RenderRequest, dataset: Dataset) -> None:
+    dataset.clips([request.utterance], request.versions)
+    release_memory()
 
 
 def _describe(message: tuple[Any, ...]) -> str:

@@ -9,6 +9,8 @@ from nuanced_core.config.validation import validate
 from nuanced_core.config.yaml_files import apply_overrides, read_yaml, write_yaml
 from nuanced_core.errors import ConfigError, DiskError
 
+NO_VALUES = ("0x_", "!!int foo", "!!int ''", "!!float x", "!!bool x", "!!timestamp x")
+
 
 def test_written_settings_are_read_back(tmp_path: Path) -> None:
     config = validate(RunConfig, {"data": {"voices": ["af_heart"]}, "features": {"layers": [1, 2]}}, "x")
@@ -35,6 +37,7 @@ def test_values_have_the_types_that_a_user_expects(tmp_path: Path) -> None:
         ("a: [1\n", "line 2: expected ',' or ']'"),
         pytest.param(f"a: {'[' * 5_000}", "a.yaml: is nested too deeply; write settings", id="nested"),
         pytest.param(f"a: {'9' * 5_000}", "a.yaml: has a number of too many digits; shorten it", id="digits"),
+        *((f"a: {value}\n", "a.yaml: has a value that is not of its type") for value in NO_VALUES),
         ("- 1\n", "contains a list; write settings as 'name: value' lines"),
         ("1: 2\n", "line 1: the name 1 is not a string"),
         ("extends: a.yaml\n", "extends itself"),
@@ -86,6 +89,7 @@ def test_overrides_are_merged_into_a_copy() -> None:
         ("=3", "does not have the form"),
         ("train..epochs=3", "does not have the form"),
         ("train.epochs=[3", "--set train.epochs=\\[3: line 1: "),
+        *((f"a={value}", "has a value that is not of its type; write it without a tag") for value in NO_VALUES),
         pytest.param(f"a={'[' * 5_000}", "^--set a=\\[{198}…: is nested too deeply", id="nested"),
     ],
 )

@@ -90,7 +90,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
     except FileNotFoundError:
         raise WeightsError(f"{file}: no such checkpoint; has a trial finished an epoch?") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{file}: not a checkpoint: {error}; remove it to train from the start") from None
+        raise WeightsError(f"{file}: not a checkpoint: {_line(error)}; remove it to train from the start") from None
 
 
 def encoder_of_checkpoint(file: Path) -> StyleEncoder:
@@ -105,5 +105,9 @@ def encoder_of_checkpoint(file: Path) -> StyleEncoder:
     try:
         encoder.load_state_dict(checkpoint.encoder)
     except RuntimeError as error:
-        raise WeightsError(f"{file}: its weights do not fit its settings: {str(error)[:200]}") from None
+        raise WeightsError(f"{file}: its weights do not fit its settings: {_line(error)}") from None
     return encoder.eval()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

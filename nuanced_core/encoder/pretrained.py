@@ -147,7 +147,7 @@ def read_pretrained(folder: Path) -> Pretrained:
         return Pretrained(config, load(data))
     except SafetensorError as error:
         raise WeightsError(
-            f"{weights_file}: does not fit {CONFIG_FILE}: cut off, or no safetensors file ({str(error)[:200]})"
+            f"{weights_file}: does not fit {CONFIG_FILE}: cut off, or no safetensors file ({' '.join(str(error).split())[:200]})"
         ) from None
 
 

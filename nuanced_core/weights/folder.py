@@ -220,7 +220,7 @@ def _load_pack(path: Path) -> npt.NDArray[Any]:
     if start == b"\x93NUMPY":
         try:
             return np.asarray(np.load(path, allow_pickle=False))
-        except (ValueError, EOFError) as error:
+        except Exception as error:  # of any type: NumPy tokenizes the header of a damaged file
             raise WeightsError(f"{path}: not a voice pack ({_reason(error)}); {_VOICE_FIX}") from error
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -248,7 +248,7 @@ def _load_tensors(path: Path, fix: str) -> Any:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (ValueError, KeyError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of any type: torch runs the pickle of a damaged file as far as it goes
         reason = "not plain tensors" if isinstance(error, pickle.UnpicklingError) else _reason(error)
         raise WeightsError(f"{path}: not a file of PyTorch's tensors ({reason}); {fix}") from error
 

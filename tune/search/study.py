@@ -235,10 +235,20 @@ class _StudySource:
         """Open the journal file or the database, either of which is created if it does not exist.
 
         Raises:
-            ConfigError: the database cannot be reached.
+            ConfigError: the file is damaged, or the database cannot be reached.
         """
         if self.url is None:
-            return JournalStorage(StudyJournal(str(self.file)))
+            journal = StudyJournal(str(self.file))
+            try:
+                return JournalStorage(journal)
+            except OSError as error:
+                raise ConfigError(f"{self.title}: cannot be read: {error.strerror}") from None
+            except Exception as error:  # of any type: Optuna applies what it reads without checking it
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise ConfigError(
+                    f"{self.title}: is damaged after line {max(journal.line - 1, 0)} ({reason}); put {STUDY_FILE} back "
+                    "from a copy, or remove the lines from there on"
+                ) from None
         if self.file is not None and self.folder.absolute() in self.file.parents and self.folder.is_dir():
             self.file.parent.mkdir(parents=True, exist_ok=True)
         try:

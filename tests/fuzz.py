@@ -2,12 +2,13 @@
 
 ``python -m tests.fuzz [TARGET…] [--count 10000] [--seed 0] [--keep FOLDER]`` damages small valid files at random and
 reads them. A failure is another exception, a message of several lines, more than 5 s, or more memory than
-three times the file and 300 MB. A file that ends the process is ``FOLDER/TARGET/now``; the others that fail are beside it.
+three times the file and 300 MB. A file that ends the process is in ``FOLDER/TARGET/now``, others that fail beside it.
 """
 
 import argparse
 import faulthandler
 import logging
+import os
 import random
 import re
 import resource
@@ -19,6 +20,7 @@ import traceback
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from nuanced_core.errors import NuancedError
 from tests.fuzz_targets import TARGETS, Target
@@ -27,10 +29,40 @@ __all__ = ["Failure", "Summary", "damaged", "fuzz", "problem_of"]
 
 SECONDS = 5.0  # for one input
 SPARE_BYTES = 300 << 20  # that a reader may take beside three times its file
-ADDRESS_SPACE = 6 << 30  # bytes beside what is mapped at the start: a larger allocation fails instead of taking the machine
+ADDRESS_SPACE = (
+    6 << 30
+)  # bytes beside what is mapped at the start: a larger allocation fails instead of taking the machine
 INTEGERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFF_FFFF, 0xFFFF_FFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
-TOKENS = (b"null", b"true", b"-1", b"0", b"1e999", b"NaN", b"9" * 30, b"[]", b"{}", b'""', b"\n", b"\0", b"\xff", b"\xc3")
-TOKENS += (b"[" * 3_000, b"../" * 50, b'"\\ud800"', b"9" * 5_000, b"\x1b[2J", b"&a", b"*a", b"!!", b"- ", b": ", b"/", b".")
+TOKENS = (
+    b"null",
+    b"true",
+    b"-1",
+    b"0",
+    b"1e999",
+    b"NaN",
+    b"9" * 30,
+    b"[]",
+    b"{}",
+    b'""',
+    b"\n",
+    b"\0",
+    b"\xff",
+    b"\xc3",
+)
+TOKENS += (
+    b"[" * 3_000,
+    b"../" * 50,
+    b'"\\ud800"',
+    b"9" * 5_000,
+    b"\x1b[2J",
+    b"&a",
+    b"*a",
+    b"!!",
+    b"- ",
+    b": ",
+    b"/",
+    b".",
+)
 
 
 class TimeoutFailure(BaseException):
@@ -110,7 +142,7 @@ def problem_of(target: Target, file: Path, size: int) -> tuple[str | None, bool,
     return problem, accepted, growth
 
 
-def fuzz(target: Target, folder: Path, count: int, seed: int, *, progress: bool = False) -> Summary:
+def fuzz(target: Target, folder: Path, count: int, seed: int, *, progress: TextIO | None = None) -> Summary:
     """Read ``count`` damaged files of a target one after the other, at a path in ``folder``; the same for a seed."""
     summary, started, said = Summary(), time.monotonic(), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +155,9 @@ def fuzz(target: Target, folder: Path, count: int, seed: int, *, progress: bool 
         data = target.wrap(damaged(draw.choice(originals), draw))
         file = _placed(target, folder, data)
         begun = time.monotonic()
-        faulthandler.dump_traceback_later(6 * SECONDS, exit=True)  # for C code that the alarm does not interrupt
+        faulthandler.dump_traceback_later(
+            6 * SECONDS, exit=True, file=progress or sys.stderr
+        )  # for C code that the alarm does not interrupt
         problem, accepted, growth = problem_of(target, file, len(data))
         faulthandler.cancel_dump_traceback_later()
         summary.inputs += 1
@@ -135,11 +169,13 @@ def fuzz(target: Target, folder: Path, count: int, seed: int, *, progress: bool 
             summary.accepted += 1
         else:
             summary.refused += 1
-        if progress and time.monotonic() - said > 1:
+        if progress is not None and time.monotonic() - said > 1:
             said = time.monotonic()
-            print(f"\r{target.name}: {number + 1} of {count}, {said - started:.0f} s", end="", file=sys.stderr, flush=True)
-    if progress:
-        print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+            print(
+                f"\r{target.name}: {number + 1} of {count}, {said - started:.0f} s", end="", file=progress, flush=True
+            )
+    if progress is not None:
+        print("\r" + " " * 60 + "\r", end="", file=progress)
     return summary
 
 
@@ -195,21 +231,26 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := [name for name in given.targets if name not in TARGETS]:
         parser.error(f"no such target: {', '.join(unknown)}; there are: {', '.join(TARGETS)}")
-    faulthandler.enable()
+    shown = os.fdopen(os.dup(2), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libmpg123 writes lines about damage there
+    faulthandler.enable(shown)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     _limit_address_space()
     keep = given.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
-    print("| target | inputs | refused | accepted | slowest, s | memory, MB | failed |\n|---|---:|---:|---:|---:|---:|---:|")
+    print("| target | inputs | refused | accepted | slowest, s | memory, MB | failed |\n|---" + "|---:" * 6 + "|")
     failed = 0
     for name in given.targets or TARGETS:
-        found = fuzz(TARGETS[name], keep / name, given.count, given.seed, progress=True)
+        found = fuzz(TARGETS[name], keep / name, given.count, given.seed, progress=shown)
         counts = f"{found.inputs} | {found.refused} | {found.accepted}"
-        print(f"| {name} | {counts} | {found.slowest:.2f} | {found.memory / 1e6:.0f} | {len(found.failures)} |", flush=True)
+        print(
+            f"| {name} | {counts} | {found.slowest:.2f} | {found.memory / 1e6:.0f} | {len(found.failures)} |",
+            flush=True,
+        )
         _keep(found.failures, keep / name, Path(TARGETS[name].file).suffix)
         failed += len(found.failures)
     if failed:
-        print(f"{failed} inputs failed; they are in {keep}", file=sys.stderr)
+        print(f"{failed} inputs failed; they are in {keep}", file=shown)
     return 1 if failed else 0
 
 

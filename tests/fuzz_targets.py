@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -242,7 +241,7 @@ def _read_entry(file: Path) -> None:
     cache = Cache(file.parent / "cache")
     place = cache.folder / "clips" / key[:2] / f"{key}.safetensors"
     place.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(file, place)
+    file.replace(place)
     try:
         cache.names("clips", key)
         cache.load("clips", key, ["audio"])

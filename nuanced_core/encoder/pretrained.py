@@ -146,8 +146,9 @@ def read_pretrained(folder: Path) -> Pretrained:
     try:
         return Pretrained(config, load(data))
     except SafetensorError as error:
+        reason = " ".join(str(error).split())[:200]
         raise WeightsError(
-            f"{weights_file}: does not fit {CONFIG_FILE}: cut off, or no safetensors file ({' '.join(str(error).split())[:200]})"
+            f"{weights_file}: does not fit {CONFIG_FILE}: cut off, or no safetensors file ({reason})"
         ) from None
 
 

@@ -63,6 +63,23 @@ TOKENS += (
     b"/",
     b".",
 )
+VALUE = re.compile(rb'-?\d+(?:\.\d+)?|"[^"\n]{0,80}"|null|true|false')  # of JSON and YAML
+VALUES = (
+    b"null",
+    b"true",
+    b"-1",
+    b"0",
+    b"1.5",
+    b"1e999",
+    b"NaN",
+    b"9" * 30,
+    b"[]",
+    b"{}",
+    b"[[1]]",
+    b'{"a": 1}',
+    b'""',
+)
+VALUES += (b'"a"', b'"\\ud800"', b'"\\n"', b"9" * 5_000, b"1000000", b"[" * 3_000 + b"]" * 3_000)
 
 
 class TimeoutFailure(BaseException):
@@ -96,7 +113,7 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
         end = min(256, len(changed)) if draw.random() < 0.5 else len(changed)
         at = draw.randrange(end + 1) if end else 0
         length = min(draw.choice((1, 2, 4, 8, 30, 200)), len(changed) - at)
-        kind = draw.randrange(8)
+        kind = draw.randrange(10)
         if kind == 0 and length:
             changed[draw.randrange(at, at + length)] ^= 1 << draw.randrange(8)
         elif kind == 1:
@@ -114,6 +131,8 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
         elif kind == 6:
             other = draw.randrange(len(changed) + 1)
             changed[at : at + length] = changed[other : other + length]
+        elif kind > 7 and (value := VALUE.search(changed, at, at + 2_000)):
+            changed[value.start() : value.end()] = draw.choice(VALUES)
         else:
             changed[at : at + draw.choice((0, 1, length))] = draw.choice(TOKENS)
     return bytes(changed)
@@ -175,7 +194,7 @@ def fuzz(target: Target, folder: Path, count: int, seed: int, *, progress: TextI
                 f"\r{target.name}: {number + 1} of {count}, {said - started:.0f} s", end="", file=progress, flush=True
             )
     if progress is not None:
-        print("\r" + " " * 60 + "\r", end="", file=progress)
+        print("\r" + " " * 60 + "\r", end="", file=progress, flush=True)
     return summary
 
 

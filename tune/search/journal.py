@@ -105,6 +105,6 @@ def _ends_with_complete_line(text: bytes) -> bool:
         return False
     try:
         json.loads(text[text.rfind(b"\n", 0, -1) + 1 :])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

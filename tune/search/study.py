@@ -240,7 +240,9 @@ class _StudySource:
         if self.url is None:
             journal = StudyJournal(str(self.file))
             try:
-                return JournalStorage(journal)
+                storage = JournalStorage(journal)
+                _check_numbers(storage)
+                return storage
             except OSError as error:
                 raise ConfigError(f"{self.title}: cannot be read: {error.strerror}") from None
             except Exception as error:  # of any type: Optuna applies what it reads without checking it
@@ -278,6 +280,16 @@ class _StudySource:
             f"{self.title}: {problem}, but {self.folder} has the folders of {trials} trials; {fix}; to begin again "
             f"without them, move {self.folder / 'trials'} away"
         )
+
+
+def _check_numbers(storage: JournalStorage) -> None:
+    """Raise ValueError or TypeError if the losses or the metrics of a trial are no numbers."""
+    for study in storage.get_all_studies():
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False):
+            values = [*(trial.values or ()), *trial.intermediate_values.values()]
+            values += dict(trial.user_attrs.get("metrics", {})).values()
+            if wrong := [value for value in values if not isinstance(value, int | float | None)]:
+                raise ValueError(f"trial {trial.number} has {wrong[0]!r} for a number")
 
 
 def _places(folder: Path, file: Path, settings: SweepSettings) -> list[Path]:

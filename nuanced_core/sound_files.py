@@ -147,7 +147,7 @@ def _sequential_blocks(path: Path, sound: soundfile.SoundFile, seconds: float) -
 def _check_rate(path: Path, sound: soundfile.SoundFile) -> None:
     if sound.samplerate > MAX_RATE:
         raise AudioError(
-            f"{path}: its rate is {sound.samplerate} Hz by its header, which no recording has; copy it again, or export "
+            f"{path}: its rate is {sound.samplerate} Hz by its header, which no recording has; copy or export "
             "it again, at 16 kHz"
         )
 

@@ -141,6 +141,7 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
 def problem_of(target: Target, file: Path, size: int) -> tuple[str | None, bool, int]:
     """Read a file; return what is wrong with how it was read, whether it was accepted, and the growth in bytes."""
     before = _peak_memory(reset=True)
+    previous, (left, _) = signal.signal(signal.SIGALRM, _stop), signal.getitimer(signal.ITIMER_REAL)  # of pytest
     problem, accepted = None, False
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
@@ -155,6 +156,8 @@ def problem_of(target: Target, file: Path, size: int) -> tuple[str | None, bool,
         problem = f"{type(error).__name__}: {error}"[:300] + "\n" + traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_REAL, left)
     growth = _peak_memory() - before
     if problem is None and growth > 3 * size + SPARE_BYTES:
         problem = f"takes {growth >> 20} MiB for a file of {size} bytes"
@@ -166,7 +169,6 @@ def fuzz(target: Target, folder: Path, count: int, seed: int, *, progress: TextI
     summary, started, said = Summary(), time.monotonic(), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     originals = target.originals(folder)
-    signal.signal(signal.SIGALRM, _stop)
     for original in originals:
         target.read(_placed(target, folder, target.wrap(original)))  # a valid file must be accepted
     for number in range(count):

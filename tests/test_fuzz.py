@@ -9,9 +9,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from onnx import load_from_string
+from tensorboard.summary.writer.record_writer import masked_crc32c
 
 from nuanced_core.config.yaml_files import read_yaml
 from nuanced_core.encoder.style_encoder import StyleEncoder
@@ -19,9 +21,10 @@ from nuanced_core.errors import AudioError, ConfigError, NuancedError, VoiceErro
 from nuanced_core.kokoro import voices
 from nuanced_core.sound_files import read_sound, sound_blocks
 from nuanced_core.speech.packs import read_pack
-from nuanced_core.weights import kokoro_onnx
+from nuanced_core.weights import ctranslate2, kokoro_onnx
 from tests.fuzz import damaged, fuzz
 from tests.fuzz_targets import TARGETS, Target
+from tune.analysis.trial_files import read_curves
 from tune.search.journal import STUDY_FILE
 
 COUNT = 150
@@ -207,10 +210,45 @@ def test_yaml_that_is_nested_too_deeply_is_refused(text: str, tmp_path: Path) ->
         read_yaml(tmp_path / "a.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 12)), "more than"),
+        ("a: &a [*a]", "an alias of what it is in"),
+        ("a: &a {b: *a}", "an alias of what it is in"),
+    ],
+)
+def test_aliases_that_stand_for_too_much_are_refused(text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=problem):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_other_aliases_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: &a {b: [1, 2]}\nc: {d: *a}")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": [1, 2]}, "c": {"d": {"b": [1, 2]}}}
+
+
 def test_a_range_without_a_number_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("search: {train.learning_rate: {low: null, high: 1}}")
     with pytest.raises(ConfigError, match="has no low"):
         TARGETS["yaml"].read(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("length", [1 << 40, 1 << 62, (1 << 64) - 1])
+def test_events_are_read_up_to_a_record_that_says_it_is_huge(length: int, tmp_path: Path) -> None:
+    (whole,) = TARGETS["events"].originals(tmp_path)
+    size = struct.pack("<Q", length)
+    file = tmp_path / TARGETS["events"].file
+    file.write_bytes(whole + size + struct.pack("<I", masked_crc32c(size)) + b"abc")
+    assert len(read_curves({0: tmp_path})) == 10
+
+
+@pytest.mark.parametrize("name", ["encoder/num_heads", "encoder/conv1/weight", "decoder/embeddings/weight"])
+def test_a_variable_of_another_shape_is_no_whisper(name: str, tmp_path: Path) -> None:
+    variables = ctranslate2.read(TARGETS["ctranslate2"].originals(tmp_path)[0])
+    with pytest.raises(WeightsError, match="another shape"):
+        ctranslate2.whisper_checkpoint({**variables, name: np.zeros(3, np.float16)})
 
 
 def test_a_checkpoint_of_whisper_that_is_a_broken_pickle_is_refused(tmp_path: Path) -> None:

@@ -251,6 +251,23 @@ def test_a_variable_of_another_shape_is_no_whisper(name: str, tmp_path: Path) ->
         ctranslate2.whisper_checkpoint({**variables, name: np.zeros(3, np.float16)})
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        zipped("archive/data/0", bytes(80_000_000)),
+        saved(torch.zeros(510, 1, 256).to_sparse()),
+        saved(torch.empty(510, 1, 256, device="meta")),
+    ],
+    ids=["packed small", "sparse", "no numbers"],
+)
+def test_a_wrong_voice_in_a_folder_is_refused(data: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "now" / "voices" / "me.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"me\.pt: not a"):
+        TARGETS["folder-pt"].read(file)
+
+
 def test_a_checkpoint_of_whisper_that_is_a_broken_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tiny.en.pt").write_bytes(pickle.PROTO + b"\x02a.")
     with pytest.raises(WeightsError, match=r"tiny\.en\.pt"):

@@ -255,10 +255,11 @@ def test_a_variable_of_another_shape_is_no_whisper(name: str, tmp_path: Path) ->
     "data",
     [
         zipped("archive/data/0", bytes(80_000_000)),
+        zipped("archive/data/0", b"abc").replace(b"PK\1\2", b"PK\0\0"),
         saved(torch.zeros(510, 1, 256).to_sparse()),
         saved(torch.empty(510, 1, 256, device="meta")),
     ],
-    ids=["packed small", "sparse", "no numbers"],
+    ids=["packed small", "no directory", "sparse", "no numbers"],
 )
 def test_a_wrong_voice_in_a_folder_is_refused(data: bytes, tmp_path: Path) -> None:
     file = tmp_path / "now" / "voices" / "me.pt"

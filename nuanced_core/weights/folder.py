@@ -224,8 +224,11 @@ def _load_pack(path: Path) -> npt.NDArray[Any]:
         except Exception as error:  # of any type: NumPy tokenizes the header of a damaged file
             raise WeightsError(f"{path}: not a voice pack ({_reason(error)}); {_VOICE_FIX}") from error
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            voices = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        try:
+            with zipfile.ZipFile(path) as archive:
+                voices = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise WeightsError(f"{path}: not a voice pack ({_reason(error)}); {_VOICE_FIX}") from error
         if voices:
             raise WeightsError(
                 f"{path}: an archive of {len(voices)} voices ({', '.join(voices[:3])}, …); save each as a file: "

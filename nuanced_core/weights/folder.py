@@ -223,12 +223,15 @@ def _load_pack(path: Path) -> npt.NDArray[Any]:
             return np.asarray(np.load(path, allow_pickle=False))
         except Exception as error:  # of any type: NumPy tokenizes the header of a damaged file
             raise WeightsError(f"{path}: not a voice pack ({_reason(error)}); {_VOICE_FIX}") from error
-    if zipfile.is_zipfile(path):
-        try:
+    names: list[str] = []
+    try:
+        if is_archive := zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                voices = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise WeightsError(f"{path}: not a voice pack ({_reason(error)}); {_VOICE_FIX}") from error
+                names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise WeightsError(f"{path}: not a voice pack ({_reason(error)}); {_VOICE_FIX}") from error
+    if is_archive:
+        voices = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
         if voices:
             raise WeightsError(
                 f"{path}: an archive of {len(voices)} voices ({', '.join(voices[:3])}, …); save each as a file: "

@@ -60,7 +60,7 @@ MAX_OFFSET = 0.1  # of the peak; a larger constant offset (DC) is removed
 MAX_CLIPPED = 0.001  # fraction of samples that repeat the one before at full scale; more is reported
 MAX_PEAK = 2.0  # relative to full scale; more is reported: floating-point samples were probably not scaled
 # torchaudio's kernel has this many values per sample of overlap: at odd ratios such as 24001:16000 it takes gigabytes.
-_MAX_KERNEL = 50_000_000
+_MAX_KERNEL = 10_000_000
 
 # Formats that are written, by the ending of a name: libsndfile's format and subtype.
 SOUND_FORMATS = {

@@ -22,6 +22,10 @@ class NuancedError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """Return the message; line breaks and control characters, which names in files may have, as ``\\n``."""
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in super().__str__())
+
 
 class ConfigError(NuancedError):
     """A setting is unknown, has the wrong type, is out of range, or contradicts another."""

@@ -51,6 +51,9 @@ _DEMUXERS = (
 )
 _MALFORMED = 3  # libsndfile's code for a damaged file of a known format
 _BLOCK = 1 << 16  # samples of each channel that are decoded at once
+MAX_RATE = 768_000  # Hz, of the finest recordings; a block of a second is as large as a header says
+# A damaged header may promise a thousand. No format with so many estimates its length, as MP3 does.
+_MANY_CHANNELS = 8
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile reports at least as many samples if the header does not say how many there are
 # Programs that write to a pipe cannot fill in the size afterwards: they promise 0 bytes, or more than this (2 GB).
 _UNKNOWN_SIZE = 0x7F00_0000  # bytes
@@ -92,6 +95,7 @@ def sound_blocks(path: Path, seconds: float) -> Iterator[tuple[Samples, int]]:
     start = _first_bytes(path)
     try:
         with path.open("rb") as file, _Sequential(file.fileno(), closefd=False) as sound:
+            _check_rate(path, sound)
             found = False
             for block in _sequential_blocks(path, sound, seconds):
                 found = True
@@ -119,6 +123,8 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
 
 def _sequential_blocks(path: Path, sound: soundfile.SoundFile, seconds: float) -> Iterator[Samples]:
     length = max(1, round(seconds * sound.samplerate))
+    if sound.channels > _MANY_CHANNELS and sound.frames < _UNKNOWN_LENGTH:
+        length = min(length, max(sound.frames, _BLOCK))
     read, complete = 0, True
     while True:
         block = np.full((length, sound.channels), np.nan, np.float32)
@@ -136,6 +142,14 @@ def _sequential_blocks(path: Path, sound: soundfile.SoundFile, seconds: float) -
     if promised - read / sound.samplerate > _MIN_MISSING_SECONDS:
         got = read / sound.samplerate
         logger.warning("%s: is cut off or damaged: only %.1f s of %.1f s could be read", path, got, promised)
+
+
+def _check_rate(path: Path, sound: soundfile.SoundFile) -> None:
+    if sound.samplerate > MAX_RATE:
+        raise AudioError(
+            f"{path}: its rate is {sound.samplerate} Hz by its header, which no recording has; copy or export "
+            "it again, at 16 kHz"
+        )
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -194,6 +208,7 @@ def _open_problem(path: Path, error: OSError) -> str:
 def _read_with_libsndfile(path: Path) -> tuple[Samples, int]:
     # Given a descriptor instead of a name, soundfile does not judge by the name: it refuses to read NAME.raw.
     with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+        _check_rate(path, sound)
         rate: int = sound.samplerate
         samples = _decode(sound)
         if len(samples) == 0 and (filled_in := _with_unknown_size(path.read_bytes())):

@@ -24,7 +24,10 @@ def validate(settings: type[SettingsT], data: Mapping[str, Any], place: str) -> 
         ConfigError: a setting is unknown or wrong; the message is one line that names the first such setting, its value
             and the fix.
     """
-    undecodable = next(_undecodable(data), None)
+    try:
+        undecodable = next(_undecodable(data), None)
+    except RecursionError:
+        raise ConfigError(f"{place}: is nested too deeply; write settings as 'name: value' lines") from None
     if undecodable is not None:
         raise ConfigError(f"{place}: {undecodable[0]}: {undecodable[1]!r}: holds bytes that are not UTF-8; rename it")
     try:

@@ -16,6 +16,7 @@ __all__ = ["apply_overrides", "read_yaml", "write_yaml", "yaml_text"]
 # What PyYAML raises for text that it cannot read: the last four for a value that does not fit its form or tag, such as
 # a number of more than 4,300 digits, 0x_ and !!bool x.
 _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, AttributeError, IndexError, KeyError)
+MOST_VALUES = 200_000  # of a file
 SHOWN = 200  # characters of an override that an error shows
 
 
@@ -104,7 +105,29 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML loader without surprises: 1e-3 is a number, yes and no are strings, and a repeated key is an error."""
+    """YAML loader without surprises: 1e-3 is a number, yes and no are strings, and a repeated key is an error.
+
+    Aliases (``*name``) may not unfold to more than ``MOST_VALUES``: few lines could stand for billions.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._sizes: dict[int, int] = {}  # values that a node stands for, by its id
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
+        if node is None:
+            return None
+        if alias is None:
+            parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+            children = [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in children)
+        elif id(node) not in self._sizes:
+            raise yaml.MarkedYAMLError(problem="an alias of what it is in", problem_mark=alias.start_mark)
+        if self._sizes[id(node)] > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_VALUES} values", problem_mark=node.start_mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()

@@ -238,7 +238,7 @@ def _is_intact(path: Path) -> bool:
         json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return True  # removed in the meantime
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True
 

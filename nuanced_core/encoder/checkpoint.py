@@ -89,8 +89,8 @@ def read_checkpoint(file: Path) -> Checkpoint:
         )
     except FileNotFoundError:
         raise WeightsError(f"{file}: no such checkpoint; has a trial finished an epoch?") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{file}: not a checkpoint: {error}; remove it to train from the start") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{file}: not a checkpoint: {_line(error)}; remove it to train from the start") from None
 
 
 def encoder_of_checkpoint(file: Path) -> StyleEncoder:
@@ -101,9 +101,12 @@ def encoder_of_checkpoint(file: Path) -> StyleEncoder:
         ConfigError: the checkpoint's encoder is of another version of this project.
     """
     checkpoint = read_checkpoint(file)
-    encoder = StyleEncoder(StyleEncoderConfig.from_dict(checkpoint.style_encoder, str(file)))
+    config = StyleEncoderConfig.from_dict(checkpoint.style_encoder, str(file))
     try:
-        encoder.load_state_dict(checkpoint.encoder)
-    except RuntimeError as error:
-        raise WeightsError(f"{file}: its weights do not fit its settings: {str(error)[:200]}") from None
-    return encoder.eval()
+        return StyleEncoder.from_weights(config, checkpoint.encoder)
+    except ValueError as error:
+        raise WeightsError(f"{file}: its weights do not fit its settings: {error}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

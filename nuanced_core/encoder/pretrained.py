@@ -131,7 +131,7 @@ def read_pretrained(folder: Path) -> Pretrained:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         expected = config.get("sha256", {}).get(WEIGHTS_FILE)
         _ = config["style_encoder"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{config_file}: not a StyleEncoder's configuration: {error!r}") from None
     try:
         data = weights_file.read_bytes()
@@ -146,8 +146,9 @@ def read_pretrained(folder: Path) -> Pretrained:
     try:
         return Pretrained(config, load(data))
     except SafetensorError as error:
+        reason = " ".join(str(error).split())[:200]
         raise WeightsError(
-            f"{weights_file}: does not fit {CONFIG_FILE}: cut off, or no safetensors file ({str(error)[:200]})"
+            f"{weights_file}: does not fit {CONFIG_FILE}: cut off, or no safetensors file ({reason})"
         ) from None
 
 

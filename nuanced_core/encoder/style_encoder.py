@@ -5,7 +5,7 @@ after pooling, E channels of the speaker's description, V training voices, K kno
 128 each).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -376,10 +376,24 @@ class StyleEncoder(nn.Module):
         """
         folder = pretrained_folder(place, revision)
         found = read_pretrained(folder)
-        encoder = cls(StyleEncoderConfig.from_dict(found.config["style_encoder"], str(folder / CONFIG_FILE)))
+        config = StyleEncoderConfig.from_dict(found.config["style_encoder"], str(folder / CONFIG_FILE))
         try:
-            encoder.load_state_dict(found.weights)
-        except RuntimeError as error:
-            problem = f"does not fit {CONFIG_FILE}: {str(error)[:200]}"
-            raise WeightsError(f"{folder / WEIGHTS_FILE}: {problem}") from None
+            return cls.from_weights(config, found.weights)
+        except ValueError as error:
+            raise WeightsError(f"{folder / WEIGHTS_FILE}: does not fit {CONFIG_FILE}: {error}") from None
+
+    @classmethod
+    def from_weights(cls, config: StyleEncoderConfig, weights: Mapping[str, Tensor]) -> "StyleEncoder":
+        """Build a StyleEncoder in eval mode; nothing of the size that ``config`` says is allocated unless it fits.
+
+        Raises:
+            ValueError: the weights do not fit the configuration.
+        """
+        try:
+            with torch.device("meta"):
+                cls(config).load_state_dict(weights, assign=True)
+            encoder = cls(config)
+            encoder.load_state_dict(weights)
+        except (RuntimeError, TypeError) as error:  # TypeError of sizes beyond 64 bits
+            raise ValueError(" ".join(str(error).split())[:200]) from None
         return encoder.eval()

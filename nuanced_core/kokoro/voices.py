@@ -61,8 +61,8 @@ def read_pack(path: Path) -> Tensor:
     fix = "give the .npy file of a voice of Kokoro-82M v1.0; 'nuanced weights' has them"
     try:
         pack = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise VoiceError(f"{path}: not a voice pack ({error}); {fix}") from None
+    except Exception as error:  # of any type: NumPy tokenizes the header of a damaged file
+        raise VoiceError(f"{path}: not a voice pack ({' '.join(str(error).split())[:200]}); {fix}") from None
     if not isinstance(pack, np.ndarray):  # of a zip archive
         raise VoiceError(f"{path}: not a voice pack, but a PyTorch file or an archive of several arrays; {fix}")
     if pack.shape not in (shape, (PACK_ROWS, STYLE_SIZE)):

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import BinaryIO, Literal, cast, get_args
@@ -40,6 +40,7 @@ PACK_SUFFIXES = tuple(f".{name}" for name in get_args(PackFormat))
 SHAPE = (PACK_ROWS, 1, STYLE_SIZE)
 BYTES = PACK_ROWS * STYLE_SIZE * 4  # of a .bin file
 LARGEST = 1 << 30  # bytes; stock voices take 0.5 MB, all of them in one .npz 28 MB
+LARGEST_VOICE = 64 << 20  # bytes of one voice in an archive, unpacked
 _FIX = "give a pack of Kokoro-82M v1.0, such as 'nuanced voice' writes"
 # A member of a mix, and its weight in brackets.
 _MEMBER = re.compile(r"(?P<name>[^()]+?)\s*(?:\(\s*(?P<weight>[^()]*)\s*\))?")
@@ -71,6 +72,10 @@ def read_pack(path: str | Path) -> Tensor:
             values = _READERS[cast("PackFormat", path.suffix.lower()[1:])](path, opened, member)
     except OSError as error:
         raise VoiceError(f"{path}: cannot be read ({error.strerror or error}); {_FIX}") from None
+    except VoiceError:
+        raise
+    except Exception as error:  # of any type: of damaged files torch, NumPy, zipfile and zlib raise whatever they meet
+        raise VoiceError(f"{path}: not a pack ({_line(error)}); {_FIX}") from None
     return _checked(path, values)
 
 
@@ -78,47 +83,49 @@ def _checked(path: Path, values: Tensor) -> Tensor:
     shape = tuple(values.shape)
     if shape not in (SHAPE, (PACK_ROWS, STYLE_SIZE)):
         raise VoiceError(f"{path}: shape {shape} is not that of a pack, {SHAPE}; {_FIX}")
-    if not values.is_floating_point() or not torch.isfinite(values).all():
+    plain = values.layout == torch.strided and values.device.type == "cpu" and values.is_floating_point()
+    if not plain or not torch.isfinite(values).all():
         raise VoiceError(f"{path}: a pack has finite floating-point numbers, this file has others; {_FIX}")
     return values.detach().float().reshape(SHAPE).clone()
 
 
 def _read_pt(path: Path, file: BinaryIO, member: str) -> Tensor:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            _check_sizes(path, archive.infolist())
+    file.seek(0)
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise VoiceError(f"{path}: holds code or objects beside numbers, or is damaged; not loaded; {_FIX}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise VoiceError(f"{path}: not a pack ({_line(error)}); {_FIX}") from None
     if not isinstance(found, Tensor):
         raise VoiceError(f"{path}: holds a {type(found).__name__} instead of a tensor; {_FIX}")
     return found
 
 
 def _read_npy(path: Path, file: BinaryIO, member: str) -> Tensor:
-    try:
-        found = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise VoiceError(f"{path}: not a pack ({_line(error)}); {_FIX}") from None
+    found = np.load(file, allow_pickle=False)
     if not isinstance(found, np.ndarray):
         raise VoiceError(f"{path}: is an archive; rename it to .npz")
     return _tensor(path, found)
 
 
 def _read_npz(path: Path, file: BinaryIO, member: str) -> Tensor:
-    try:
-        found = np.load(file, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            raise VoiceError(f"{path}: is one array; rename it to .npy")
-        names = [*found.files]
-        if not member and len(names) != 1:
-            some = ", ".join(names[:3])
-            raise VoiceError(f"{path}: has {len(names)} voices ({some}, …); name one: {path}:{(names or ['NAME'])[0]}")
-        if member and member not in names:
-            raise VoiceError(f"{path}: has no voice {member!r}; it has {', '.join(names[:5])}")
-        return _tensor(path, found[member or names[0]])
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise VoiceError(f"{path}: not a pack ({_line(error)}); {_FIX}") from None
+    found = np.load(file, allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        raise VoiceError(f"{path}: is one array; rename it to .npy")
+    names = [*found.files]
+    if not member and len(names) != 1:
+        some = _shown(names[:3])
+        raise VoiceError(f"{path}: has {len(names)} voices ({some}, …); name one: {path}:{_shown(names[:1]) or 'NAME'}")
+    if member and member not in names:
+        raise VoiceError(f"{path}: has no voice {member!r}; it has {_shown(names[:5])}")
+    chosen = member or names[0]
+    _check_sizes(path, [info for info in found.zip.infolist() if info.filename in (chosen, f"{chosen}.npy")])
+    values = found[chosen]
+    if not isinstance(values, np.ndarray):
+        raise VoiceError(f"{path}: its member {_shown([chosen])} is no array; {_FIX}")
+    return _tensor(path, values)
 
 
 def _read_bin(path: Path, file: BinaryIO, member: str) -> Tensor:
@@ -135,6 +142,15 @@ _READERS: dict[PackFormat, Callable[[Path, BinaryIO, str], Tensor]] = {
     "bin": _read_bin,
     "npy": _read_npy,
 }
+
+
+def _check_sizes(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
+    if (size := sum(info.file_size for info in members)) > LARGEST_VOICE:
+        raise VoiceError(f"{path}: {size >> 20} MiB when unpacked is too large for a pack; {_FIX}")
+
+
+def _shown(names: Iterable[str]) -> str:
+    return " ".join(", ".join(names).split())
 
 
 def _tensor(path: Path, values: np.ndarray) -> Tensor:

@@ -51,7 +51,7 @@ def whisper_checkpoint(variables: dict[str, Array]) -> dict[str, Any]:
     The tensors keep the precision of the file, which is float16 in the packages.
 
     Raises:
-        WeightsError: a variable of a Whisper model is missing.
+        WeightsError: a variable of a Whisper model is missing, or has another shape.
     """
     import torch
 
@@ -74,6 +74,10 @@ def whisper_checkpoint(variables: dict[str, Array]) -> dict[str, Any]:
     except KeyError as error:
         raise WeightsError(
             f"CTranslate2 model: {error} is missing, so it is not a Whisper model; use the source hub or a folder"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise WeightsError(
+            f"CTranslate2 model: a variable has another shape than Whisper's ({error}); use the source hub or a folder"
         ) from error
     tensors = {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
     return {"dims": dims, "model_state_dict": tensors}

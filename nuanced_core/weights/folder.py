@@ -38,6 +38,7 @@ _STYLE_SIZE = 128  # of each half of a style
 _OPTIONAL = ("pooler.weight", "pooler.bias", ".norm.weight", ".norm.bias")
 _OTHER_SOURCE = "or use the source auto, hub or packages"
 _KOKORO_FIX = f"put config.json and kokoro-v1_0.pth of Kokoro-82M v1.0 there, {_OTHER_SOURCE}"
+_MOST_UNPACKED = 3  # times the size of a file
 _VOICE_FIX = "replace it by that of a voice of Kokoro-82M v1.0, or remove it"
 
 
@@ -220,11 +221,17 @@ def _load_pack(path: Path) -> npt.NDArray[Any]:
     if start == b"\x93NUMPY":
         try:
             return np.asarray(np.load(path, allow_pickle=False))
-        except (ValueError, EOFError) as error:
+        except Exception as error:  # of any type: NumPy tokenizes the header of a damaged file
             raise WeightsError(f"{path}: not a voice pack ({_reason(error)}); {_VOICE_FIX}") from error
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            voices = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    names: list[str] = []
+    try:
+        if is_archive := zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise WeightsError(f"{path}: not a voice pack ({_reason(error)}); {_VOICE_FIX}") from error
+    if is_archive:
+        voices = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
         if voices:
             raise WeightsError(
                 f"{path}: an archive of {len(voices)} voices ({', '.join(voices[:3])}, …); save each as a file: "
@@ -238,8 +245,11 @@ def _load_pack(path: Path) -> npt.NDArray[Any]:
     tensor = _load_tensors(path, _VOICE_FIX)
     if not hasattr(tensor, "numpy"):
         raise WeightsError(f"{path}: holds a {type(tensor).__name__}, not a tensor; {_VOICE_FIX}")
-    # NumPy has no bfloat16.
-    return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).detach().numpy())
+    try:
+        # NumPy has no bfloat16.
+        return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).detach().numpy())
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # of a sparse tensor, or one without numbers
+        raise WeightsError(f"{path}: not a plain tensor ({_reason(error)}); {_VOICE_FIX}") from error
 
 
 def _load_tensors(path: Path, fix: str) -> Any:
@@ -247,8 +257,13 @@ def _load_tensors(path: Path, fix: str) -> Any:
     import torch
 
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(info.file_size for info in archive.infolist())
+            if unpacked > _MOST_UNPACKED * path.stat().st_size:  # torch.save does not compress, torch.load unpacks
+                raise ValueError(f"it unpacks to {unpacked >> 20} MiB")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (ValueError, KeyError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of any type: torch runs the pickle of a damaged file as far as it goes
         reason = "not plain tensors" if isinstance(error, pickle.UnpicklingError) else _reason(error)
         raise WeightsError(f"{path}: not a file of PyTorch's tensors ({reason}); {fix}") from error
 

@@ -23,6 +23,8 @@ Array = npt.NDArray[Any]
 _GROUPS = ("bert", "bert_encoder", "predictor", "text_encoder", "decoder")
 _PREDICTOR_PARTS = ("F0", "N", "F0_proj", "N_proj", "shared")  # their names in the export lack ``predictor``
 _CONVOLUTIONS_WITHOUT_WEIGHT_NORM = ("F0_proj", "N_proj", "noise_convs.0", "noise_convs.1")
+_MOST_HIDDEN = 4096  # channels of BERT, of which Kokoro-82M has 768: the square of a file's number is allocated
+_FIX = "fetch it again, or use the source hub or a folder"
 _IOFC_TO_IFGO = (0, 2, 3, 1)  # from the gate order of ONNX to that of PyTorch
 
 
@@ -68,12 +70,22 @@ def state_dicts(onnx_bytes: bytes) -> dict[str, dict[str, Any]]:
     of the instance norms, which is the identity, as ones and zeros.
 
     Raises:
-        WeightsError: an LSTM has no constant weights or zero points.
+        WeightsError: it is no ONNX file, is damaged, or has other nodes and constants than that export.
     """
     import onnx
+
+    try:
+        return _converted(_Graph(onnx.load_from_string(onnx_bytes).graph))
+    except WeightsError:
+        raise
+    except Exception as error:  # of any type: protobuf and onnx raise their own; names and shapes are of the file
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"Kokoro's ONNX: damaged ({type(error).__name__}: {reason}); {_FIX}") from error
+
+
+def _converted(graph: "_Graph") -> dict[str, dict[str, Any]]:
     import torch
 
-    graph = _Graph(onnx.load_from_string(onnx_bytes).graph)
     weights = dict(graph.named_constants())
     for node in graph.nodes:
         weights.update(_node_weights(graph, node))
@@ -83,6 +95,8 @@ def state_dicts(onnx_bytes: bytes) -> dict[str, dict[str, Any]]:
         weights[norm + "weight"] = np.ones(channels, np.float32)
         weights[norm + "bias"] = np.zeros(channels, np.float32)
     hidden = len(weights["bert.encoder.embedding_hidden_mapping_in.bias"])
+    if hidden > _MOST_HIDDEN:
+        raise WeightsError(f"Kokoro's ONNX: BERT has {hidden} channels, more than {_MOST_HIDDEN}; {_FIX}")
     weights["bert.pooler.weight"] = np.zeros((hidden, hidden), np.float32)
     weights["bert.pooler.bias"] = np.zeros(hidden, np.float32)
 
@@ -126,6 +140,8 @@ class _Graph:
         from onnx import numpy_helper
 
         self.nodes: list[Any] = list(graph.node)
+        if outside := [i.name for i in graph.initializer if i.external_data]:
+            raise WeightsError(f"Kokoro's ONNX: {outside[0]!r} is in another file, which is not read; {_FIX}")
         self.constants: dict[str, Array] = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
         self._producers = {output: node for node in self.nodes for output in node.output}
         self._consumers: dict[str, list[Any]] = {}
@@ -143,7 +159,11 @@ class _Graph:
     def weight_scale(self, node: Any) -> Array:
         """Return the constant factor by which the integer result of ``node`` is multiplied."""
         value = node.output[0]
+        seen: set[str] = set()
         while True:
+            if value in seen:
+                raise WeightsError(f"Kokoro's ONNX: {value!r} is computed from itself; {_FIX}")
+            seen.add(value)
             (consumer,) = self._consumers[value]
             if consumer.op_type == "Mul":
                 break
@@ -184,6 +204,8 @@ def _node_weights(graph: _Graph, node: Any) -> dict[str, Array]:
 
 
 def _dequantize(quantized: Array, scale: Array, zero: Array) -> Array:
+    if np.broadcast_shapes(quantized.shape, scale.shape, zero.shape) != quantized.shape:
+        raise WeightsError(f"Kokoro's ONNX: scales {scale.shape} do not fit weights {quantized.shape}; {_FIX}")
     return scale * (quantized.astype(np.float32) - zero.astype(np.float32))
 
 

@@ -50,8 +50,10 @@ def _scalars(folder: Path, tags: Sequence[str] | None) -> dict[str, list[Any]]:
     reader = EventAccumulator(str(folder), size_guidance=_KEPT)
     try:
         reader.Reload()
-    except (OSError, DecodeError, tf.errors.OpError) as error:
-        logger.warning("%s: damaged event files, read up to the damage: %s", folder, " ".join(str(error).split()))
+    except (OSError, DecodeError, tf.errors.OpError, MemoryError, OverflowError) as error:
+        # The last two are of a record that says it is larger than memory.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        logger.warning("%s: damaged event files, read up to the damage: %s", folder, reason)
     found = reader.Tags()[SCALARS]
     return {tag: reader.Scalars(tag) for tag in found if tags is None or tag in tags}
 

@@ -239,7 +239,7 @@ def _choices(values: list[Any], when: tuple[Condition, ...], where: str) -> Choi
 
 def _range(value: Mapping[str, Any], when: tuple[Condition, ...], where: str) -> Range:
     for key in ("low", "high"):
-        if key not in value:
+        if value.get(key) is None:
             raise ConfigError(f"{where}: has no {key}; a range is {{low: …, high: …}}")
     for key in ("low", "high", "step"):
         number = value.get(key)

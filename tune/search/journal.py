@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ class StudyJournal(JournalFileBackend):
     """
 
     _unsynced = False
+    line = 0  # the last that was read, from 1
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Yield the entries from the one of this number on."""
+        for self.line, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
+            yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append ``logs``, all of them or, if the disk is full, none.
@@ -98,6 +105,6 @@ def _ends_with_complete_line(text: bytes) -> bool:
         return False
     try:
         json.loads(text[text.rfind(b"\n", 0, -1) + 1 :])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

@@ -235,10 +235,22 @@ class _StudySource:
         """Open the journal file or the database, either of which is created if it does not exist.
 
         Raises:
-            ConfigError: the database cannot be reached.
+            ConfigError: the file is damaged, or the database cannot be reached.
         """
         if self.url is None:
-            return JournalStorage(StudyJournal(str(self.file)))
+            journal = StudyJournal(str(self.file))
+            try:
+                storage = JournalStorage(journal)
+                _check_numbers(storage)
+                return storage
+            except OSError as error:
+                raise ConfigError(f"{self.title}: cannot be read: {error.strerror}") from None
+            except Exception as error:  # of any type: Optuna applies what it reads without checking it
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise ConfigError(
+                    f"{self.title}: is damaged after line {max(journal.line - 1, 0)} ({reason}); put {STUDY_FILE} back "
+                    "from a copy, or remove the lines from there on"
+                ) from None
         if self.file is not None and self.folder.absolute() in self.file.parents and self.folder.is_dir():
             self.file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -268,6 +280,16 @@ class _StudySource:
             f"{self.title}: {problem}, but {self.folder} has the folders of {trials} trials; {fix}; to begin again "
             f"without them, move {self.folder / 'trials'} away"
         )
+
+
+def _check_numbers(storage: JournalStorage) -> None:
+    """Raise ValueError or TypeError if the losses or the metrics of a trial are no numbers."""
+    for study in storage.get_all_studies():
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False):
+            values = [*(trial.values or ()), *trial.intermediate_values.values()]
+            values += dict(trial.user_attrs.get("metrics", {})).values()
+            if wrong := [value for value in values if not isinstance(value, int | float | None)]:
+                raise ValueError(f"trial {trial.number} has {wrong[0]!r} for a number")
 
 
 def _places(folder: Path, file: Path, settings: SweepSettings) -> list[Path]:

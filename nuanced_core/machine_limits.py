@@ -76,8 +76,11 @@ def limit_threads(root: Path = ROOT) -> None:
     """Limit the threads of torch and NumPy in this process to ``usable_cpus``, if a CPU quota makes them fewer.
 
     OpenMP counts the affinity mask but not the quota: on 64 cores with a quota of one, 64 threads would wait for each
-    other. ``OMP_NUM_THREADS`` is left as the user has set it.
+    other. Threads that wait sleep, where torch is not loaded yet: OpenMP lets them spin, which takes the cores from
+    the threads that they wait for if another process computes too. What the user has set in ``OMP_NUM_THREADS`` and
+    ``OMP_WAIT_POLICY`` is left.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cpus = usable_cpus(root)
     if "OMP_NUM_THREADS" in os.environ or cpus >= _cpus_of_affinity():
         return

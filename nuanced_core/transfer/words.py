@@ -3,7 +3,8 @@
 Times are in seconds. Whisper stretches words over the pauses beside them, so their ends are moved to where it is loud.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -61,15 +62,16 @@ class Transcriber:
 
     def words(self, audio: Tensor) -> list[Word]:
         """Return the words of audio (samples,) at 16 kHz of at most 30 s; none where nothing is loud."""
-        heard = self._model.transcribe(
-            audio.detach().float().cpu().numpy(),
-            language="en",
-            temperature=0.0,  # with several, a transcript that Whisper doubts is drawn at random
-            condition_on_previous_text=False,
-            fp16=False,
-            word_timestamps=True,
-            verbose=None,
-        )
+        with _threads_kept():
+            heard = self._model.transcribe(
+                audio.detach().float().cpu().numpy(),
+                language="en",
+                temperature=0.0,  # with several, a transcript that Whisper doubts is drawn at random
+                condition_on_previous_text=False,
+                fp16=False,
+                word_timestamps=True,
+                verbose=None,
+            )
         found: list[Word] = []
         for word in (word for segment in heard["segments"] for word in segment.get("words", ())):
             text = str(word["word"])
@@ -100,6 +102,16 @@ class Transcriber:
                 f"{place}: the speech sounds like {name} ({100 * probabilities[language]:.0f} %), and only English can "
                 "be spoken; give a recording in English"
             )
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Keep torch's number of threads, which Numba, which computes the times, sets to the number of CPU cores."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def trim_to_loud(words: Sequence[Word], loud: Tensor, seconds: float) -> list[Word]:

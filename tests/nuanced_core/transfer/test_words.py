@@ -5,9 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from nuanced_core.audio import WHISPER_RATE
 from nuanced_core.errors import AudioError
 from nuanced_core.transfer.words import Transcriber, Word, place_text, trim_to_loud
 
@@ -30,6 +32,17 @@ def test_words_end_where_it_is_loud() -> None:
 def test_a_doubted_word_in_silence_is_left_out_and_a_certain_one_is_not() -> None:
     words = [HEARD[0], Word("you", 2.0, 2.4, 0.1), Word("see", 2.4, 2.8, 0.9)]
     assert [word.text for word in trim_to_loud(words, _loud((0, 0.5)), 3.0)] == ["The", "see"]
+
+
+def test_hearing_words_leaves_the_number_of_threads() -> None:
+    def transcribe(audio: np.ndarray, **settings: Any) -> dict[str, Any]:
+        torch.set_num_threads(3)  # as Numba does, at the first times of words in a process
+        return {"segments": []}
+
+    transcriber, before = Transcriber(Path("none.pt"), "tiny.en"), torch.get_num_threads()
+    transcriber.__dict__["_model"] = SimpleNamespace(transcribe=transcribe)
+    assert transcriber.words(torch.zeros(WHISPER_RATE)) == []
+    assert torch.get_num_threads() == before
 
 
 def test_words_neither_overlap_nor_vanish() -> None:

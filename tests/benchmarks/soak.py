@@ -3,8 +3,8 @@
     python -m tests.benchmarks.soak CONFIG FOLDER [--set KEY=VALUE …] [--minutes 60] [--gap 60] [--seed 0]
         [--suspend 90] [--full-disk] [--faketime LIBRARY]
 
-The sweep runs in FOLDER, again and again with ``nuanced sweep --resume``, until its budget is met. About every ``--gap``
-seconds of the first ``--minutes`` something happens to it:
+The sweep runs in FOLDER, again and again with ``nuanced sweep --resume``, until its budget is met. About every
+``--gap`` seconds of the first ``--minutes`` something happens to it:
 
 - ``worker``, ``driver``, ``node``: a trial's process, the driver or Ray's raylet is killed with SIGKILL;
 - ``suspend``: the driver or a worker stands still for ``--suspend`` seconds (SIGSTOP);
@@ -52,13 +52,14 @@ class Soak:
         self.starts = 0
         self.exits: Counter[int] = Counter()
         self.memory: list[tuple[float, float, float]] = []  # hours, GB of the driver, GB of all processes
-        self.disk: list[tuple[float, float]] = []  # finished trials, MB
         self.begun = time.monotonic()
 
     def run(self) -> None:
         """Run the sweep to its end, whatever happens to it."""
         kinds: dict[str, Callable[[], None]] = {
-            **{"worker": self._kill_worker, "driver": self._kill_driver, "node": self._kill_node},
+            "worker": self._kill_worker,
+            "driver": self._kill_driver,
+            "node": self._kill_node,
             "suspend": self._suspend,
         }
         if self.given.full_disk:
@@ -154,9 +155,8 @@ class Soak:
     def _say(self, kind: str) -> None:
         minutes = (time.monotonic() - self.begun) / 60
         size = sum(_size(file) for file in self.folder.rglob("*")) / 1e6
-        finished = len([*self.folder.glob("trials/*/progress.csv")]) or len([*self.folder.glob("trials/*")])
-        self.disk.append((finished, size))
-        print(f"{minutes:6.1f} min: {kind}; {finished} trials, {size:.0f} MB", file=sys.stderr, flush=True)
+        begun = len([*self.folder.glob("trials/*")])
+        print(f"{minutes:6.1f} min: {kind}; {begun} trials have begun, {size:.0f} MB", file=sys.stderr, flush=True)
 
     def report(self) -> int:
         """Print the table; return how many things were lost or done twice."""

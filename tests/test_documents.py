@@ -306,15 +306,23 @@ def test_the_imports_of_python_exist(document: str) -> None:
                     importlib.import_module(alias.name)
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_version_is_the_latest_release_of_the_changelog() -> None:
+    titles = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert titles[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(PROJECT['version'])}\] - \d{{4}}-\d\d-\d\d", titles[1])
+
+
 def test_extras_that_are_named_exist() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = set()
     for document in (*DOCUMENTS, "CHANGELOG.md"):
         text = " ".join((ROOT / document).read_text(encoding="utf-8").split())
         for names in re.findall(r"extras? ((?:'\w+'|`\w+`)(?:(?:, | and )`\w+`)*)", text):
             named |= set(re.findall(r"\w+", names)) - {"and"}
     assert {"eval", "serve", "mlflow", "wandb", "dashboard"} == named
-    assert named <= set(project["optional-dependencies"])
+    assert named <= set(PROJECT["optional-dependencies"])
 
 
 def test_the_script_has_no_rule_for_a_command_that_is_gone() -> None:

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.memory
 
 Each row is measured in its own process, as a trial would be: the largest resident memory after three steps with the
-real models. With one row as JSON in the argument, such as ``"[2, 40, false]"``, only that row is measured.
+real models.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -42,12 +43,15 @@ STEPS = 3
 
 def main() -> None:
     """Measure each row in its own process and print the table."""
-    if len(sys.argv) > 1:
-        print(*_measure(*json.loads(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)  # what the process of a row measures
+    measured = parser.parse_args().row
+    if measured:
+        print(*_measure(*measured))
         return
     print("clips  window  checkpointing  seconds spoken  peak GB")
     for row in ROWS:
-        command = [sys.executable, "-m", "tests.benchmarks.memory", json.dumps(row)]
+        command = [sys.executable, "-m", "tests.benchmarks.memory", "--row", json.dumps(row)]
         seconds, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
         print(f"{row[0]:5}  {row[1]:>6}  {row[2]!s:13}  {float(seconds):14.1f}  {float(peak):7.2f}", flush=True)
 

@@ -90,7 +90,7 @@ class SpeechModels:
 
 
 def find_model(model: str | Path) -> Path:
-    """Return the folder of an encoder; ``DEFAULT_MODEL`` is looked for here, in the repository and where a wheel put it.
+    """Return the folder of an encoder; ``DEFAULT_MODEL`` is looked for here, in the repository and in the wheel's files.
 
     Raises:
         WeightsError: it is ``DEFAULT_MODEL``, and in none of these places.
@@ -110,7 +110,7 @@ def find_model(model: str | Path) -> Path:
 
 
 def _installed_model() -> Path | None:
-    """Return the encoder that a wheel brought; its list of files says where, whatever the scheme of the installation."""
+    """Return the encoder that the wheel brought; its list of files says where, for any way of installing it."""
     try:
         files = distribution("nuanced-speech").files or []
     except PackageNotFoundError:

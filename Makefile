@@ -5,11 +5,18 @@ NAME ?= $(basename $(notdir $(CONFIG)))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do command -v $$p >/dev/null && \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# uv, if it is there: it resolves in seconds, and links the packages to its cache instead of copying them. It does not read
+# pip's configuration: if that names places of packages, pip is used. `make UV= setup` takes pip, `make UV=uv setup` uv.
+UV ?= $(eval UV := $(shell command -v uv >/dev/null && \
+	! $(PYTHON) -m pip config list 2>/dev/null | grep -qE '(index-url|find-links|no-index)=' && echo uv))$(UV)
+# Compiled at once: with PYTHONDONTWRITEBYTECODE every process would compile torch and Ray again.
+INSTALL = $(if $(UV),$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python,$\
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 # Many tests wait for processes that they started. Each process takes about 3 GB.
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help setup sweep test test-fast coverage check bench clean
+.PHONY: help setup sweep test test-fast coverage check bench package clean
 
 help:
 	@echo "make sweep [CONFIG=configs/quickstart.yaml] [NAME=name]   run a sweep"
@@ -18,6 +25,7 @@ help:
 	@echo "make coverage                                             run all tests and measure the lines that they run"
 	@echo "make check                                                check formatting, lint and types"
 	@echo "make bench                                                compare a training step with the original's"
+	@echo "make package [PYTHON=python3.12]                          build sdist and wheel, and use the wheel in a new environment"
 	@echo "make setup                                                only create the environment and fetch the model files"
 	@echo "make clean                                                remove the environment; keep outputs and models"
 
@@ -26,12 +34,11 @@ setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found: install one, or set PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[eval]' \
-		2>.venv/eval.log || echo "skipped the extra 'eval' (speaker identity): it needs a C compiler; see .venv/eval.log"
-	@# For the tests of voice packs; it wants another phonemizer than misaki, of the same import name.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps kokoro-onnx
+	$(if $(UV),$(UV) venv --quiet --seed --allow-existing --no-python-downloads --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
+	$(INSTALL) --constraint constraints.txt --editable '.[dev,eval]'
+	@# For tests. They want packages that are not wanted here: a phonemizer of the import name of misaki's, and a
+	@# webrtcvad that needs a C compiler.
+	$(INSTALL) --constraint constraints.txt --no-deps kokoro-onnx resemblyzer
 	@touch $@
 
 sweep: setup
@@ -54,6 +61,9 @@ check: .venv/ready
 bench: setup
 	$(BIN)/python -m tests.benchmarks.step
 
+package: .venv/ready
+	UV='$(UV)' PYTHON='$(PYTHON)' tests/package.sh
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

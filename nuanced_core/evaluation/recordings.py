@@ -71,7 +71,7 @@ def evaluate_clips(model: str | Path, clips: str | Path, *, source: str = "auto"
         NuancedError: a model file or the extra ``eval`` is missing, or no recording can be used.
     """
     encoder, run = load_export(model)
-    files, embed = find_recordings(Path(clips)), Resemblyzer()
+    files, embed = find_recordings(Path(clips)), Resemblyzer(source)
     dataset = open_dataset(model, encoder.config.whisper, source)
     predictors = StylePredictors(encoder, run, dataset)
     return {"model": str(model), **evaluate_recordings(predictors, dataset, files, embed)}

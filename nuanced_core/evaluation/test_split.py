@@ -19,7 +19,7 @@ from nuanced_core.config.settings import Condition, Data, Objective, RunConfig
 from nuanced_core.data.dataset import Dataset
 from nuanced_core.data.utterances import Utterance
 from nuanced_core.encoder.style_encoder import StyleEncoder
-from nuanced_core.errors import ConfigError, TextError
+from nuanced_core.errors import ConfigError, TextError, WeightsError
 from nuanced_core.evaluation import metrics
 from nuanced_core.evaluation.comparison import Comparison, Measures, PitchTracker, SpeakerEmbedder
 from nuanced_core.evaluation.metrics import as_json, estimate
@@ -80,7 +80,7 @@ def evaluate_test_split(
         NuancedError: a model file, a voice or the extra is missing, or the encoder was trained on the test split.
     """
     encoder, run = load_export(model)
-    embed, track_pitch = _optional_tools(identity)
+    embed, track_pitch = _optional_tools(identity, source)
     dataset = open_dataset(model, encoder.config.whisper, source)
     report = evaluate_encoder(
         encoder, run, dataset, sentences=sentences, embed=embed, track_pitch=track_pitch, robustness=robustness
@@ -185,13 +185,13 @@ def held_out_utterances(voices: VoiceBank, sentences: Mapping[str, str]) -> list
     ]
 
 
-def _optional_tools(identity: bool | None) -> tuple[SpeakerEmbedder | None, PitchTracker | None]:
+def _optional_tools(identity: bool | None, source: str) -> tuple[SpeakerEmbedder | None, PitchTracker | None]:
     """Load the speaker encoder and the pitch tracker of the extra ``eval``."""
     if identity is False:
         return None, None
     try:
-        return Resemblyzer(), CrepePitch()
-    except ConfigError as error:
+        return Resemblyzer(source), CrepePitch()
+    except (ConfigError, WeightsError) as error:
         if identity:
             raise
         logger.warning("left out: %s", error)

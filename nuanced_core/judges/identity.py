@@ -1,15 +1,15 @@
 """Speaker embeddings by an encoder that nothing here is trained on; needs the extra ``eval``."""
 
-import warnings
-from importlib.metadata import version
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from nuanced_core.audio import WHISPER_RATE, resample
 from nuanced_core.errors import ConfigError
+from nuanced_core.speakers.encoders import load_speaker_encoder
+from nuanced_core.weights.fetch import fetch_speaker_encoder
 
 __all__ = ["INSTALL_EXTRA", "Resemblyzer"]
 
@@ -17,29 +17,39 @@ INSTALL_EXTRA = "pip install 'nuanced-speech[eval]'"
 RATE = WHISPER_RATE  # Hz, Resemblyzer's rate too
 FRAME_SAMPLES = RATE // 50  # 20 ms
 SPEECH_LEVEL = 10 ** (-30 / 20)  # root mean square; Resemblyzer amplifies quiet clips to it, but leaves loud ones loud
+VAD_SAMPLES = RATE * 30 // 1000  # 30 ms, a frame of the voice activity detector
+VAD_MODE = 3  # the strictest
+VAD_SMOOTHED = 8  # frames of its moving average
+VAD_KEPT = 7  # frames, the width by which speech is dilated
 
 
 class Resemblyzer:
     """Resemblyzer's voice encoder (generalised end-to-end loss, Wan et al. 2018, arXiv:1710.10467), on the CPU.
 
+    It hears what the package Resemblyzer would: WebRTC's voice activity detector removes long silences. The package
+    itself is not needed; it wants a release of the detector that only a C compiler can install.
+
+    Args:
+        source: where its file is fetched from, as for ``fetch_speaker_encoder``.
+
     Raises:
-        ConfigError: Resemblyzer is not installed.
+        ConfigError: the detector is not installed.
+        WeightsError: the file is not available.
     """
 
     name: str  # with version and settings; part of a cache key
 
-    def __init__(self) -> None:
+    def __init__(self, source: str = "auto") -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of webrtcvad (pkg_resources) and of SciPy (a deprecated name)
-                from resemblyzer import VoiceEncoder
-                from resemblyzer.audio import trim_long_silences
+            from webrtcvad import Vad
         except ImportError as error:
-            raise ConfigError(f"speaker identity needs Resemblyzer ({error}); {INSTALL_EXTRA}") from None
-        self.name = f"resemblyzer {version('resemblyzer')}, {SPEECH_LEVEL:.3f} where it speaks"
-        self._trim = trim_long_silences
-        self._encoder = VoiceEncoder("cpu", verbose=False)
+            raise ConfigError(f"speaker identity needs webrtcvad ({error}); {INSTALL_EXTRA}") from None
+        file = fetch_speaker_encoder("resemblyzer", source)
+        self.name = f"resemblyzer {file.sha256[:12]}, {SPEECH_LEVEL:.3f} where it speaks"
+        self._detector = Vad
+        self._network = load_speaker_encoder(file.path, "resemblyzer").network
 
+    @torch.no_grad()
     def __call__(self, audio: Tensor, rate: int) -> Tensor:
         """Return the embedding (256,), of norm 1, of audio (samples,) at ``rate`` Hz; long silences are removed."""
         samples = resample(audio.detach().float().cpu(), rate, RATE).numpy()
@@ -47,10 +57,23 @@ class Resemblyzer:
         if level:
             # Resemblyzer itself would include silences in the level, and would not attenuate loud clips.
             samples = samples * np.float32(SPEECH_LEVEL / level)
-            speech = self._trim(samples)
+            speech = self._without_silences(samples)
             samples = speech if len(speech) else samples  # the voice activity detector may find no speech
-        embedding: Tensor = torch.from_numpy(np.asarray(self._encoder.embed_utterance(samples), np.float32))
+        embedding: Tensor = self._network(torch.from_numpy(samples)[None])[0]
         return embedding
+
+    def _without_silences(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what Resemblyzer's ``trim_long_silences`` returns: whole frames of 30 ms of speech and near it."""
+        frames = samples[: len(samples) // VAD_SAMPLES * VAD_SAMPLES].reshape(-1, VAD_SAMPLES)
+        if not len(frames):
+            return frames.reshape(-1)
+        detector = self._detector(VAD_MODE)  # a new one: it adapts to what it has heard
+        pcm = np.round(frames * (2**15 - 1)).astype(np.int16)
+        voiced = [detector.is_speech(frame.tobytes(), RATE) for frame in pcm]
+        around = np.pad(np.array(voiced, np.float64), ((VAD_SMOOTHED - 1) // 2, VAD_SMOOTHED // 2))
+        smoothed = np.convolve(around, np.ones(VAD_SMOOTHED), "valid") / VAD_SMOOTHED
+        # np.round: of 4 voiced frames in 8 it makes silence
+        return frames[binary_dilation(np.round(smoothed).astype(bool), np.ones(VAD_KEPT))].reshape(-1)
 
 
 def _speech_level(samples: NDArray[np.float32]) -> float:

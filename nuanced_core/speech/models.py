@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +15,10 @@ from nuanced_core.encoder.pretrained import check_models, pretrained_folder
 from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError, WeightsError
 
-__all__ = ["DEFAULT_MODEL", "SpeechModels", "SpokenModels", "StockModels", "find_model"]
+__all__ = ["DEFAULT_MODEL", "SHARED", "SpeechModels", "SpokenModels", "StockModels", "find_model"]
 
-DEFAULT_MODEL = Path("models/default")  # in the repository; a wheel does not contain it
+DEFAULT_MODEL = Path("models/default")  # in the repository; the wheel has it below SHARED
+SHARED = "share/nuanced-speech"  # in the environment: `data-files` in pyproject.toml
 
 
 class SpokenModels(Protocol):
@@ -61,7 +63,7 @@ class SpeechModels:
         """Load an encoder that ``nuanced export`` wrote, and fetch the models that it needs.
 
         Args:
-            model: the encoder's folder. ``DEFAULT_MODEL`` is also found beside an editable installation.
+            model: the encoder's folder. ``DEFAULT_MODEL`` is also found where the package is installed.
             source: of the model files: auto, hub, packages, or a folder.
             device: auto, cpu, cuda or cuda:N.
 
@@ -88,10 +90,10 @@ class SpeechModels:
 
 
 def find_model(model: str | Path) -> Path:
-    """Return the folder of an encoder; ``DEFAULT_MODEL`` is looked for here and in the repository.
+    """Return the folder of an encoder; ``DEFAULT_MODEL`` is looked for here, in the repository and in the wheel's files.
 
     Raises:
-        WeightsError: it is ``DEFAULT_MODEL``, and in neither place.
+        WeightsError: it is ``DEFAULT_MODEL``, and in none of these places.
     """
     folder = Path(model)
     if folder != DEFAULT_MODEL or folder.exists():
@@ -99,7 +101,19 @@ def find_model(model: str | Path) -> Path:
     beside = Path(__file__).parents[2] / DEFAULT_MODEL
     if beside.is_dir():
         return beside
+    if (installed := _installed_model()) is not None:
+        return installed
     raise WeightsError(
         f"{DEFAULT_MODEL}: not in this folder, and not part of the installed package; copy it from the repository, or "
         "name the folder of another encoder with --model"
     )
+
+
+def _installed_model() -> Path | None:
+    """Return the encoder that the wheel brought; its list of files says where, for any way of installing it."""
+    try:
+        files = distribution("nuanced-speech").files or []
+    except PackageNotFoundError:
+        return None
+    configs = (Path(str(file.locate())) for file in files if file.match(f"{SHARED}/{DEFAULT_MODEL}/config.json"))
+    return next((config.parent.resolve() for config in configs if config.is_file()), None)

@@ -211,7 +211,7 @@ def test_one_call_evaluates_an_exported_encoder(
 
     monkeypatch.setattr(predictors.ModelSet, "fetch", fetch)
     monkeypatch.setattr(predictors, "cache_dir", lambda: tmp_path / "cache")
-    monkeypatch.setattr(recordings, "Resemblyzer", lambda: band_embedding)
+    monkeypatch.setattr(recordings, "Resemblyzer", lambda source: band_embedding)
     report = evaluate_clips(str(exported), str(folder), source="packages")
     assert report["model"] == str(exported)
     assert [clip["file"] for clip in report["clips"]] == ["1.wav", "2.wav"]
@@ -219,7 +219,7 @@ def test_one_call_evaluates_an_exported_encoder(
     assert all(set(measures) == {"identity", "identity_ci"} for measures in report["rows"].values())
     assert fetched == [(report["whisper"], "packages")]
 
-    def missing() -> None:
+    def missing(source: str) -> None:
         raise ConfigError("speaker identity needs Resemblyzer")
 
     monkeypatch.setattr(recordings, "Resemblyzer", missing)

@@ -180,7 +180,7 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: None) 
 
     monkeypatch.setattr(predictors.ModelSet, "fetch", fetch)
     monkeypatch.setattr(predictors, "cache_dir", lambda: tmp_path / "cache")
-    monkeypatch.setattr(test_split, "Resemblyzer", lambda: band_embedding)
+    monkeypatch.setattr(test_split, "Resemblyzer", lambda source: band_embedding)
     monkeypatch.setattr(test_split, "CrepePitch", lambda: loudness_pitch)
     return settings
 
@@ -206,7 +206,7 @@ def test_robustness_and_identity_are_optional(exported: Path, fetched: list[Mode
 def test_missing_extra_is_logged_by_default_and_raises_if_identity_is_required(
     exported: Path, fetched: list[Models], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def missing() -> None:
+    def missing(source: str) -> None:
         raise ConfigError(MISSING_EXTRA)
 
     monkeypatch.setattr(test_split, "Resemblyzer", missing)

@@ -83,7 +83,7 @@ def fetched(shared: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(predictors, "cache_dir", lambda: shared.folder / "cache")
     monkeypatch.setattr(rendering, "worker_count", lambda requests, models: 1)
     for module in (test_split, recordings):
-        monkeypatch.setattr(module, "Resemblyzer", lambda: band_embedding)
+        monkeypatch.setattr(module, "Resemblyzer", lambda source: band_embedding)
     monkeypatch.setattr(test_split, "CrepePitch", lambda: loudness_pitch)
     monkeypatch.chdir(tmp_path)
     return settings
@@ -133,7 +133,7 @@ def test_no_degraded_and_no_identity_leave_these_measures_out(
 def test_missing_extra_is_a_warning_and_with_identity_an_error(
     shared: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> None:
+    def missing(source: str) -> None:
         raise ConfigError(MISSING_EXTRA)
 
     monkeypatch.setattr(test_split, "Resemblyzer", missing)

@@ -30,7 +30,8 @@ def test_nuanced_accepts_the_guide_s_commands() -> None:
         invocation = run_nuanced(*call)
         if call[0] == "sweep":
             assert (invocation.config is None) == ("--resume" in call)
-            assert invocation.address == call[call.index("--address") + 1]
+            if "--address" in call:  # not in a container on one machine
+                assert invocation.address == call[call.index("--address") + 1]
 
 
 def test_ray_accepts_the_guide_s_commands() -> None:

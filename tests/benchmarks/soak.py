@@ -158,6 +158,8 @@ class Soak:
         numbers_twice = len(trials) - len({trial.number for trial in trials})
         lost, twice = 0, 0
         for trial in trials:
+            if not trial.state.is_finished():  # after Ctrl-C
+                continue
             steps = _steps(self.folder / "trials" / str(trial.number))
             lost += sorted(trial.intermediate_values) != [*range(1, epochs + 1)] or len(set(steps)) != epochs
             twice += len(steps) != len(set(steps)) or steps != sorted(steps)
@@ -168,8 +170,8 @@ class Soak:
             "exit codes of drivers that ended early": dict(self.exits),
             "hours": round((time.monotonic() - self.begun) / 3600, 2),
             "trials": dict(states),
-            "trials of which an epoch is missing": lost,
-            "trials that show an epoch twice": twice,
+            "finished trials of which an epoch is missing": lost,
+            "finished trials that show an epoch twice": twice,
             "trial numbers used twice": numbers_twice,
             "driver, GB: largest in the first and last third": _largest(self.memory, third, 1),
             "all processes, GB: largest in the first and last third": _largest(self.memory, third, 2),

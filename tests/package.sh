@@ -30,6 +30,7 @@ else
     "$PYTHON" -m venv "$folder/venv"
     "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
 fi
+unset PYTHONDONTWRITEBYTECODE # or each command would compile torch
 mkdir "$folder/empty"
 cd "$folder/empty"
 PATH=$folder/venv/bin:$PATH

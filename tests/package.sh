@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rm -rf dist
-.venv/bin/python -m build --outdir dist >/dev/null # the wheel of the sdist
+.venv/bin/python -m build --quiet --outdir dist >/dev/null # the wheel of the sdist
 
 sdist=$(tar -tzf dist/*.tar.gz)
 wheel=$(.venv/bin/python -m zipfile -l dist/*.whl | cut -d ' ' -f 1)

@@ -40,4 +40,4 @@ nuanced doctor
 nuanced speak "This is a wheel in an environment of its own, and these words are long enough to tell whose voice it is." -o clip.wav --voice af_heart
 nuanced voice clip.wav -o me.pt # by models/default, which the wheel brought
 nuanced speak "Good morning." -o out.wav --voice me.pt
-python -c "import soundfile; info = soundfile.info('out.wav'); print(info); assert info.duration > 0.5"
+python -c "import soundfile; info = soundfile.info('out.wav'); assert info.duration > 0.5"

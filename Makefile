@@ -9,8 +9,9 @@ BIN := .venv/bin
 # pip's configuration: if that names places of packages, pip is used. `make UV= setup` takes pip, `make UV=uv setup` uv.
 UV ?= $(eval UV := $(shell command -v uv >/dev/null && \
 	! $(PYTHON) -m pip config list 2>/dev/null | grep -qE '(index-url|find-links|no-index)=' && echo uv))$(UV)
-# Compiled at once: with PYTHONDONTWRITEBYTECODE every process would compile torch and Ray again.
-INSTALL = $(if $(UV),$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python,$\
+# pip compiles all modules, which is most of its time. uv leaves it to the first import, except where
+# PYTHONDONTWRITEBYTECODE would make every process compile torch and Ray again.
+INSTALL = $(if $(UV),$(UV) pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) --python $(BIN)/python,$\
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 # Many tests wait for processes that they started. Each process takes about 3 GB.
 TEST_PROCESSES ?= 2

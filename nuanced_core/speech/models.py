@@ -90,7 +90,7 @@ class SpeechModels:
 
 
 def find_model(model: str | Path) -> Path:
-    """Return the folder of an encoder; ``DEFAULT_MODEL`` is looked for here, in the repository and in the wheel's files.
+    """Return the folder of an encoder; ``DEFAULT_MODEL`` is looked for here, in the repository and in the wheel.
 
     Raises:
         WeightsError: it is ``DEFAULT_MODEL``, and in none of these places.

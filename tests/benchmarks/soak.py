@@ -147,7 +147,7 @@ class Soak:
     def _say(self, kind: str) -> None:
         minutes = (time.monotonic() - self.begun) / 60
         size = sum(_size(file) for file in self.folder.rglob("*")) / 1e6
-        begun = len([*self.folder.glob("trials/*")])
+        begun = len([*self.folder.glob("trials/[0-9]*")])
         print(f"{minutes:6.1f} min: {kind}; {begun} trials have begun, {size:.0f} MB", file=sys.stderr, flush=True)
 
     def report(self) -> int:

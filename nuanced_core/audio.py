@@ -22,6 +22,7 @@ from nuanced_core.sound_files import read_sound
 __all__ = [
     "FRAMES_PER_SECOND",
     "KOKORO_RATE",
+    "LARGEST_PEAK",
     "MAX_CLIPPED",
     "MAX_OFFSET",
     "MAX_PEAK",
@@ -32,6 +33,7 @@ __all__ = [
     "SAMPLES_PER_FRAME",
     "SOUND_FORMATS",
     "WHISPER_RATE",
+    "check_scale",
     "is_silent",
     "load_audio",
     "loudest_channel",
@@ -59,6 +61,7 @@ MIN_MEAN_LEVEL = 0.6
 MAX_OFFSET = 0.1  # of the peak; a larger constant offset (DC) is removed
 MAX_CLIPPED = 0.001  # fraction of samples that repeat the one before at full scale; more is reported
 MAX_PEAK = 2.0  # relative to full scale; more is reported: floating-point samples were probably not scaled
+LARGEST_PEAK = 1e12  # relative to full scale; more is refused: integers of 32 bits that were not scaled have 2e9
 # torchaudio's kernel has this many values per sample of overlap: at odd ratios such as 24001:16000 it takes gigabytes.
 _MAX_KERNEL = 10_000_000
 
@@ -85,7 +88,7 @@ def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
 
     Raises:
         AudioError: the file is missing, cannot be read, is shorter than 0.1 s, has a rate below 4 kHz or samples that
-            are not finite, or is silent.
+            are not finite or of no scale, or is silent.
     """
     samples, file_rate = read_sound(Path(path))
     if file_rate < MIN_RATE:
@@ -95,11 +98,24 @@ def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
     if not np.isfinite(samples).all():
         count = int((~np.isfinite(samples)).any(axis=1).sum())
         raise AudioError(f"{path}: {count} of {len(samples)} samples are not numbers; export it again")
+    check_scale(path, float(np.abs(samples).max()))
     _warn_of_clipping(path, samples)
     audio = torch.from_numpy(_mono(path, _without_offset(path, samples)))
     if is_silent(audio):
         raise AudioError(f"{path}: is silent; record it again")
     return resample(audio, file_rate, rate)
+
+
+def check_scale(path: Path, peak: float) -> None:
+    """Check that sums and squares of samples with this peak are finite in float32.
+
+    Raises:
+        AudioError: the peak is above ``LARGEST_PEAK``.
+    """
+    if peak > LARGEST_PEAK:
+        raise AudioError(
+            f"{path}: samples reach {peak:.0e} times full scale; scale them to [-1, 1] and export it again"
+        )
 
 
 def is_silent(audio: Tensor) -> bool:

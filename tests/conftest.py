@@ -4,11 +4,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from nuanced_core.config.settings import Models, RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.data.model_set import ModelSet
 from tests.fakes import TINY_RUN, fake_models
+
+# The same examples in each run; pytest --hypothesis-profile=default looks for others. A busy machine draws slowly.
+settings.register_profile("repeated", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeated")
 
 # Fixtures that take long, or whose tests do: real models, Ray, sweeps.
 SLOW = {"models", "ray_session"}

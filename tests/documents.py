@@ -68,6 +68,7 @@ INSTEAD = {
     "make sweep": "make sweep CONFIG=../quickstart.yaml",
     "nuanced sweep configs/single_3090.yaml --name first --trials 50 --set train.epochs=20": "WANDB_MODE=offline "
     f"nuanced sweep ../quickstart.yaml --name first {_SHORT} --set 'sweep.loggers=[tensorboard, mlflow, wandb]'",
+    "nuanced sweep --resume outputs/quickstart": "nuanced sweep --resume outputs/quickstart --trials 3",
     "nuanced sweep --resume outputs/first": f"nuanced sweep --resume outputs/first --trials 3 {_SHORT}",
     "nuanced voice a.wav b.mp3 -o me.pt --refine 2 --blend af_heart=0.3": "nuanced voice a.wav b.mp3 -o me.pt "
     "--refine 0.1 --blend af_heart=0.3",
@@ -76,11 +77,11 @@ INSTEAD = {
     "nuanced reply in.wav out.wav --llm http://localhost:8080/v1 --model llama3": "nuanced reply in.wav out.wav "
     "--llm {chat} --model llama3",
     "nuanced train CONFIG": f"nuanced train ../quickstart.yaml --name one {_SHORT}",
-    "nuanced evaluate MODEL": "nuanced evaluate models/default --sentences 1 --no-identity --no-degraded",
-    "nuanced evaluate MODEL --people DIR": "nuanced evaluate models/default --people people --split all --limit 1 "
+    "nuanced evaluate MODEL": "nuanced evaluate models/default --sentences 2 --no-identity --no-degraded",
+    "nuanced evaluate MODEL --people DIR": "nuanced evaluate models/default --people people --split all --limit 2 "
     "--no-degraded",
     "nuanced evaluate MODEL --people DIR --refine STEPS": "nuanced evaluate models/default --people people --split all "
-    "--limit 1 --no-degraded --no-identity --refine 1",
+    "--limit 2 --no-degraded --refine 1",
     "nuanced board DIR": "nuanced board outputs/one",
     "nuanced report DIR": "nuanced report outputs/quickstart",
     "nuanced dashboard DIR": "nuanced dashboard outputs/quickstart --port 6007",

@@ -27,13 +27,13 @@ from nuanced_core.speech.heard import Heard, WordHearer, hear
 from nuanced_core.speech.models import SpeechModels
 from nuanced_core.speech.packs import check_output, resolve_voice
 from nuanced_core.speech.streams import Recording, RecordingReader, SoundWriter, check_sound_output
-from nuanced_core.transfer.imitation import Imitation, Imitator, Timing, measure_voice
+from nuanced_core.transfer.imitation import Imitation, Imitator, Timing, fade_in, measure_voice
 from nuanced_core.transfer.loudness import loudness
 from nuanced_core.transfer.segments import Segment, make_segments
 from nuanced_core.transfer.words import Transcriber, Word, place_text
 from nuanced_core.weights.fetch import fetch_whisper
 
-__all__ = ["Conversion", "ConvertedSegment", "convert"]
+__all__ = ["Conversion", "ConvertedSegment", "Joiner", "convert"]
 
 logger = logging.getLogger(__name__)
 
@@ -252,7 +252,7 @@ class _Converter:
     def run(self, segments: Sequence[Segment], target: Path) -> Conversion:
         done: list[ConvertedSegment] = []
         with progress_bar("speaking, segments", len(segments)) as advance, SoundWriter(target) as writer:
-            joiner = _Joiner(writer)
+            joiner = Joiner(writer)
             before: tuple[float, float] | None = None  # end of the last segment: in the recording, and as spoken
             for segment, audio, style in self._styled(segments):
                 imitation = self.imitator.speak(segment, style, seed=len(done))
@@ -352,16 +352,19 @@ class _Converter:
         )
 
 
-class _Joiner:
+class Joiner:
     """Adds sounds where they belong, and writes what no later one can reach."""
 
     def __init__(self, writer: SoundWriter) -> None:
         self._writer, self._waiting = writer, torch.zeros(0)
 
     def add(self, audio: Tensor, start: float) -> None:
-        """Add samples (T,) at a time in seconds; what would lie before the last sound's beginning is left out."""
+        """Add samples (T,) at a time in seconds.
+
+        What would lie before the last sound's beginning is left out, and the rest faded in.
+        """
         place = round(start * KOKORO_RATE) - self._writer.samples
-        audio, place = (audio, place) if place >= 0 else (audio[-place:], 0)
+        audio, place = (audio, place) if place >= 0 else (fade_in(audio[-place:]), 0)
         self._grow(place)
         self._writer.write(self._waiting[:place])
         self._waiting = self._waiting[place:]

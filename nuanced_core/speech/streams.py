@@ -26,6 +26,7 @@ from nuanced_core.audio import (
     MIN_RATE,
     MIN_SECONDS,
     WHISPER_RATE,
+    check_scale,
     loudest_channel,
     resample,
 )
@@ -155,6 +156,7 @@ class _Scan:
             raise AudioError(f"{path}: {seconds:.2f} s is too short; at least {MIN_SECONDS} s are needed")
         if self.bad or self.lowest is None or self.highest is None:
             raise AudioError(f"{path}: {self.bad} of {self.count} samples are not numbers; export it again")
+        check_scale(path, float(np.maximum(self.highest, -self.lowest)[:-1].max()))
         means = np.sum(self.sums, axis=0) / self.count
         levels = np.sqrt(np.maximum(np.sum(self.squares, axis=0) / self.count - means**2, 0.0))
         peaks = np.maximum(self.highest - means, means - self.lowest)

@@ -17,7 +17,7 @@ from nuanced_core.transfer.curves import SourceCurves, VoiceCurves, follow_energ
 from nuanced_core.transfer.segments import Segment
 from nuanced_core.transfer.timing import speech_frames, timed_frames
 
-__all__ = ["Imitation", "Imitator", "Timing", "measure_voice"]
+__all__ = ["Imitation", "Imitator", "Timing", "fade_in", "faded", "measure_voice"]
 
 Timing = Literal["source", "kokoro"]
 
@@ -84,7 +84,7 @@ class Imitator:
         prosody = self._followed(self.kokoro.prosody(states, styles, frames), segment, owners)
         audio = self.kokoro.speak(states, prosody, styles, [seed]).item(0).float().cpu()
         first, last = speech_frames(prosody.token_frames[0], owners)
-        return Imitation(_faded(audio), first / FRAMES_PER_SECOND, last / FRAMES_PER_SECOND, len(phonemes))
+        return Imitation(faded(audio), first / FRAMES_PER_SECOND, last / FRAMES_PER_SECOND, len(phonemes))
 
     def _followed(self, prosody: Prosody, segment: Segment, owners: Sequence[int]) -> Prosody:
         f0, energy = prosody.f0[0], prosody.energy[0]
@@ -133,10 +133,12 @@ def _anchors(token_frames: Tensor, owners: Sequence[int], segment: Segment) -> l
     return rising or [(0.0, segment.start), (max(ends[-1], 1e-3), segment.end)]
 
 
-def _faded(audio: Tensor) -> Tensor:
+def faded(audio: Tensor) -> Tensor:
+    """Return audio (samples,) faded to 0 at both ends."""
+    return fade_in(fade_in(audio).flip(0)).flip(0)
+
+
+def fade_in(audio: Tensor) -> Tensor:
+    """Return audio (samples,) faded to 0 at its beginning, over at most its first half."""
     count = min(FADE, len(audio) // 2)
-    ramp = torch.linspace(0, 1, count)
-    faded = audio.clone()
-    faded[:count] *= ramp
-    faded[len(audio) - count :] *= ramp.flip(0)
-    return faded
+    return torch.cat([audio[:count] * torch.linspace(0, 1, count), audio[count:]])

@@ -1,6 +1,7 @@
 """The configuration of a sweep: one YAML file with the sections of a run, ``search`` and ``sweep``."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -257,4 +258,6 @@ def with_absolute_overrides(overrides: Sequence[str], folder: Path, previous: Sw
 
 def as_override(name: str, value: Any) -> str:
     """Return the override ``name=value``, quoted so that the value may hold any characters."""
-    return f"{name}={json.dumps(value)}"
+    # YAML has no pairs of surrogates, which JSON escapes a character such as an emoji by.
+    text = re.sub(r"[^ -~]", lambda found: f"\\U{ord(found[0]):08x}", json.dumps(value, ensure_ascii=False))
+    return f"{name}={text}"

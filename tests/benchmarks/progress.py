@@ -40,7 +40,7 @@ class Bench:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self.rows: dict[str, Row] = {}
-        self.summary: Callable[[], Sequence[str]] = lambda: ()
+        self.summary: Callable[[], Iterable[str]] = lambda: ()
         self.started = time.monotonic()
         self._header: tuple[str, ...] = ()
         self._doing, self._since, self._last_line = "starting", self.started, self.started

@@ -34,12 +34,14 @@ class Bench:
 
     Attributes:
         rows: what is known: cells by column, by name; a row of one nameless cell is a figure of its own.
+        repeat: whether all rows are printed again at the end, because they have changed since.
         summary: returns further lines for the end, also of rows that are incomplete.
     """
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self.rows: dict[str, Row] = {}
+        self.repeat = False
         self.summary: Callable[[], Iterable[str]] = lambda: ()
         self.started = time.monotonic()
         self._header: tuple[str, ...] = ()
@@ -91,8 +93,10 @@ class Bench:
             partial = f"partial: interrupted after {time.monotonic() - self.started:.0f} s, {count}"
             if self.as_json:
                 self._say(partial)
+            self.print(partial)
+        if self.repeat or interrupted:
             self._header = ()
-            self.print(partial, *self.lines(self.rows))
+            self.print(*self.lines(self.rows))
         if self.as_json:
             figures = {name: row[""] if tuple(row) == ("",) else row for name, row in self.rows.items()}
             print(json.dumps(figures, indent=2), flush=True)

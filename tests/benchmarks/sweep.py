@@ -15,8 +15,8 @@ The objective is a toy whose epochs sleep for a known time. Systems:
 All search the same four settings with two workers of one CPU each, reuse their actors and print nothing. Each system
 and size runs in a new process, one after another.
 
-*efficiency*: trials (``--trials``) of up to 5 epochs that sleep 0.5 s. The ideal time is the sum of all sleep divided by two
-workers. ``efficiency`` is the ideal time divided by the time from the start of the first epoch to the end of the last
+*efficiency*: trials (``--trials``) of up to 5 epochs that sleep 0.5 s. The ideal time is the sum of all sleep divided
+by two workers. ``efficiency`` is the ideal time divided by the time from the start of the first epoch to the end of the last
 one, which excludes the start of Ray and of the first actors. ``with_startup`` divides by the time of the whole call,
 with Ray running before. ``busy`` is the share of sleep in each worker's time from the start of its own first epoch to
 the end of its last one, which excludes the workers' unequal starts and the end, when one worker has nothing left to do.
@@ -234,8 +234,8 @@ def main() -> None:
                     bench.doing(f"{part}: {name} trials")
                     measured = measure_in_new_process(system=system, **job)
                     parts.setdefault(part, {})[name] = measured
-                    bench.print(*bench.lines({f"{part}, {name}": {c: measured[c] for c in FIRST_COLUMNS}}))
-                    bench.rows[f"{part}, {name}"] = measured
+                    columns = measured if arguments.json else FIRST_COLUMNS
+                    bench.add(f"{part}, {name}", {column: measured[column] for column in columns})
         for name, value in verdicts(parts).items() if arguments.json else ():
             bench.add(name, value)
 

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.trials [--json] [CONFIG] [--set KEY=VALUE …]
 
-Runs the sweep, by default a small one (``SMALL``), in a temporary folder. In the trials' processes, the start of each run, its training steps and its epochs
-are timed. A worker's time is the time from the start of its first trial to the end of its last one. Rows:
+Runs the sweep, by default a small one (``SMALL``), in a temporary folder. In the trials' processes, the start of each
+run, its training steps and its epochs are timed. A worker's time is the time from the start of its first trial to the
+end of its last one. Rows:
 
 - ``training``: the share of the workers' time in training steps.
 - ``validation, sound, checkpoints``: the share in the rest of the epochs.

@@ -16,10 +16,11 @@ All search the same four settings with two workers of one CPU each, reuse their 
 and size runs in a new process, one after another.
 
 *efficiency*: trials (``--trials``) of up to 5 epochs that sleep 0.5 s. The ideal time is the sum of all sleep divided
-by two workers. ``efficiency`` is the ideal time divided by the time from the start of the first epoch to the end of the last
-one, which excludes the start of Ray and of the first actors. ``with_startup`` divides by the time of the whole call,
-with Ray running before. ``busy`` is the share of sleep in each worker's time from the start of its own first epoch to
-the end of its last one, which excludes the workers' unequal starts and the end, when one worker has nothing left to do.
+by two workers. ``efficiency`` is the ideal time divided by the time from the start of the first epoch to the end of the
+last one, which excludes the start of Ray and of the first actors. ``with_startup`` divides by the time of the whole
+call, with Ray running before. ``busy`` is the share of sleep in each worker's time from the start of its own first
+epoch to the end of its last one, which excludes the workers' unequal starts and the end, when one worker has nothing
+left to do.
 
 *scale*: trials of up to 3 epochs that do not sleep, so that they wait for the driver. By system and size: wall time in
 seconds from the start of the first epoch to the end of the last one; the same per trial and per result (an epoch that

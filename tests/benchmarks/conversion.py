@@ -1,6 +1,6 @@
 """What a conversion of people's recordings keeps: words, quality, speaker, and how it was said.
 
-    python -m tests.benchmarks.conversion PEOPLE [--split validation] [--limit 8] [--keep FOLDER]
+    python -m tests.benchmarks.conversion PEOPLE [--split validation] [--limit 3] [--keep FOLDER]
 
 PEOPLE holds a folder of recordings for each speaker; the first of each is converted with the default settings, and
 beside it a stock voice says the same words. For each person:
@@ -18,6 +18,7 @@ from its clip's mean, in F0 mean, F0 range (CREPE), energy and rate. Needs the e
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from nuanced_core.speech.voices import voice_from_clips
 from nuanced_core.transfer.words import Transcriber
 from nuanced_core.weights.fetch import fetch_whisper
 from tests.benchmarks.emotion import MEASURES, measure
+from tests.benchmarks.progress import Row, benchmark
 
 STOCK = ("af_heart", "am_michael", "bf_emma", "bm_george")  # in turn
 LEAST_SECONDS = 1.0  # of a segment that is measured
@@ -60,23 +62,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("people", type=Path)
     parser.add_argument("--split", default="validation", choices=["train", "validation", "test"])
-    parser.add_argument("--limit", type=int, default=8)
+    parser.add_argument("--limit", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="folder for the sounds")
     arguments = parser.parse_args()
-    speech = SpeechModels.load()
-    whisper = fetch_whisper("base")
-    hearer = Transcriber(whisper.path, whisper.name)
-    judges = _Judges(SpokenWords(whisper.path), DNSMOS(), DVector(), CrepePitch())
-    files = [
-        paths[0]
-        for paths in find_people(arguments.people, for_training=False).of_splits(arguments.split).speakers.values()
-    ]
-    rows: list[dict[str, float]] = []
-    deviations: list[tuple[np.ndarray, np.ndarray]] = []
-    with tempfile.TemporaryDirectory() as temporary:
+    with benchmark() as bench, tempfile.TemporaryDirectory() as temporary:
+        bench.doing("loading models")
+        people = find_people(arguments.people, for_training=False).of_splits(arguments.split).speakers
+        files = [paths[0] for paths in people.values()][: arguments.limit]
+        speech = SpeechModels.load()
+        whisper = fetch_whisper("base")
+        hearer = Transcriber(whisper.path, whisper.name)
+        judges = _Judges(SpokenWords(whisper.path), DNSMOS(), DVector(), CrepePitch())
+        deviations: list[tuple[np.ndarray, np.ndarray]] = []
+        bench.summary = lambda: _summary([*bench.rows.values()], deviations)
         folder = arguments.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for number, file in enumerate(files[: arguments.limit]):
+        for number, file in enumerate(bench.each("converting recordings", files)):
             target = folder / f"{file.stem}_converted.wav"
             started = time.monotonic()
             conversion = convert(file, target, speech=speech, hearer=hearer)
@@ -84,17 +85,21 @@ def main() -> None:
             stock = STOCK[number % len(STOCK)]
             spoken = torch.cat([*Speaker(speech).say(conversion.text, speech.models.voices.pack(stock))])
             write_audio(folder / f"{file.stem}_{stock}.wav", spoken)
-            rows.append({**_judge(file, target, spoken, conversion, judges), "speed": speed, **_voice(speech, file)})
+            row = {**_judge(file, target, spoken, conversion, judges), "speed": speed, **_voice(speech, file)}
             deviations.append(_segments(file, target, conversion, judges.pitch))
-            print(f"{file.stem:18}", "  ".join(f"{k} {v:.3f}" for k, v in rows[-1].items()), flush=True)
-    print(f"mean of {len(rows)}, with 95 % intervals over people")
+            bench.add(file.stem, row)
+
+
+def _summary(rows: list[Row], deviations: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[str]:
+    """Return lines with the means over people and the correlations over segments."""
+    yield f"mean of {len(rows)}, with 95 % intervals over people"
     for name in rows[0]:
         of_people = estimate(mean, np.array([[row[name]] for row in rows]))
-        print(f"  {name:22} {of_people.value:.3f} [{of_people.low:.3f}, {of_people.high:.3f}]")
+        yield f"  {name:22} {of_people.value:.3f} [{of_people.low:.3f}, {of_people.high:.3f}]"
     source, kept = (np.concatenate(part) for part in zip(*deviations, strict=True))
-    print(f"correlation over {len(source)} segments")
+    yield f"correlation over {len(source)} segments"
     for name, found in zip(MEASURES, correlation(source.T, kept.T), strict=True):
-        print(f"  {name:22} {found:.3f}")
+        yield f"  {name:22} {found:.3f}"
 
 
 def _judge(file: Path, target: Path, stock: torch.Tensor, conversion: Conversion, judges: _Judges) -> dict[str, float]:

@@ -19,7 +19,9 @@ from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.data.model_set import ModelSet
 from nuanced_core.training.memory import peak_memory
+from nuanced_core.training.preparation import prepare
 from nuanced_core.training.run import start_run
+from tests.benchmarks.progress import benchmark
 
 LONG_SENTENCE = (
     "The old lighthouse keeper climbed the winding stairs every evening, lit the great lamp with a steady hand, "
@@ -49,29 +51,38 @@ def main() -> None:
     if measured:
         print(*_measure(*measured))
         return
-    print("clips  window  checkpointing  seconds spoken  peak GB")
-    for row in ROWS:
-        command = [sys.executable, "-m", "tests.benchmarks.memory", "--row", json.dumps(row)]
-        seconds, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
-        print(f"{row[0]:5}  {row[1]:>6}  {row[2]!s:13}  {float(seconds):14.1f}  {float(peak):7.2f}", flush=True)
+    with benchmark() as bench:
+        bench.doing("loading models, rendering clips")
+        prepare([_config(*row) for row in ROWS])
+        for row in bench.each("measuring rows in processes of their own", ROWS):
+            command = [sys.executable, "-m", "tests.benchmarks.memory", "--row", json.dumps(row)]
+            seconds, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+            clips, window, checkpointing = row
+            name = f"{clips} x {window}{', checkpointing' if checkpointing else ''}"
+            bench.add(name, {"clips": clips, "seconds spoken": float(seconds), "peak GB": float(peak)})
 
 
-def _measure(spoken: int, window_frames: int | str, checkpointing: bool) -> tuple[float, float]:
-    """Return the most seconds of speech in a step, and the peak memory of this process in GB."""
-    models = ModelSet.fetch(RunConfig().models, "cpu")
+def _config(spoken: int, window_frames: int | str, checkpointing: bool) -> RunConfig:
+    voices = ModelSet.fetch(RunConfig().models, "cpu").voices
     settings = {
         "data": {
-            "voices": models.voices.training_voices("all", ("af_sky",))[: max(spoken, 2)],
+            "voices": voices.training_voices("all", ("af_sky",))[: max(spoken, 2)],
             "sentences": [LONG_SENTENCE],
             "val_voices": ["af_sky"],
             "val_sentences": ["He ran.", "Where is it?"],
         },
         "augment": {"copies": 0},
-        "train": {"spoken": spoken, "window_frames": window_frames, "checkpointing": checkpointing},
+        "train": {"spoken": spoken, "window_frames": window_frames, "checkpointing": checkpointing, "device": "cpu"},
         "objective": {"window_frames": 16},
         "show": {"clips": 0},
     }
-    config = validate(RunConfig, settings, "memory")
+    return validate(RunConfig, settings, "memory")
+
+
+def _measure(spoken: int, window_frames: int | str, checkpointing: bool) -> tuple[float, float]:
+    """Return the most seconds of speech in a step, and the peak memory of this process in GB."""
+    config = _config(spoken, window_frames, checkpointing)
+    models = ModelSet.fetch(config.models, "cpu")
     with tempfile.TemporaryDirectory() as folder:
         run = start_run(config, Path(folder), lambda *reported: None, models)
         seconds = max(run.train_step()["train/speech_seconds"] for _ in range(STEPS))

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.step [--json] [--rounds 3] [--device cpu]
 
-All kinds of step take turns in one process, on the same sentences and voices, with the real models. Columns:
+All kinds of step take turns in one process, on the same sentences and voices, with the real models. A row is printed
+after each turn; the last table has the medians over the rounds. Columns:
 
 - ``speech_s_per_s``: seconds of speech in the audio loss per second; ``ratio``: divided by the original's.
 - ``sentence_s_per_s``, ``sentence_ratio``: the same, but a sentence counts whole if a window of it is rendered.
@@ -13,11 +14,10 @@ All kinds of step take turns in one process, on the same sentences and voices, w
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -30,10 +30,11 @@ from nuanced_core.audio import FRAMES_PER_SECOND
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.data.dataset import windows
-from nuanced_core.data.model_set import ModelSet
 from nuanced_core.training.memory import peak_memory, reset_peak_memory
+from nuanced_core.training.preparation import prepare
 from nuanced_core.training.run import Run, start_run
 from tests.benchmarks.naive import NaiveTraining
+from tests.benchmarks.progress import Bench, benchmark
 
 VOICES = ("af_heart", "am_michael", "af_bella", "am_fenrir")
 SENTENCES = (
@@ -99,44 +100,46 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    with tempfile.TemporaryDirectory() as folder:
-        kinds = _kinds(ModelSet.fetch(RunConfig().models, device), Path(folder))
-        for times in kinds.values():
-            times.step()  # warm-up
-        rates = []
-        for _ in range(arguments.rounds):
-            rates.append(_matmul_rate(device))
-            for name, times in kinds.items():
-                times.run_round(STEPS_PER_ROUND[name])
-        for times in kinds.values():
-            times.count_flops()
-    rate = statistics.median(rates)
-    table = {name: _row(times, kinds["naive"], rate) for name, times in kinds.items()}
-    if arguments.json:
-        print(json.dumps(table, indent=2))
-        return
+    with benchmark(arguments.json) as bench, tempfile.TemporaryDirectory() as folder:
+        _measure(bench, torch.device(arguments.device), arguments.rounds, Path(folder))
+
+
+def _measure(bench: Bench, device: torch.device, rounds: int, folder: Path) -> None:
+    kinds = _kinds(bench, device, folder)
+    for name, times in kinds.items():
+        bench.doing(f"warming up, counting FLOPs: a step of {name}")
+        times.count_flops()
     where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    print(f"matrix-multiply rate {rate / 1e9:.0f} GFLOP/s, {where}")
-    _print_row("", {column: column for column in table["naive"]})
-    for name, row in table.items():
-        _print_row(name, {column: f"{value:.3g}" for column, value in row.items()})
+    rates: list[float] = []
+    naive = kinds["naive"]
+    bench.repeat = True
+    bench.summary = lambda: [f"medians; matrix-multiply rate {statistics.median(rates) / 1e9:.0f} GFLOP/s, {where}"]
+    for number in range(1, rounds + 1):
+        rates.append(_matmul_rate(device))
+        for name, times in kinds.items():
+            bench.doing(f"round {number} of {rounds}: {name}")
+            times.run_round(STEPS_PER_ROUND[name])
+            bench.rows[name] = _row(times, naive, statistics.median(rates))
+            bench.print(*bench.lines({f"{name}, {number}": _row(times, naive, rates[-1], number - 1)}))
 
 
-def _print_row(name: str, cells: Mapping[str, str]) -> None:
-    print("  ".join([f"{name:14}", *(f"{cell:>16}" for cell in cells.values())]))
-
-
-def _kinds(models: ModelSet, folder: Path) -> dict[str, StepTimes]:
+def _kinds(bench: Bench, device: torch.device, folder: Path) -> dict[str, StepTimes]:
     """Return the kinds of step, ready to run: runs are started, references are in the cache."""
+    base = {**BASE["train"], "device": str(device)}
+    configs = {name: validate(RunConfig, {**BASE, "train": {**base, **train}}, name) for name, train in OURS.items()}
+    bench.doing("loading models, rendering clips")
+    models = prepare([*configs.values()])[0]
     runs = {}
-    for name, train in OURS.items():
-        config = validate(RunConfig, {**BASE, "train": {**BASE["train"], **train}}, name)
-        runs[name] = start_run(config, folder / name, lambda *reported: None, models)
-    for run in runs.values():
-        for clip in run.data.clips:
-            for window in windows(clip.frames, run.config.train.window_frames):
-                run.data.dataset.reference(clip, window)  # rendered now, so that no step has to
+    for name in bench.each("starting runs", [*configs]):
+        runs[name] = start_run(configs[name], folder / name, lambda *reported: None, models)
+    references = {
+        (clip.key, window): (run, clip, window)
+        for run in runs.values()
+        for clip in run.data.clips
+        for window in windows(clip.frames, run.config.train.window_frames)
+    }
+    for run, clip, window in bench.each("rendering windows", [*references.values()]):
+        run.data.dataset.reference(clip, window)  # rendered now, so that no step has to
     clips = runs["full"].data.clips
     mean_seconds = sum(clip.frames for clip in clips) / len(clips) / FRAMES_PER_SECOND
     kinds = {"naive": StepTimes(models.device, _naive_step(runs["full"]), mean_seconds)}
@@ -157,15 +160,17 @@ def _our_step(run: Run) -> Callable[[], float]:
     return lambda: run.train_step()["train/speech_seconds"]
 
 
-def _row(times: StepTimes, naive: StepTimes, rate: float) -> dict[str, float]:
-    """Return the table's row of a kind of step; ``rate`` in FLOP/s."""
-    seconds = statistics.median(times.seconds)
+def _row(times: StepTimes, naive: StepTimes, rate: float, number: int | None = None) -> dict[str, float]:
+    """Return the table's row of a kind of step: medians, or one round; ``rate`` in FLOP/s."""
+    rounds = slice(None) if number is None else slice(number, number + 1)
+    seconds, naive_seconds = (statistics.median(kind.seconds[rounds]) for kind in (times, naive))
+    speech = [*zip(times.speech[rounds], naive.speech[rounds], strict=False)]  # naive is a round ahead at most
     return {
         "steps_per_s": 1 / seconds,
-        "speech_s_per_s": statistics.median(times.speech),
-        "ratio": statistics.median(a / b for a, b in zip(times.speech, naive.speech, strict=True)),
+        "speech_s_per_s": statistics.median(own for own, _ in speech),
+        "ratio": statistics.median(own / other for own, other in speech),
         "sentence_s_per_s": times.sentence_seconds / seconds,
-        "sentence_ratio": times.sentence_seconds / seconds * statistics.median(naive.seconds) / naive.sentence_seconds,
+        "sentence_ratio": times.sentence_seconds / seconds * naive_seconds / naive.sentence_seconds,
         "floor_fraction": times.flops / rate / seconds,
         "peak_mb": times.peak_mb,
     }

@@ -1,6 +1,7 @@
 """Cost of a sweep's driver, compared with Ray's own OptunaSearch and ASHAScheduler.
 
-    python -m tests.benchmarks.sweep [--json] [--sizes 100,1000,5000] [--seconds 0.5] [--part efficiency|scale]
+    python -m tests.benchmarks.sweep [--json] [--part efficiency|scale] [--trials 30] [--seconds 0.5]
+        [--sizes 100,300]
 
 The objective is a toy whose epochs sleep for a known time. Systems:
 
@@ -14,11 +15,12 @@ The objective is a toy whose epochs sleep for a known time. Systems:
 All search the same four settings with two workers of one CPU each, reuse their actors and print nothing. Each system
 and size runs in a new process, one after another.
 
-*efficiency*: 100 trials of up to 5 epochs that sleep 0.5 s. The ideal time is the sum of all sleep divided by two
-workers. ``efficiency`` is the ideal time divided by the time from the start of the first epoch to the end of the last
-one, which excludes the start of Ray and of the first actors. ``with_startup`` divides by the time of the whole call,
-with Ray running before. ``busy`` is the share of sleep in each worker's time from the start of its own first epoch to
-the end of its last one, which excludes the workers' unequal starts and the end, when one worker has nothing left to do.
+*efficiency*: trials (``--trials``) of up to 5 epochs that sleep 0.5 s. The ideal time is the sum of all sleep divided
+by two workers. ``efficiency`` is the ideal time divided by the time from the start of the first epoch to the end of the
+last one, which excludes the start of Ray and of the first actors. ``with_startup`` divides by the time of the whole
+call, with Ray running before. ``busy`` is the share of sleep in each worker's time from the start of its own first
+epoch to the end of its last one, which excludes the workers' unequal starts and the end, when one worker has nothing
+left to do.
 
 *scale*: trials of up to 3 epochs that do not sleep, so that they wait for the driver. By system and size: wall time in
 seconds from the start of the first epoch to the end of the last one; the same per trial and per result (an epoch that
@@ -35,7 +37,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -46,6 +48,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.driver_probe import WORKERS, DriverProbe
+from tests.benchmarks.progress import benchmark
 from tests.benchmarks.sweep_toy import ToyRun, ToyTrainable
 from tests.tune.toy import prepare
 from tune.cluster.machines import ThisMachine
@@ -61,6 +64,7 @@ search:
   encoder.pooling: [mean, mean_std, max]
 sweep: {sampler: tpe, pruner: halving}
 """
+FIRST_COLUMNS = ("wall_s", "efficiency", "ms_per_result")  # of a row that is printed at once; the table has all
 OUTPUT_FILE = "measured.json"  # of a process that measures one system at one size
 TIMEOUT = 4 * 3600  # seconds, of one system and size
 
@@ -169,7 +173,6 @@ def measure_in_new_process(**job: Any) -> dict[str, float]:
         if code or not output.is_file():
             raise SystemExit(f"{job}: ended with {code}")
         measured: dict[str, float] = json.loads(output.read_text())
-    print(f"{job['system']} {job['trials']}: {measured['wall_s']:.1f} s", file=sys.stderr, flush=True)
     return measured
 
 
@@ -179,12 +182,15 @@ def verdicts(parts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str
     figures = {f"{column} ({name})": row[column] for name, row in efficiency for column in ("efficiency", "busy")}
     scale = parts.get("scale", {})
     sizes = sorted({int(row["trials"]) for row in scale.values()})
-    for system in SYSTEMS if sizes else ():
+    finished = [system for system in SYSTEMS if all(f"{system} {size}" in scale for size in sizes)]
+    for system in finished:
         small, large = (scale[f"{system} {size}"] for size in (sizes[0], sizes[-1]))
         for column in ("ms_per_result", "callbacks_ms_per_result"):
             figures[f"{column} at {sizes[-1]} / at {sizes[0]} ({system})"] = large[column] / small[column]
     for size in sizes:
         for other in ("ray", "bare"):
+            if not {f"ours {size}", f"{other} {size}"} <= scale.keys():
+                continue
             ratio = scale[f"ours {size}"]["wall_s"] / scale[f"{other} {size}"]["wall_s"]
             figures[f"wall ours / {other} at {size}"] = ratio
     return figures
@@ -205,7 +211,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--part", choices=["efficiency", "scale"], help="measure only this part")
-    parser.add_argument("--sizes", default="100,1000,5000", help="numbers of trials, for scale")
+    parser.add_argument("--sizes", default="100,300", help="numbers of trials, for scale")
+    parser.add_argument("--trials", type=int, default=30, help="for efficiency")
     parser.add_argument("--seconds", type=float, default=0.5, help="sleep of an epoch, for efficiency")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -215,26 +222,34 @@ def main() -> None:
         (folder / OUTPUT_FILE).write_text(json.dumps(measure(folder=folder, **job)))
         return
     jobs = {
-        "efficiency": [{"trials": 100, "epochs": 5, "sleep": arguments.seconds}],
+        "efficiency": [{"trials": arguments.trials, "epochs": 5, "sleep": arguments.seconds}],
         "scale": [{"trials": int(size), "epochs": 3, "sleep": 0.0} for size in arguments.sizes.split(",")],
     }
     parts: dict[str, dict[str, dict[str, float]]] = {}
-    for part, own_jobs in jobs.items():
-        if arguments.part in (None, part):
-            parts[part] = {
-                f"{system} {job['trials']}": measure_in_new_process(system=system, **job)
-                for job in own_jobs
-                for system in SYSTEMS
-            }
-    figures = verdicts(parts)
-    if arguments.json:
-        print(json.dumps({**parts, "verdicts": figures}, indent=2))
-        return
+    with benchmark(arguments.json) as bench:
+        bench.summary = lambda: _tables(parts)
+        for part in [part for part in jobs if arguments.part in (None, part)]:
+            for job in jobs[part]:
+                for system in SYSTEMS:
+                    name = f"{system} {job['trials']}"
+                    bench.doing(f"{part}: {name} trials")
+                    measured = measure_in_new_process(system=system, **job)
+                    parts.setdefault(part, {})[name] = measured
+                    columns = measured if arguments.json else FIRST_COLUMNS
+                    bench.add(f"{part}, {name}", {column: measured[column] for column in columns})
+        for name, value in verdicts(parts).items() if arguments.json else ():
+            bench.add(name, value)
+
+
+def _tables(parts: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    """Return the lines of the tables and of the figures that have targets."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     for part, rows in parts.items():
-        console.print(table(part, rows))
-    for name, value in figures.items():
-        console.print(f"{name:48} {value:.3f}", highlight=False)
+        with console.capture() as capture:
+            console.print(table(part, rows))
+        yield capture.get().rstrip()
+    for name, value in verdicts(parts).items():
+        yield f"{name:48} {value:.3f}"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.trials [--json] [CONFIG] [--set KEY=VALUE …]
 
-Runs the sweep in a temporary folder. In the trials' processes, the start of each run, its training steps and its epochs
-are timed. A worker's time is the time from the start of its first trial to the end of its last one. Rows:
+Runs the sweep, by default a small one (``SMALL``), in a temporary folder. In the trials' processes, the start of each
+run, its training steps and its epochs are timed. A worker's time is the time from the start of its first trial to the
+end of its last one. Rows:
 
 - ``training``: the share of the workers' time in training steps.
 - ``validation, sound, checkpoints``: the share in the rest of the epochs.
@@ -18,17 +19,31 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.training.run import Report, Run, start_run
-from tune.cli.common.logs import LogOptions, log_output
+from tests.benchmarks.progress import benchmark
 from tune.config.sweep_config import load_sweep_config
 from tune.sweep.driver import SweepServices, run_sweep
 
 TIMES_FILE = "times.json"  # in a trial's folder
+SMALL = """
+data:
+  voices: [af_heart, am_michael, bf_emma, bm_george]
+  sentences_per_voice: 2
+  max_phonemes: 36
+  val_voices: [af_sky, am_puck]
+  val_sentences_per_voice: 2
+augment: {copies: 0}
+train: {epochs: 1, steps_per_epoch: 30, batch_size: 8, spoken: 1, speak_every: 3}
+objective: {window_frames: 40}
+show: {clips: 1}
+search:
+  train.learning_rate: {low: 3.0e-4, high: 3.0e-3, log: true}
+sweep: {trials: 4, max_concurrent: 2, pruner: none}
+"""
 
 
 class TimedRun:
@@ -61,6 +76,8 @@ def shares(folder: Path) -> dict[str, float]:
     workers: dict[int, list[Any]] = {}
     for trial in trials:
         workers.setdefault(trial["pid"], []).append(trial)
+    if not trials:
+        return {}
     epochs = [epoch for trial in trials for epoch in trial["epochs"]]
     training = sum(epoch["training"] for epoch in epochs)
     validation = sum(epoch["ended"] - epoch["started"] for epoch in epochs) - training
@@ -81,21 +98,25 @@ def shares(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the sweep and print."""
+    """Run the sweep and print, also what was finished when it is interrupted."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("config", type=Path, nargs="?", default=Path("configs/quickstart.yaml"))
+    parser.add_argument("config", type=Path, nargs="?", help="default: a sweep of a few minutes")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, log_output(LogOptions()):
-        config = load_sweep_config(arguments.config, [*arguments.overrides, f"sweep.outputs={folder}"])
-        result = run_sweep(config, name="trials", services=SweepServices(start_run=TimedRun))
-        rows: Mapping[str, float] = shares(result.folder)
-    if arguments.json:
-        print(json.dumps(rows, indent=2))
-        return
-    for name, value in rows.items():
-        print(f"{name:48} {value:.3f}" if isinstance(value, float) else f"{name:48} {value}")
+    with tempfile.TemporaryDirectory() as folder, benchmark(arguments.json) as bench:
+        file = arguments.config or Path(folder, "small.yaml")
+        if arguments.config is None:
+            file.write_text(SMALL)
+        config = load_sweep_config(file, [*arguments.overrides, f"sweep.outputs={folder}"])
+        bench.doing("running the sweep")
+        try:
+            interrupted = run_sweep(config, name="trials", services=SweepServices(start_run=TimedRun)).interrupted
+        finally:
+            for name, value in shares(Path(folder, "trials")).items():
+                bench.add(name, value)
+        if interrupted:
+            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

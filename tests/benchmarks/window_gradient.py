@@ -1,6 +1,6 @@
 """How well the gradient of a window approximates the gradient of the whole sentence.
 
-    python -m tests.benchmarks.window_gradient [--pairs 6]
+    python -m tests.benchmarks.window_gradient [--pairs 2]
 
 For pairs of a sentence in one voice and a predicted style (another voice's), the gradient of the audio loss with
 respect to the style is computed on the whole sentence and on windows of it.
@@ -35,6 +35,7 @@ from nuanced_core.kokoro import decoder as kokoro_decoder
 from nuanced_core.losses.reference import MelSTFTLoss
 from nuanced_core.text.sentences import load_sentences
 from nuanced_core.weights.store import cache_dir
+from tests.benchmarks.progress import benchmark, render_missing
 
 VOICES = ("af_heart", "am_michael", "bf_emma", "am_puck", "ff_siwis", "jm_kumo", "af_bella", "bm_george")
 STEPS = 64  # random steps per sentence and row
@@ -74,41 +75,36 @@ ROWS = (
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure and print the table, row by row."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--pairs", type=int, default=2)
     arguments = parser.parse_args()
-    dataset = Dataset(ModelSet.fetch(RunConfig().models, "cpu"), cache_dir())
-    comparisons: dict[Row, list[Comparison]] = {row: [] for row in ROWS}
-    for clip, style in _pairs(dataset, arguments.pairs):
-        for row, comparison in _compare_rows(dataset, clip, style).items():
-            comparisons[row].append(comparison)
-    print("window  context  a step  statistics  frames  cosine   bias  spread")
-    for row, of_pairs in comparisons.items():
-        mean = Comparison(*(statistics.mean(values) for values in zip(*of_pairs, strict=True)))
-        print(
-            f"{row.window:6}  {row.context:7}  {row.windows:6}  {row.statistics:10}  {mean.frames:6.0f}  "
-            f"{mean.cosine:6.2f}  {mean.bias:5.2f}  {mean.spread:6.2f}"
-        )
+    with benchmark() as bench:
+        bench.doing("loading models, rendering clips")
+        dataset, mel = Dataset(ModelSet.fetch(RunConfig().models, "cpu"), cache_dir()), MelSTFTLoss()
+        pairs = _pairs(dataset, arguments.pairs)
+        whole = [
+            _gradient(dataset, mel, clip, style, (0, clip.frames), 0)
+            for clip, style in bench.each("whole sentences", pairs)
+        ]
+        # Gradients of all windows of each pair; rows with more windows per step use the same ones.
+        by_windows: dict[Row, list[Tensor]] = {}
+        for row in ROWS:
+            key = row._replace(windows=1)
+            if key not in by_windows:
+                what = f"windows of {row.window} frames, context {row.context}, {row.statistics} statistics"
+                by_windows[key] = [_window_gradients(dataset, mel, *pair, row) for pair in bench.each(what, pairs)]
+            of_pairs = [_compare(*gradients, row) for gradients in zip(by_windows[key], whole, strict=True)]
+            mean = Comparison(*(statistics.mean(values) for values in zip(*of_pairs, strict=True)))
+            name = f"{row.window} + {row.context}, {row.windows} a step"
+            bench.add(name if row.statistics == "own" else f"{name}, {row.statistics}", mean._asdict())
 
 
-def _compare_rows(dataset: Dataset, clip: Clip, style: Tensor) -> dict[Row, Comparison]:
-    """Return the comparison of each row for a clip and a predicted style (256,)."""
-    mel = MelSTFTLoss()
-    whole = _gradient(dataset, mel, clip, style, (0, clip.frames), 0)
-    by_windows: dict[Row, Tensor] = {}  # gradients of all windows; rows with more windows per step use the same ones
-    comparisons = {}
-    for row in ROWS:
-        key = row._replace(windows=1)
-        if key not in by_windows:
-            with _SentenceStatistics(dataset, clip) if row.statistics == "sentence" else nullcontext():
-                gradients = [
-                    _gradient(dataset, mel, clip, style, window, row.context)
-                    for window in windows(clip.frames, row.window)
-                ]
-            by_windows[key] = torch.stack(gradients)
-        comparisons[row] = _compare(by_windows[key], whole, row)
-    return comparisons
+def _window_gradients(dataset: Dataset, mel: MelSTFTLoss, clip: Clip, style: Tensor, row: Row) -> Tensor:
+    """Return the gradients (windows, 256) of all of a row's windows of a clip at a predicted style (256,)."""
+    with _SentenceStatistics(dataset, clip) if row.statistics == "sentence" else nullcontext():
+        found = [_gradient(dataset, mel, clip, style, w, row.context) for w in windows(clip.frames, row.window)]
+    return torch.stack(found)
 
 
 class _SentenceStatistics:
@@ -156,13 +152,15 @@ def _pairs(dataset: Dataset, count: int) -> list[tuple[Clip, Tensor]]:
     """Draw clips, each with the style (256,) of another voice."""
     models, draw = dataset.models, random.Random(0)
     texts = [t for t in load_sentences("train") if 60 <= len(models.phonemizer(t)) <= 90]
-    pairs = []
+    utterances, others = [], []
     for n in range(count):
         speaker, other = draw.sample(VOICES, 2)
         phonemes = models.phonemizer(draw.choice(texts))
-        utterance = Utterance(speaker, "", phonemes, len(phonemes), models.voices.style(speaker, len(phonemes)), n)
-        pairs.append((dataset.clips([utterance])[0], models.voices.style(other, len(phonemes))))
-    return pairs
+        style = models.voices.style(speaker, len(phonemes))
+        utterances.append(Utterance(speaker, "", phonemes, len(phonemes), style, n))
+        others.append(models.voices.style(other, len(phonemes)))
+    render_missing(dataset, utterances)
+    return [*zip(dataset.clips(utterances), others, strict=True)]
 
 
 def _gradient(

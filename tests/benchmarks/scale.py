@@ -12,8 +12,10 @@ process: to repair and read the journal, to make the ledger and the table, and t
 Trials cost no time of their own, so 1000 / (CPU ms per trial) is how many trials a second one driver can serve.
 
 *cluster*: the whole driver, with the toy of ``tests.benchmarks.sweep``, on Ray's test cluster: so many nodes on this
-machine, each with its own raylet, and as many workers as CPUs that the nodes pretend to have. By the number of nodes:
-seconds to start the cluster, MiB that all of it takes, milliseconds per trial and per epoch of wall-clock time.
+machine, each with its own raylet and one trial at a time, whose epochs do not sleep, so that trials wait for the driver
+and for this machine's cores. By the number of nodes: seconds to start the cluster; MiB that the machine has less at the
+end than before; milliseconds per trial and per epoch of wall-clock time; CPU milliseconds of the driver per trial, its
+start and preparation included.
 
 Each system is a process of its own. Rows are printed at once; after Ctrl-C those that are complete stay.
 """
@@ -35,7 +37,7 @@ __all__ = ["main"]
 TRIALS_PER_NODE = 4
 ROOT = Path(__file__).parents[2]
 _LEDGER = ("ended", "ask", "report", "end", "tick", "table", "longest", "per_trial", "epochs", "rss", "journal", "wall")
-_CLUSTER = ("nodes", "workers", "start_s", "mb", "trials", "wall_s", "ms_per_trial", "ms_per_epoch", "driver_cpu_ms")
+_CLUSTER = ("nodes", "start_s", "mb", "trials", "wall_s", "ms_per_trial", "ms_per_epoch", "driver_cpu_ms")
 
 
 def rows_of(module: str, job: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -91,6 +91,17 @@ def measure_ledger(sampler: str, trials: int, slots: int) -> None:
             print(f"resume, s: {parts}; {row['rss']:.0f} MiB more than before", flush=True)
 
 
+def measure_cluster(nodes: int, trials: int) -> None:
+    """Print the row of one number of nodes."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        # Ray reads these when it is imported.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{folder}/auth_token"}
+        os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_memory_monitor_refresh_ms": "0"}
+        os.environ["NUANCED_CACHE"] = f"{folder}/cache"
+        for row in rows_of("tests.benchmarks.scale_cluster", {"nodes": nodes, "trials": trials, "folder": folder}):
+            print_row(_CLUSTER, row)
+
+
 def main() -> None:
     """Measure the parts one after another."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -108,10 +119,7 @@ def main() -> None:
             print("\nRay's test cluster", flush=True)
             print_row(_CLUSTER)
             for nodes in arguments.clusters.split(","):
-                for row in rows_of(
-                    "tests.benchmarks.scale_cluster", {"nodes": int(nodes), "trials": min(300, arguments.trials)}
-                ):
-                    print_row(_CLUSTER, row)
+                measure_cluster(int(nodes), min(300, arguments.trials))
     except KeyboardInterrupt:
         sys.exit("stopped; the rows above are complete")
 

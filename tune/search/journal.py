@@ -76,7 +76,7 @@ def sync_study(study: optuna.Study) -> None:
 
 
 def repair_journal(folder: Path) -> None:
-    """Remove what a killed driver left: its lock on the journal, and everything after the last complete line.
+    """Remove what a killed driver left: its locks on the journal, and everything after the last complete line.
 
     A machine that lost power may leave more than an incomplete line. Only the process that drives the sweep may call
     this.
@@ -86,7 +86,8 @@ def repair_journal(folder: Path) -> None:
     """
     path = folder / STUDY_FILE
     try:
-        (folder / f"{STUDY_FILE}.lock").unlink(missing_ok=True)
+        for lock in folder.glob(f"{STUDY_FILE}.lock*"):  # Optuna renames a lock before it removes it
+            lock.unlink(missing_ok=True)
         if not path.is_file():
             return
         with path.open("rb+") as file:

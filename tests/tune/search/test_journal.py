@@ -79,6 +79,23 @@ def test_repair_removes_the_incomplete_line_and_the_lock_of_a_killed_driver(tmp_
     assert again.reopened == 1 and again.ask() is not None
 
 
+def test_repair_removes_the_renamed_lock_of_a_driver_that_was_killed_while_it_released_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = ledger(tmp_path)
+
+    def killed(path: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.unlink", killed)
+        book.ask()
+    assert [path.suffix for path in tmp_path.glob(f"{STUDY_FILE}.lock*")] == [".rename"]
+    repair_journal(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [STUDY_FILE]
+    assert ledger(tmp_path).reopened == 1
+
+
 def test_repair_leaves_a_complete_journal_and_a_folder_without_one_unchanged(tmp_path: Path) -> None:
     repair_journal(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ import torch
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
-from nuanced_core.data.model_set import ModelSet
+from nuanced_core.data.model_set import loaded_models
 from nuanced_core.training.memory import peak_memory
 from nuanced_core.training.preparation import prepare
 from nuanced_core.training.run import start_run
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _config(spoken: int, window_frames: int | str, checkpointing: bool) -> RunConfig:
-    voices = ModelSet.fetch(RunConfig().models, "cpu").voices
+    voices = loaded_models(RunConfig().models, torch.device("cpu")).voices
     settings = {
         "data": {
             "voices": voices.training_voices("all", ("af_sky",))[: max(spoken, 2)],
@@ -82,7 +82,7 @@ def _config(spoken: int, window_frames: int | str, checkpointing: bool) -> RunCo
 def _measure(spoken: int, window_frames: int | str, checkpointing: bool) -> tuple[float, float]:
     """Return the most seconds of speech in a step, and the peak memory of this process in GB."""
     config = _config(spoken, window_frames, checkpointing)
-    models = ModelSet.fetch(config.models, "cpu")
+    models = loaded_models(config.models, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         run = start_run(config, Path(folder), lambda *reported: None, models)
         seconds = max(run.train_step()["train/speech_seconds"] for _ in range(STEPS))

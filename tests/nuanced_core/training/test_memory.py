@@ -93,6 +93,6 @@ assert "torch._dynamo" not in sys.modules
 @pytest.mark.real
 def test_real_step_uses_no_more_than_estimated() -> None:
     """Measured for the default step with real weights, in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.memory", "[2, 40, false]"]
+    command = [sys.executable, "-m", "tests.benchmarks.memory", "--row", "[2, 40, false]"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert float(output.split()[-1]) * 1e9 < 1.1 * _estimated(spoken=2, window_frames=40)

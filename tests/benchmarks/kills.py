@@ -9,7 +9,7 @@ Without ``--ray`` the driver is all of ``tune.sweep.driver`` except Ray: trials 
 epoch of each in turn. It is forked from a process that has imported everything, so that a second is enough for a kill.
 A third of the kills falls between the fork and the first trial, while the study is read for example; the others fall up
 to ``--within`` seconds after that. With ``--ray`` it is the whole driver in a new process with a new Ray, and all of
-its processes are killed after 3 to 20 s, for ``--minutes``. After the last kill the sweep is resumed to its end.
+its processes are killed after 3 to 40 s, for ``--minutes``. After the last kill the sweep is resumed to its end.
 
 After each kill the new lines of the study's journal are read, and at the end the study:
 
@@ -188,18 +188,18 @@ def kill_once(folder: Path, moments: random.Random, start: float, within: float)
     return part if code else "met", start, usage.ru_maxrss / 1024
 
 
-def kill_with_ray(folder: Path, moments: random.Random) -> bool:
-    """Run the whole driver until a random moment; return whether it was still at work."""
-    command = [sys.executable, "-m", "tests.benchmarks.killed_driver", str(folder)]
-    with (folder / "driver.log").open("ab") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+def run_with_ray(folder: Path, seconds: float | None = None) -> bool:
+    """Run the whole driver to its end, or kill it after some seconds; return whether it was killed."""
+    command, log = [sys.executable, "-m", "tests.benchmarks.killed_driver", str(folder)], folder / "driver.log"
+    with log.open("wb") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     with suppress(subprocess.TimeoutExpired):
-        child.wait(moments.uniform(3, 20))
+        child.wait(seconds)
     code = child.poll()
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    assert code in (None, 0), f"the driver ended with {code}: {(folder / 'driver.log').read_text()[-2000:]}"
+    assert code in (None, 0), f"the driver ended with {code}: {log.read_text()[-3000:]}"
     return code is None
 
 
@@ -256,13 +256,12 @@ def killed_with_ray(folder: Path, minutes: float, trials: int, seed: int) -> Non
     """Kill the whole driver for some minutes, resume it, and print and check the outcome."""
     moments, watcher = random.Random(seed), JournalWatcher(folder / NAME / STUDY_FILE)
     until, kills = time.monotonic() + 60 * minutes, 0
-    while time.monotonic() < until and kill_with_ray(folder, moments):
+    while time.monotonic() < until and run_with_ray(folder, moments.uniform(3, 40)):
         kills += 1
         watcher.read()
         print(f"{kills} kills: {watcher.created} trials, {len(watcher.ended)} ended, {watcher.torn} torn", flush=True)
     if len(watcher.ended) < trials:
-        command = [sys.executable, "-m", "tests.benchmarks.killed_driver", str(folder)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run_with_ray(folder)
     watcher.read()
     states, again = check_end(folder / NAME, watcher, trials), check_trials(folder / NAME)
     print(f"{kills} kills, {trials} trials: {dict(states)}; {again} epochs trained again; nothing lost or twice")

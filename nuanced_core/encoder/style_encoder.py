@@ -380,6 +380,6 @@ class StyleEncoder(nn.Module):
         try:
             encoder.load_state_dict(found.weights)
         except RuntimeError as error:
-            problem = f"does not fit {CONFIG_FILE}: {str(error)[:200]}"
+            problem = f"does not fit {CONFIG_FILE}: {' '.join(str(error).split())[:200]}"
             raise WeightsError(f"{folder / WEIGHTS_FILE}: {problem}") from None
         return encoder.eval()

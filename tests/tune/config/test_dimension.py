@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import ConfigError
 from tune.config.dimension import Choices, Range, flatten_names, is_compatible, read_dimension
+from tune.config.space import Space
 
 WIDTH = "encoder.width"
 
@@ -90,3 +92,25 @@ def test_only_bounds_and_step_of_a_range_may_change() -> None:
     assert not is_compatible(Choices((1, 2)), Choices((2, 1)))
     assert not is_compatible(Choices((1, 2)), old)
     assert not is_compatible(old, Choices((1, 2)))
+
+
+def test_a_condition_may_name_the_run_s_value_of_a_setting_that_is_not_always_searched() -> None:
+    """Trials that do not search the heads keep those of the run."""
+
+    def space(heads: int) -> dict[str, Any]:
+        return {
+            "encoder.pooling": ["mean", "attentive"],
+            "encoder.heads": {"choices": [2, 4], "when": {"encoder.pooling": ["attentive"]}},
+            "encoder.depth": {"low": 1, "high": 3, "when": {"encoder.heads": [heads]}},
+        }
+
+    kept = RunConfig().encoder.heads
+    assert kept not in (2, 4)
+    found = Space.parse(space(kept), RunConfig(), "a.yaml").all_params(100)
+    assert found is not None
+    assert [params.get("encoder.depth") for params in found] == [1, 2, 3, None, None]
+    with pytest.raises(ConfigError, match=r"when\.encoder\.heads: 64: never suggested"):
+        Space.parse(space(64), RunConfig(), "a.yaml")
+    always: Any = {"encoder.heads": [2, 4], "encoder.depth": {"low": 1, "high": 3, "when": {"encoder.heads": [kept]}}}
+    with pytest.raises(ConfigError, match=rf"when\.encoder\.heads: {kept}: never suggested"):
+        Space.parse(always, RunConfig(), "a.yaml")

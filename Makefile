@@ -17,13 +17,14 @@ INSTALL = $(if $(UV),$(UV) pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),-
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help setup sweep test test-fast coverage check bench package clean
+.PHONY: help setup sweep test test-fast coverage mutation check bench package clean
 
 help:
 	@echo "make sweep [CONFIG=configs/quickstart.yaml] [NAME=name]   run a sweep"
 	@echo "make test                                                 run the tests"
 	@echo "make test-fast                                            run those without the real models and Ray, in about 4 minutes"
 	@echo "make coverage                                             run all tests and measure the lines that they run"
+	@echo "make mutation                                             change the code in 3,000 places, and list what no test notices"
 	@echo "make check                                                check formatting, lint and types"
 	@echo "make bench                                                compare a training step with the original's"
 	@echo "make package [PYTHON=python3.12]                          build sdist and wheel, and use the wheel in a new environment"
@@ -53,6 +54,11 @@ test-fast: .venv/ready
 
 coverage: setup
 	$(PYTEST) --cov=nuanced_core --cov=tune --cov-report=term-missing:skip-covered --cov-fail-under=92
+
+mutation: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children $(TEST_PROCESSES)
+	$(BIN)/mutmut results
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ __all__ = ["SortedHalvingPruner", "make_pruner"]
 # Rungs at 1, 3, 9, … epochs; a third of the trials is promoted from each.
 _HALVING_REDUCTION = 3
 _MEDIAN_STARTUP_TRIALS = 4
-_MEDIAN_WARMUP_EPOCHS = 1
+_MEDIAN_WARMUP_EPOCHS = 1  # in which no trial is stopped
 
 
 def make_pruner(settings: SweepSettings, epochs: int | None) -> optuna.pruners.BasePruner:
@@ -30,7 +30,8 @@ def make_pruner(settings: SweepSettings, epochs: int | None) -> optuna.pruners.B
         if settings.pruner == "none":
             return optuna.pruners.NopPruner()
         if settings.pruner == "median":
-            return optuna.pruners.MedianPruner(_MEDIAN_STARTUP_TRIALS, _MEDIAN_WARMUP_EPOCHS)
+            # Epochs are counted from 1; Optuna stops trials from step n_warmup_steps on.
+            return optuna.pruners.MedianPruner(_MEDIAN_STARTUP_TRIALS, n_warmup_steps=_MEDIAN_WARMUP_EPOCHS + 1)
         if settings.pruner == "patience":
             return optuna.pruners.PatientPruner(None, settings.patience)
         if settings.pruner == "hyperband":

@@ -10,6 +10,7 @@ from nuanced_core.hearing.whisper_features import FeatureStatistics
 from tests.nuanced_core.encoder.small_encoders import (
     HALVES,
     VOICES,
+    randomised_encoder,
     small_clips,
     small_config,
     small_encoder,
@@ -88,3 +89,15 @@ def test_knots_reproduce_the_stock_voices(models: ModelSet) -> None:
         for half in HALVES:
             cosine = cosine_similarity(found[:, half], pack[:, half])
             assert cosine.min() > 0.999 and cosine.mean() > 0.99999, names[voice]
+
+
+def test_attention_weights_are_those_with_which_frames_are_pooled() -> None:
+    encoder = randomised_encoder(pooling="attentive", heads=1).eval()
+    features, mask, _ = small_clips()
+    weights = encoder.attention_weights(features, mask)
+    assert weights is not None
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(mask), 1))
+    assert not weights[~mask].any()
+    frames = encoder.frames(features, mask).masked_fill(~mask.unsqueeze(2), 0)
+    torch.testing.assert_close(torch.einsum("bth,btc->bc", weights, frames), encoder.pooled(features, mask))
+    assert randomised_encoder(pooling="mean").attention_weights(features, mask) is None

@@ -143,6 +143,22 @@ def test_steps_approach_what_is_heard_and_are_not_taken_in_training() -> None:
     )
 
 
+def test_steps_start_at_the_style_for_40_phonemes_and_keep_to_the_settings() -> None:
+    settings = {"surrogate_steps": 6, "surrogate_prior": 0.4, "surrogate_anchor": 0.3}
+    encoder = _encoder(**EVERYTHING, **settings)
+    surrogate, (features, mask, counts), speaker = encoder.surrogate, small_clips(), _speaker(encoder)
+    assert surrogate is not None
+    plain = copy.deepcopy(encoder)
+    plain.surrogate = None
+    of_40 = torch.full_like(counts, 40)
+    start = surrogate.frame.offsets(plain(features, mask, of_40, speaker), of_40).detach()
+    assert start.abs().mean() > 0.1
+    heard = heard_voice(encoder.config.features, speaker)
+    moved = surrogate.approach(start, *heard, 6, 0.4, 0.3)
+    expected = plain(features, mask, counts, speaker) + (moved - start) * surrogate.frame.std
+    torch.testing.assert_close(encoder(features, mask, counts, speaker), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("pitch", [False, True])
 def test_steps_can_do_without_gradient_and_without_pitch(pitch: bool) -> None:
     encoder = _encoder(speaker="campplus", pitch=pitch, surrogate_steps=3)

@@ -53,6 +53,44 @@ def test_mel_stft_loss_equals_the_formula_computed_with_scipy() -> None:
     assert float(mel(mel.spectra(x), mel.spectra(y))) == pytest.approx(expected, rel=1e-4)
 
 
+def test_mel_bands_are_slaney_s(mel: MelSTFTLoss) -> None:
+    """Malcolm Slaney's Auditory Toolbox: linear below 1 kHz, 15 bands; then 27 for each factor of 6.4; equal areas."""
+
+    def hz(mels: np.ndarray) -> np.ndarray:
+        return np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
+
+    highest = 15 + 27 * np.log(12.0) / np.log(6.4)  # of 12 kHz, half the sampling rate
+    for i, resolution in enumerate(RESOLUTIONS):
+        edges = hz(np.linspace(0, highest, resolution.mels + 2))
+        bins = np.linspace(0, 12000, resolution.n_fft // 2 + 1)
+        bank = [
+            np.interp(bins, (low, centre, high), (0, 2 / (high - low), 0), left=0, right=0)
+            for low, centre, high in zip(edges, edges[1:], edges[2:], strict=False)
+        ]
+        np.testing.assert_allclose(getattr(mel, f"mel_{i}").numpy(), bank, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [MelSTFTLoss(), STFTLoss()])
+def test_stft_losses_store_nothing_and_refuse_spectra_of_other_resolutions(loss: MelSTFTLoss | STFTLoss) -> None:
+    assert not loss.state_dict()
+    spectra = loss.spectra(_audio(0))
+    with pytest.raises(ValueError, match="shorter"):
+        loss(spectra, spectra[:-1])
+
+
+def test_one_voiced_value_counts_as_many() -> None:
+    reference = torch.tensor([[200.0, 0.0, 0.0, 0.0]])
+    assert float(f0_loss(torch.full((1, 4), 100.0), reference, [2])) == pytest.approx(1.0)
+
+
+def test_octaves_go_on_straight_below_50_hz() -> None:
+    reference = torch.full((1, 2), 100.0)
+    for hz in (50.0, 25.0, 0.0, -50.0):
+        # The tangent of log2 at 50 Hz has a slope of 1 / (50 ln 2).
+        expected = 1 + (50 - hz) / (50 * np.log(2))
+        assert float(f0_loss(torch.full((1, 2), hz), reference, [1])) == pytest.approx(expected, rel=1e-5)
+
+
 def test_no_mel_band_is_empty(mel: MelSTFTLoss) -> None:
     for i in range(len(RESOLUTIONS)):
         assert (getattr(mel, f"mel_{i}").sum(dim=1) > 0).all()

@@ -98,3 +98,46 @@ def test_halving_prunes_a_trial_without_a_number() -> None:
     assert not trial.should_prune()
     trial.report(math.nan, 1)
     assert trial.should_prune()
+
+
+def test_halving_passes_all_rungs_that_a_first_report_reaches() -> None:
+    def decisions(pruner: optuna.pruners.BasePruner) -> list[tuple[bool, dict[str, Any]]]:
+        study, found = optuna.create_study(pruner=pruner), []
+        for value in (3.0, 1.0, 2.0, 0.5, 4.0, 0.2):
+            trial = study.ask()
+            trial.report(value, 9)
+            stopped = trial.should_prune()
+            found.append((stopped, study.trials[-1].system_attrs))
+            study.tell(trial, value)
+        return found
+
+    found = decisions(SortedHalvingPruner(3))
+    assert {"completed_rung_0", "completed_rung_1", "completed_rung_2"} <= found[0][1].keys()
+    assert found == decisions(optuna_s_pruner())
+
+
+@pytest.mark.parametrize(("others", "epoch", "stopped"), [(4, 2, True), (3, 2, False), (4, 1, False)])
+def test_median_waits_for_four_trials_and_a_second_epoch(others: int, epoch: int, stopped: bool) -> None:
+    study = optuna.create_study(pruner=make_pruner(SweepSettings(pruner="median"), None))
+    for _ in range(others):
+        good = study.ask()
+        for n in (1, 2):
+            good.report(0.1, n)
+        study.tell(good, 0.1)
+    bad = study.ask()
+    for n in range(1, epoch + 1):
+        bad.report(5.0, n)
+    assert bad.should_prune() == stopped
+
+
+def test_hyperband_learns_the_epochs_of_a_trial_if_they_are_unknown() -> None:
+    pruner = make_pruner(SweepSettings(pruner="hyperband"), None)
+    assert isinstance(pruner, optuna.pruners.HyperbandPruner)
+    study = optuna.create_study(pruner=pruner)
+    for epochs in (9, 9):
+        trial = study.ask()
+        for epoch in range(1, epochs + 1):
+            trial.report(1.0, epoch)
+            trial.should_prune()
+        study.tell(trial, 1.0)
+    assert len(pruner._pruners) == 3  # 1, 3 and 9 epochs

@@ -165,3 +165,30 @@ def test_tpe_learns_within_a_small_budget(tmp_path: Path) -> None:
         sum(distances[4:]) / 8
         < sum(abs(math.log10(random.ask().suggest_float("x", 1e-4, 1e-2, log=True)) + 2) for _ in range(200)) / 200
     )
+
+
+def test_what_is_recent_holds_the_best_and_the_unfinished_of_the_older_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Hyperband's brackets see them, whose trials have gaps in their numbers."""
+    monkeypatch.setattr(samplers, "_RECENT_TRIALS", 3)
+    monkeypatch.setattr(samplers, "_GOOD_TRIALS", 2)
+    study = optuna.create_study()
+    study.ask()  # 0 is unfinished
+    for value in (5.0, 1.0, 4.0, 2.0, 3.0, 0.5, 6.0):
+        study.add_trial(optuna.create_trial(value=value))
+    study.add_trial(optuna.create_trial(state=TrialState.FAIL))
+    found = samplers._recent(study.trials)
+    assert [trial.number for trial in found] == [0, 2, 6, 7, 8]  # 2 and 6 are the best ones
+    assert samplers._recent(study.trials[:3]) == study.trials[:3]
+
+
+def test_cmaes_has_a_state_for_each_of_hyperband_s_brackets() -> None:
+    sampler = ReplayedCmaEsSampler(seed=1, n_startup_trials=2)
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=9, reduction_factor=3)
+    study = optuna.create_study(study_name="brackets", sampler=sampler, pruner=pruner)
+    for _ in range(40):
+        trial = study.ask()
+        value = _distance(trial)
+        trial.report(value, 1)
+        trial.should_prune()
+        study.tell(trial, value)
+    assert {0, 1, 2} <= sampler._states.keys()

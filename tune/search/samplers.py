@@ -61,8 +61,9 @@ class RecentTPESampler(TPESampler):
     """TPE that learns from the best trials of the study and from the latest others, at a constant cost.
 
     Its good trials are those of Optuna's ``TPESampler``. Of the others, whose weights decrease with their age in
-    ``TPESampler``, it drops the oldest. Up to 250 trials it samples exactly what ``TPESampler`` would. For studies with
-    one objective, which is minimised.
+    ``TPESampler``, it drops the oldest. Up to 250 trials it samples exactly what ``TPESampler`` would, but with
+    Hyperband it learns from the trial's bracket alone, where ``TPESampler`` of Optuna 5.0 learns from all trials. For
+    studies with one objective, which is minimised.
     """
 
     def __init__(self, **settings: Any) -> None:

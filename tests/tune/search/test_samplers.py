@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from nuanced_core.config.settings import RunConfig
 from tests.tune.search.ledgers import SEARCH, ledger, result
-from tests.tune.search.studies import contents, run_study
+from tests.tune.search.studies import contents, loss, run_study, run_trial
 from tune.config.space import Space
 from tune.config.sweep_settings import SweepSettings
 from tune.search import samplers
@@ -192,3 +192,54 @@ def test_cmaes_has_a_state_for_each_of_hyperband_s_brackets() -> None:
         trial.should_prune()
         study.tell(trial, value)
     assert {0, 1, 2} <= sampler._states.keys()
+
+
+def test_tpe_learns_from_the_trials_of_one_of_hyperband_s_brackets() -> None:
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=9, reduction_factor=3)
+    sampler = make_tpe(RecentTPESampler)
+    study = optuna.create_study(study_name="brackets", sampler=sampler, pruner=pruner)
+    for _ in range(60):
+        trial = study.ask()
+        run_trial(study, trial, loss(trial))
+    of_bracket: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    for trial in study.trials:
+        of_bracket[pruner._get_bracket_id(study, trial)].append(trial.number)
+    assert isinstance(sampler, RecentTPESampler) and all(of_bracket.values())
+    for numbers in of_bracket.values():
+        visible = sampler._visible(optuna.pruners._filter_study(study, study.trials[numbers[0]]))
+        assert [trial.number for trial in visible._get_trials()] == numbers
+        complete = visible._get_trials(states=(TrialState.COMPLETE,))
+        assert complete and {trial.state for trial in complete} == {TrialState.COMPLETE}
+
+
+def test_tpe_infers_the_space_from_trials_that_it_no_longer_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "_RECENT_TRIALS", 3)
+    monkeypatch.setattr(samplers, "_GOOD_TRIALS", 2)
+    x, y = optuna.distributions.FloatDistribution(0, 1), optuna.distributions.FloatDistribution(0, 2)
+    study = optuna.create_study()
+    study.add_trial(optuna.create_trial(value=9.0, params={"x": 0.5, "y": 1.0}, distributions={"x": x, "y": y}))
+    for _ in range(8):
+        study.add_trial(optuna.create_trial(value=1.0, params={"x": 0.5}, distributions={"x": x}))
+    sampler = make_tpe(RecentTPESampler)
+    for _ in range(3):
+        asked = study._storage.get_trial(study.ask()._trial_id)
+        assert sampler.infer_relative_search_space(study, asked) == {"x": x, "y": y}
+
+
+def test_good_trials_are_complete_ones_then_those_that_were_pruned_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pruned(step: int | None, value: float = 0.0) -> optuna.trial.FrozenTrial:
+        values = {} if step is None else {step: value}
+        return optuna.create_trial(state=TrialState.PRUNED, intermediate_values=values)
+
+    study = optuna.create_study()
+    study.add_trials(
+        [pruned(None), pruned(2, 1.0), pruned(7, math.nan), pruned(7, 5.0), pruned(7, 4.0), pruned(1, -9.0)]
+        + [optuna.create_trial(value=value) for value in (8.0, 6.0)]
+        + [optuna.create_trial(state=TrialState.FAIL)] * 3
+    )
+    monkeypatch.setattr(samplers, "_RECENT_TRIALS", 3)
+    for count, best in enumerate(([7], [7, 6], [7, 6, 4], [7, 6, 4, 3], [7, 6, 4, 3, 2], [7, 6, 4, 3, 2, 1]), 1):
+        monkeypatch.setattr(samplers, "_GOOD_TRIALS", count)
+        assert [trial.number for trial in samplers._recent(study.trials)][:-3] == sorted(best)
+    monkeypatch.setattr(samplers, "_GOOD_TRIALS", 7)
+    assert 0 not in {trial.number for trial in samplers._recent(study.trials)}  # it has no value at all

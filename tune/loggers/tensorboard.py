@@ -42,6 +42,7 @@ class TensorBoardReport:
     def __call__(self, step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
         """Add one point at ``step`` to the curve of each name, and the exhibits."""
         if self._writer is None:
+            _wait_for_later_name(self._folder)
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
@@ -69,6 +70,19 @@ class TensorBoardReport:
         where: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _wait_for_later_name(folder: Path) -> None:
+    """Wait until the name of a new event file is after those in ``folder``, for 2 s at most.
+
+    TensorBoard reads files in the order of their names: second of the start, host, process. A process that goes on in
+    the same second may have a lower number than the one before it.
+    """
+    starts = (path.name.removeprefix(f"{EVENT_FILE}.").partition(".")[0] for path in folder.glob(f"{EVENT_FILE}.*"))
+    newest = max((int(start) for start in starts if start.isdecimal()), default=0)
+    until = time.monotonic() + 2
+    while time.time() < newest + 1 and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _exhibit_summary(exhibit: Exhibit) -> Any:

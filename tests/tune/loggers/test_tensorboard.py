@@ -82,6 +82,19 @@ def test_a_resumed_run_is_one_curve_also_in_sounds_and_pictures(tmp_path: Path) 
     assert [e.step for e in events.Images("look/af_nova/mel")] == [10, 20, 30]
 
 
+def test_a_run_that_goes_on_in_the_same_second_in_a_process_of_a_lower_number_is_one_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for process, steps in ((9000, (10, 20)), (11, (20, 30))):
+        monkeypatch.setattr("os.getpid", lambda process=process: process)
+        with TensorBoardReport(tmp_path) as report:
+            for step in steps:
+                report(step, {"loss": float(process)})
+    monkeypatch.undo()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(10, 9000), (20, 11), (30, 11)]
+
+
 def test_a_flush_shows_everything_before_the_end(tmp_path: Path) -> None:
     report = TensorBoardReport(tmp_path)
     report(1, {"val/loss": 2.0})

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from tune.config.sweep_settings import SweepSettings
-from tune.search.samplers import make_sampler
+from tune.search.samplers import ReplayedCmaEsSampler, make_sampler
 
 QUIET: dict[str, Any] = {"warn_independent_sampling": False}
 TPE: dict[str, Any] = {"multivariate": True, "group": True, "constant_liar": True}
@@ -22,7 +22,7 @@ def own(sampler: str, seed: int, startup: int) -> optuna.samplers.BaseSampler:
         if sampler == "qmc":
             return optuna.samplers.QMCSampler(seed=seed, scramble=True, **QUIET)
         if sampler == "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, **QUIET)
+            return ReplayedCmaEsSampler(seed=seed, n_startup_trials=startup, **QUIET)  # its seeds differ from Optuna's
         if sampler == "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, **QUIET)
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, **TPE)

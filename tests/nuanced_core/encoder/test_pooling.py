@@ -204,3 +204,10 @@ def test_attention_weights_are_those_of_the_pooling_or_none(name: str) -> None:
         else torch.cat([weighted[:, h, 4 * h : 4 * h + 4] for h in range(3)], dim=1)
     )
     torch.testing.assert_close(pooled, expected)
+
+
+@pytest.mark.parametrize("name", ["mean_std", "attentive_stats"])
+def test_blocks_without_variance_have_the_deviation_of_the_whole_clip(name: str) -> None:
+    pooling, frames = POOLINGS[name](CHANNELS, 1).eval(), torch.ones(1, 4, CHANNELS)
+    whole = pooling(torch.cat([frames, frames], dim=1), torch.ones(1, 8, dtype=torch.bool))
+    torch.testing.assert_close(pooling.blocks([frames, frames]), whole)

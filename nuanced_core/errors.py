@@ -14,7 +14,13 @@ __all__ = [
     "TrainingError",
     "VoiceError",
     "WeightsError",
+    "one_line",
 ]
+
+
+def one_line(error: BaseException, most: int | None = 200) -> str:
+    """Return what a library's error says, in one line of at most ``most`` characters; else the name of its type."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 class NuancedError(Exception):

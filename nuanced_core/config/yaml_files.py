@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from nuanced_core.errors import ConfigError, DiskError
+from nuanced_core.errors import ConfigError, DiskError, one_line
 from nuanced_core.paths import user_path
 
 __all__ = ["apply_overrides", "read_yaml", "write_yaml", "yaml_text"]
@@ -164,7 +164,7 @@ def _yaml_problem(error: Exception) -> str:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
         return f"{where}{error.problem or error.context}"
-    return " ".join(str(error).split())
+    return one_line(error, None)
 
 
 def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

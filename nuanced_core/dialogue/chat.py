@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 
-from nuanced_core.errors import ConfigError, EndpointError
+from nuanced_core.errors import ConfigError, EndpointError, one_line
 
 __all__ = ["ChatEndpoint", "Message", "ask", "speakable"]
 
@@ -92,9 +92,9 @@ def ask(endpoint: ChatEndpoint, messages: list[Message]) -> str:
             f"{place}: no answer in {endpoint.seconds:g} s; give it more time with --timeout, or take a smaller model"
         ) from None
     except httpx2.ConnectError as error:
-        raise EndpointError(f"{place}: cannot be reached ({_line(error)}); is the server running there?") from None
+        raise EndpointError(f"{place}: cannot be reached ({one_line(error)}); is the server running there?") from None
     except httpx2.HTTPError as error:
-        raise EndpointError(f"{place}: the connection failed ({_line(error)}); try again") from None
+        raise EndpointError(f"{place}: the connection failed ({one_line(error)}); try again") from None
     text = content.decode("utf-8", "replace")
     if not response.is_success:
         problem = _without_key(_problem(text), endpoint.key)
@@ -168,7 +168,3 @@ def _is_here(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:SHOWN] or type(error).__name__

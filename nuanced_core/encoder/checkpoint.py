@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nuanced_core.encoder.style_encoder import StyleEncoder, StyleEncoderConfig
-from nuanced_core.errors import DiskError, WeightsError
+from nuanced_core.errors import DiskError, WeightsError, one_line
 
 __all__ = ["Checkpoint", "encoder_of_checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -90,7 +90,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
     except FileNotFoundError:
         raise WeightsError(f"{file}: no such checkpoint; has a trial finished an epoch?") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{file}: not a checkpoint: {_line(error)}; remove it to train from the start") from None
+        raise WeightsError(f"{file}: not a checkpoint: {one_line(error)}; remove it to train from the start") from None
 
 
 def encoder_of_checkpoint(file: Path) -> StyleEncoder:
@@ -106,7 +106,3 @@ def encoder_of_checkpoint(file: Path) -> StyleEncoder:
         return StyleEncoder.from_weights(config, checkpoint.encoder)
     except ValueError as error:
         raise WeightsError(f"{file}: its weights do not fit its settings: {error}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -28,7 +28,7 @@ from nuanced_core.encoder.layers import (
 from nuanced_core.encoder.pooling import EPSILON, POOLINGS, mean_over_time, std_over_time, whole_mask
 from nuanced_core.encoder.pretrained import CONFIG_FILE, WEIGHTS_FILE, pretrained_folder, read_pretrained
 from nuanced_core.encoder.surrogate import Surrogate
-from nuanced_core.errors import ConfigError, WeightsError
+from nuanced_core.errors import ConfigError, WeightsError, one_line
 from nuanced_core.hearing.speaker_features import heard_voice
 from nuanced_core.hearing.whisper_features import FeatureStatistics
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE, TIMBRE_SIZE
@@ -395,5 +395,5 @@ class StyleEncoder(nn.Module):
             encoder = cls(config)
             encoder.load_state_dict(weights)
         except (RuntimeError, TypeError) as error:  # TypeError of sizes beyond 64 bits
-            raise ValueError(" ".join(str(error).split())[:200]) from None
+            raise ValueError(one_line(error)) from None
         return encoder.eval()

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from nuanced_core.encoder.pretrained import read_pretrained
-from nuanced_core.errors import ConfigError, EndpointError
+from nuanced_core.errors import ConfigError, EndpointError, one_line
 from nuanced_core.export.card import loading_line
 
 __all__ = ["check_repository", "push_to_hub"]
@@ -67,7 +67,7 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
                 commit_message="Upload of a StyleEncoder of Nuanced Speech",
             )
         except Exception as error:  # the types depend on the HTTP library that huggingface_hub uses
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = one_line(error, 300)
             raise EndpointError(
                 f"--push {repository}: the hub did not take it: {reason}; "
                 "log in with 'hf auth login' (or set HF_TOKEN) as somebody who may write there"

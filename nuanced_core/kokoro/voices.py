@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nuanced_core.config.validation import spelling_hint
-from nuanced_core.errors import ConfigError, VoiceError
+from nuanced_core.errors import ConfigError, VoiceError, one_line
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE
 
 __all__ = ["STOCK_VOICES", "TEST_VOICES", "VOICE_SETS", "VoiceBank", "read_pack", "voice_traits"]
@@ -62,7 +62,7 @@ def read_pack(path: Path) -> Tensor:
     try:
         pack = np.load(path, allow_pickle=False)
     except Exception as error:  # of any type: NumPy tokenizes the header of a damaged file
-        raise VoiceError(f"{path}: not a voice pack ({' '.join(str(error).split())[:200]}); {fix}") from None
+        raise VoiceError(f"{path}: not a voice pack ({one_line(error)}); {fix}") from None
     if not isinstance(pack, np.ndarray):  # of a zip archive
         raise VoiceError(f"{path}: not a voice pack, but a PyTorch file or an archive of several arrays; {fix}")
     if pack.shape not in (shape, (PACK_ROWS, STYLE_SIZE)):

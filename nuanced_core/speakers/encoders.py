@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuanced_core.audio import WHISPER_RATE, is_silent, resample
-from nuanced_core.errors import AudioError, ConfigError, WeightsError
+from nuanced_core.errors import AudioError, ConfigError, WeightsError, one_line
 from nuanced_core.speakers import campplus, ge2e
 from nuanced_core.speakers.levels import level_speech, speech_only
 from nuanced_core.speakers.spectra import KaldiFbank
@@ -113,6 +113,6 @@ def load_speaker_encoder(file: Path, name: str, device: torch.device | str = "cp
         else:
             encoder = SpeakerEncoder(name, ge2e.GE2E(checkpoint["model_state"]), ge2e.SIZE)
     except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise WeightsError(f"{file}: not the speaker encoder {name} ({reason}); fetch it again") from error
     return encoder.to(device)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nuanced_core.errors import ConfigError, DiskError, VoiceError
+from nuanced_core.errors import ConfigError, DiskError, VoiceError, one_line
 from nuanced_core.kokoro.model import PACK_ROWS, STYLE_SIZE, TIMBRE_SIZE
 from nuanced_core.kokoro.voices import VoiceBank
 
@@ -75,7 +75,7 @@ def read_pack(path: str | Path) -> Tensor:
     except VoiceError:
         raise
     except Exception as error:  # of any type: of damaged files torch, NumPy, zipfile and zlib raise whatever they meet
-        raise VoiceError(f"{path}: not a pack ({_line(error)}); {_FIX}") from None
+        raise VoiceError(f"{path}: not a pack ({one_line(error, 120)}); {_FIX}") from None
     return _checked(path, values)
 
 
@@ -157,10 +157,6 @@ def _tensor(path: Path, values: np.ndarray) -> Tensor:
     if values.dtype.kind != "f":
         raise VoiceError(f"{path}: a pack has finite floating-point numbers, this file has {values.dtype}; {_FIX}")
     return torch.from_numpy(values.astype(np.float32))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def pack_format(path: Path, name: str | None = None) -> PackFormat:

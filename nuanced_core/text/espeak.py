@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from nuanced_core.errors import ConfigError
+from nuanced_core.errors import ConfigError, one_line
 
 __all__ = ["espeak_library"]
 
@@ -49,7 +49,7 @@ def espeak_library() -> Iterator[None]:
             EspeakWrapper.set_data_path(str(data))
     except (OSError, RuntimeError) as error:
         raise ConfigError(
-            f"espeak-ng cannot be loaded: {' '.join(str(error).split())[:300]}; name a temporary folder that can be "
+            f"espeak-ng cannot be loaded: {one_line(error, 300)}; name a temporary folder that can be "
             "written and that libraries can be loaded from with TMPDIR"
         ) from None
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nuanced_core.errors import WeightsError
+from nuanced_core.errors import WeightsError, one_line
 
 __all__ = ["check_loads", "kokoro_config", "state_dicts"]
 
@@ -79,7 +79,7 @@ def state_dicts(onnx_bytes: bytes) -> dict[str, dict[str, Any]]:
     except WeightsError:
         raise
     except Exception as error:  # of any type: protobuf and onnx raise their own; names and shapes are of the file
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise WeightsError(f"Kokoro's ONNX: damaged ({type(error).__name__}: {reason}); {_FIX}") from error
 
 

@@ -23,6 +23,7 @@ from optuna.visualization import (
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from nuanced_core.errors import one_line
 from tune.analysis.drawn_study import drawn_study, searched_names
 from tune.analysis.tables import PREDICTORS
 from tune.search.study import METRIC
@@ -151,7 +152,7 @@ def _drawn(name: str, draw: Callable[[FigureSource], go.Figure | None], source: 
     try:
         figure = draw(source)
     except Exception as error:  # a figure that cannot be drawn leaves the others
-        logger.warning("figure %s cannot be drawn: %s", name, " ".join(str(error).split())[:200])
+        logger.warning("figure %s cannot be drawn: %s", name, one_line(error))
         return None
     return None if figure is None or not figure.data else figure
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from nuanced_core.errors import one_line
+
 __all__ = ["ListenedClip", "Listening", "Source", "read_listening"]
 
 logger = logging.getLogger(__name__)
@@ -133,7 +135,7 @@ def _read(folder: Path) -> _ListeningFile | None:
     try:
         listened = _ListeningFile.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
-        logger.warning("%s: cannot be read: %s", file, " ".join(str(error).split())[:200])
+        logger.warning("%s: cannot be read: %s", file, one_line(error))
         return None
     return listened if listened.clips else None
 

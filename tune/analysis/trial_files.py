@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from tensorboard.compat import tf
 
-from nuanced_core.errors import NuancedError
+from nuanced_core.errors import NuancedError, one_line
 from tune.cluster.shared_storage import SharedFolder
 
 __all__ = ["COLUMNS", "TrialFolders", "read_curves"]
@@ -52,7 +52,7 @@ def _scalars(folder: Path, tags: Sequence[str] | None) -> dict[str, list[Any]]:
         reader.Reload()
     except (OSError, DecodeError, tf.errors.OpError, MemoryError, OverflowError) as error:
         # The last two are of a record that says it is larger than memory.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error, None)
         logger.warning("%s: damaged event files, read up to the damage: %s", folder, reason)
     found = reader.Tags()[SCALARS]
     return {tag: reader.Scalars(tag) for tag in found if tags is None or tag in tags}

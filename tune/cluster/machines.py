@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from nuanced_core.errors import ConfigError
+from nuanced_core.errors import ConfigError, one_line
 from nuanced_core.machine_limits import available_memory, memory_limit, usable_cpus
 from tune.cluster.authentication import check_authentication, use_token
 from tune.cluster.ray_runtime import RAY_ENVIRONMENT, check_local_ray, joined_ray, local_ray
@@ -286,5 +286,5 @@ def _resolved(address: str) -> str:
     try:
         return str(canonicalize_bootstrap_address_or_die(address))
     except (ConnectionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ConfigError(f"--address {address}: no Ray is found ({reason}); start one, or give HOST:PORT") from None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from nuanced_core.errors import ConfigError, NuancedError
+from nuanced_core.errors import ConfigError, NuancedError, one_line
 from tune.cluster.machines import Resources
 from tune.cluster.ray_runtime import ClusterError
 
@@ -81,4 +81,4 @@ def _result(answer: Any) -> Any:
             return ConfigError(f"a package is not installed there ({reason}); run 'make setup' on it")
         return ClusterError(reason)
     except ray.exceptions.RayError as error:
-        return LostNodeError(f"does not answer: {' '.join(str(error).split())[:200]}")
+        return LostNodeError(f"does not answer: {one_line(error)}")

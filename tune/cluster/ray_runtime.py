@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nuanced_core.errors import ConfigError, DiskError, NuancedError
+from nuanced_core.errors import ConfigError, DiskError, NuancedError, one_line
 from nuanced_core.paths import user_path
 from tune.cluster.disk import check_disk
 
@@ -100,7 +100,9 @@ def local_ray(temp: str | None = None, **options: Any) -> Iterator[None]:
                 _require_worker(ray)
             except Exception as error:
                 temporary.keep()
-                reason = str(error) if isinstance(error, ClusterError) else f"Ray does not start: {_line(error)}"
+                reason = (
+                    str(error) if isinstance(error, ClusterError) else f"Ray does not start: {one_line(error, 300)}"
+                )
                 logs = temporary.folder
                 raise ClusterError(f"{reason}{_last_words(logs)}; Ray's logs: {logs}") from error
             yield
@@ -125,7 +127,7 @@ def joined_ray(address: str, **options: Any) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:
-        raise ClusterError(f"--address {address}: cannot be joined: {_line(error)}") from error
+        raise ClusterError(f"--address {address}: cannot be joined: {one_line(error, 300)}") from error
     try:
         yield
     finally:
@@ -292,10 +294,6 @@ def _hangup_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _configured_ray() -> Any:

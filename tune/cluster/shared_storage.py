@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nuanced_core.errors import ConfigError, DiskError
+from nuanced_core.errors import ConfigError, DiskError, one_line
 from nuanced_core.paths import user_path
 from tune.config.secrets import from_environment, is_variable, masked
 
@@ -270,10 +270,10 @@ def _filesystem(location: str, setting: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(location)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
-        reason = masked(" ".join(str(error).split()))
+        reason = masked(one_line(error, None))
         raise ConfigError(
             f"{setting}: {masked(location)}: {reason}; install the package that it names on all nodes, or take a path"
         ) from None
     except Exception as error:
-        reason = masked(" ".join(str(error).split()))[:200]
+        reason = masked(one_line(error, None))[:200]
         raise ConfigError(f"{setting}: {masked(location)}: cannot be reached: {reason}") from None

@@ -18,7 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nuanced_core.config.settings import RunConfig
-from nuanced_core.errors import ConfigError, DiskError
+from nuanced_core.errors import ConfigError, DiskError, one_line
 from tune.config.space import SEED, Space
 from tune.config.sweep_settings import SweepSettings
 from tune.search.distinct import DistinctDraws, base_key
@@ -387,7 +387,7 @@ class TrialLedger:
             self.stop(DiskError(f"{self._trials_folder.parent}: the study cannot be written: {error.strerror}"))
             return None
         except optuna.exceptions.StorageInternalError as error:  # of a database
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             self.stop(DiskError(f"sweep.storage: {self._settings.storage}: cannot be written: {reason}"))
             return None
 

@@ -23,7 +23,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.trial import TrialState
 
-from nuanced_core.errors import ConfigError
+from nuanced_core.errors import ConfigError, one_line
 from tune.config.places import database_file, database_url, moved_into
 from tune.config.secrets import from_environment, is_variable, masked
 from tune.config.sweep_config import SETTINGS_FILE, load_sweep_config
@@ -246,7 +246,7 @@ class _StudySource:
             except OSError as error:
                 raise ConfigError(f"{self.title}: cannot be read: {error.strerror}") from None
             except Exception as error:  # of any type: Optuna applies what it reads without checking it
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                reason = f"{type(error).__name__}: {one_line(error)}"
                 raise ConfigError(
                     f"{self.title}: is damaged after line {max(journal.line - 1, 0)} ({reason}); put {STUDY_FILE} back "
                     "from a copy, or remove the lines from there on"
@@ -256,7 +256,7 @@ class _StudySource:
         try:
             return RDBStorage(self.url)
         except Exception as error:  # of SQLAlchemy, or of the database driver that the URL names
-            reason = masked(" ".join(str(error).split()))[:200]
+            reason = masked(one_line(error, None))[:200]
             raise ConfigError(f"{self.title}: cannot be opened: {reason}") from None
 
     def study_name(self, names: list[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nuanced_core.audio import KOKORO_RATE, SAMPLES_PER_FEATURE_FRAME, WHISPER_RATE
 from nuanced_core.config.settings import RunConfig
-from nuanced_core.errors import NuancedError
+from nuanced_core.errors import NuancedError, one_line
 from nuanced_core.hearing.whisper_features import feature_shape
 from nuanced_core.kokoro.voices import STOCK_VOICES, VoiceBank
 from nuanced_core.machine_limits import memory_limit
@@ -200,7 +200,7 @@ def _phonemizer() -> Finding:
     try:
         return Finding("phonemizer", make_phonemizer().name)
     except Exception as error:
-        return Finding("phonemizer", "none", " ".join(str(error).split())[:200])
+        return Finding("phonemizer", "none", one_line(error))
 
 
 def _ray() -> Finding:

@@ -12,7 +12,7 @@ import ray.tune as ray_tune
 
 from tune.trial.reports import unpack_scalars
 
-__all__ = ["WORKERS", "DriverProbe"]
+__all__ = ["WORKERS", "DriverProbe", "resident_mb"]
 
 WORKERS = 2
 SETTLED_TRIALS = 50  # after which growth of memory is counted
@@ -20,9 +20,13 @@ WINDOW_TRIALS = 100  # at the start and the end of a sweep, whose callbacks are 
 LOG_INTERVAL = 250  # trials between two lines on stderr
 
 
-def _resident_mb() -> float:
-    """Return the resident memory of this process in MiB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+def resident_mb(process: int | str = "self") -> float:
+    """Return the resident memory of a process in MiB, of this one by default.
+
+    Raises:
+        OSError: the process has ended.
+    """
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class DriverProbe(ray_tune.Callback):  # type: ignore[misc]
@@ -36,7 +40,7 @@ class DriverProbe(ray_tune.Callback):  # type: ignore[misc]
         self.slept = 0.0  # seconds, of all epochs
         self.spans: dict[int, tuple[float, float]] = {}  # by process, its first epoch's start and its last one's end
         # For the start, then for the end of each trial: results, callback_seconds, memory. Flat, to stay small.
-        self.rows = array("d", [0.0, 0.0, _resident_mb()])
+        self.rows = array("d", [0.0, 0.0, resident_mb()])
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -68,7 +72,7 @@ class DriverProbe(ray_tune.Callback):  # type: ignore[misc]
         return timed
 
     def _add_row(self) -> None:
-        self.rows.extend((self.results, self.callback_seconds, _resident_mb()))
+        self.rows.extend((self.results, self.callback_seconds, resident_mb()))
         ended = self.ended
         if ended % LOG_INTERVAL == 0:
             print(f"{self.name}: {ended} trials, {time.time() - self.first_start:.0f} s", file=sys.stderr, flush=True)

@@ -43,6 +43,7 @@ from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
 
 from tests.benchmarks.killed_driver import CHECKPOINT, CONCURRENT, NAME, TRAINED, drive_without_ray, write_settings
+from tests.benchmarks.progress import INTERRUPTED
 from tune.search.journal import STUDY_FILE
 from tune.search.study import read_study
 
@@ -289,7 +290,8 @@ def main() -> None:
         except AssertionError as error:
             sys.exit(f"violated: {error}")
         except KeyboardInterrupt:
-            sys.exit("stopped; nothing was violated so far")
+            print("partial: interrupted; nothing was violated so far", flush=True)
+            sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

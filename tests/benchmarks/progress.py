@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nuanced_core.data.dataset import Dataset
     from nuanced_core.data.utterances import Utterance
 
-__all__ = ["Bench", "Row", "benchmark", "render_missing"]
+__all__ = ["INTERRUPTED", "Bench", "Row", "benchmark", "render_missing"]
 
 HEARTBEAT = 10.0  # seconds between two lines about the same work
 INTERRUPTED = 130  # 128 + SIGINT

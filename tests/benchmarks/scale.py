@@ -17,7 +17,7 @@ and for this machine's cores. By the number of nodes: seconds to start the clust
 end than before; milliseconds per trial and per epoch of wall-clock time; CPU milliseconds of the driver per trial, its
 start and preparation included.
 
-Each system is a process of its own. Rows are printed at once; after Ctrl-C those that are complete stay.
+Each system is a process of its own.
 """
 
 import argparse
@@ -32,12 +32,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.progress import Bench, benchmark
+
 __all__ = ["main"]
 
 TRIALS_PER_NODE = 4
 ROOT = Path(__file__).parents[2]
-_LEDGER = ("ended", "ask", "report", "end", "tick", "table", "longest", "per_trial", "epochs", "rss", "journal", "wall")
-_CLUSTER = ("nodes", "start_s", "mb", "trials", "wall_s", "ms_per_trial", "ms_per_epoch", "driver_cpu_ms")
+_LEDGER = ("ask", "report", "end", "tick", "table", "longest", "per_trial", "epochs", "rss", "journal", "wall")
+_CLUSTER = ("start_s", "mb", "trials", "wall_s", "ms_per_trial", "ms_per_epoch", "driver_cpu_ms")
 
 
 def rows_of(module: str, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -67,39 +69,32 @@ def rows_of(module: str, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         child.wait()
 
 
-def print_row(columns: tuple[str, ...], row: dict[str, Any] | None = None) -> None:
-    """Print a row of a table, or its header."""
-    cells = (
-        columns if row is None else [f"{row[name]:.{0 if float(row[name]).is_integer() else 2}f}" for name in columns]
-    )
-    print(" ".join(f"{cell:>{max(8, len(name))}}" for name, cell in zip(columns, cells, strict=True)), flush=True)
-
-
-def measure_ledger(sampler: str, trials: int, slots: int) -> None:
-    """Print the table of one sampler."""
-    print(f"\n{sampler}, {slots} trials at a time; CPU ms per call and per trial, MiB, wall-clock s", flush=True)
-    print_row(_LEDGER)
+def measure_ledger(bench: Bench, sampler: str, trials: int, slots: int) -> None:
+    """Add the rows of one sampler."""
+    bench.doing(f"{sampler}, {slots} trials at a time")
     with tempfile.TemporaryDirectory() as folder:
         job = {"sampler": sampler, "trials": trials, "folder": folder}
         for row in rows_of("tests.benchmarks.scale_ledger", {"task": "simulate", "slots": slots, "rows": 1000, **job}):
             if "ended" in row:
-                print_row(_LEDGER, row)
+                bench.add(f"{sampler}, {row['ended']}", {column: row[column] for column in _LEDGER})
             else:
-                print(f"status {row['status']:.2f} s; lowest loss {row['best']:.4f}", flush=True)
+                bench.add(f"{sampler}, status, s", row["status"])
         for row in rows_of("tests.benchmarks.scale_ledger", {"task": "resume", **job}):
-            parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in row["resume"].items())
-            print(f"resume, s: {parts}; {row['rss']:.0f} MiB more than before", flush=True)
+            for part, seconds in row["resume"].items():
+                bench.add(f"{sampler}, resume, {part}, s", seconds)
+            bench.add(f"{sampler}, resume, MiB", row["rss"])
 
 
-def measure_cluster(nodes: int, trials: int) -> None:
-    """Print the row of one number of nodes."""
+def measure_cluster(bench: Bench, nodes: int, trials: int) -> None:
+    """Add the row of one number of nodes."""
+    bench.doing(f"Ray's test cluster of {nodes} nodes, {trials} trials")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         # Ray reads these when it is imported.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{folder}/auth_token"}
         os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_memory_monitor_refresh_ms": "0"}
         os.environ["NUANCED_CACHE"] = f"{folder}/cache"
         for row in rows_of("tests.benchmarks.scale_cluster", {"nodes": nodes, "trials": trials, "folder": folder}):
-            print_row(_CLUSTER, row)
+            bench.add(f"{nodes} nodes", {column: row[column] for column in _CLUSTER})
 
 
 def main() -> None:
@@ -111,17 +106,13 @@ def main() -> None:
     parser.add_argument("--part", choices=["ledger", "cluster"], help="measure only this part")
     parser.add_argument("--clusters", default="1,4,8,16", help="numbers of nodes of Ray's test cluster")
     arguments = parser.parse_args()
-    try:
+    with benchmark() as bench:
         if arguments.part in (None, "ledger"):
             for sampler in arguments.samplers.split(","):
-                measure_ledger(sampler, arguments.trials, TRIALS_PER_NODE * arguments.nodes)
+                measure_ledger(bench, sampler, arguments.trials, TRIALS_PER_NODE * arguments.nodes)
         if arguments.part in (None, "cluster"):
-            print("\nRay's test cluster", flush=True)
-            print_row(_CLUSTER)
             for nodes in arguments.clusters.split(","):
-                measure_cluster(int(nodes), min(300, arguments.trials))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the rows above are complete")
+                measure_cluster(bench, int(nodes), min(300, arguments.trials))
 
 
 if __name__ == "__main__":

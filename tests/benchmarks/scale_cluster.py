@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.scale_ledger import SPACE
-from tests.benchmarks.sweep_toy import ToyRun
+from tests.benchmarks.sweep_toy import SPACE, ToyRun
 from tests.tune.toy import prepare
 
 __all__ = ["measure"]

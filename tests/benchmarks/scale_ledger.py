@@ -6,7 +6,6 @@ A process of its own prints a row as JSON for each thousand trials that have end
 import heapq
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -16,6 +15,8 @@ from typing import Any
 
 import optuna
 
+from tests.benchmarks.driver_probe import resident_mb
+from tests.benchmarks.sweep_toy import SPACE
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.sweep_config import SweepConfig, load_sweep_config
 from tune.loggers.sweep_loggers import SweepLoggers
@@ -26,21 +27,9 @@ from tune.show.status import study_status
 from tune.trial.ray_search import StudyScheduler, StudySearcher
 from tune.trial.reports import pack_scalars
 
-__all__ = ["EPOCHS", "SPACE", "simulate"]
+__all__ = ["EPOCHS", "simulate"]
 
 EPOCHS = 9
-SPACE = """
-search:
-  train.learning_rate: {low: 1.0e-5, high: 1.0e-1, log: true}
-  encoder.width: {low: 32, high: 512}
-  train.batch_size: {low: 4, high: 64}
-  encoder.pooling: [mean, mean_std, max]
-"""
-
-
-def resident_mb() -> float:
-    """Return the resident memory of this process in MiB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class _Timer:

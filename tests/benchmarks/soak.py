@@ -27,6 +27,8 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.benchmarks.driver_probe import resident_mb
+from tests.benchmarks.progress import INTERRUPTED
 from tune.config.sweep_settings import SweepSettings
 from tune.search.study import open_study
 
@@ -50,7 +52,7 @@ class Soak:
         self.events: Counter[str] = Counter()
         self.starts = 0
         self.exits: Counter[int] = Counter()
-        self.memory: list[tuple[float, float, float]] = []  # hours, GB of the driver, GB of all processes
+        self.memory: list[tuple[float, float, float]] = []  # hours, GiB of the driver, GiB of all processes
         self.begun = time.monotonic()
 
     def run(self) -> None:
@@ -79,6 +81,10 @@ class Soak:
                 until = self._next()
             self._sample(driver.pid)
             time.sleep(SAMPLE_SECONDS)
+
+    def end(self) -> None:
+        """Kill all processes of the sweep."""
+        self._kill(self._processes())
 
     def _next(self) -> float:
         if time.monotonic() - self.begun > 60 * self.given.minutes:
@@ -173,8 +179,8 @@ class Soak:
             "finished trials of which an epoch is missing": lost,
             "finished trials that show an epoch twice": twice,
             "trial numbers used twice": numbers_twice,
-            "driver, GB: largest in the first and last third": _largest(self.memory, third, 1),
-            "all processes, GB: largest in the first and last third": _largest(self.memory, third, 2),
+            "driver, GiB: largest in the first and last third": _largest(self.memory, third, 1),
+            "all processes, GiB: largest in the first and last third": _largest(self.memory, third, 2),
             "folder, MB": round(sum(_size(file) for file in self.folder.rglob("*")) / 1e6),
         }
         for name, value in rows.items():
@@ -196,10 +202,10 @@ def _steps(folder: Path) -> list[int]:
     return [event.step for event in reader.Scalars("val/loss")] if "val/loss" in reader.Tags()["scalars"] else []
 
 
-def _resident_gb(pid: int) -> float:
+def _resident_gb(process: int) -> float:
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
-    except (OSError, IndexError):
+        return resident_mb(process) / 1024
+    except (OSError, IndexError):  # it has ended
         return 0.0
 
 
@@ -234,8 +240,10 @@ def main() -> int:
     try:
         soak.run()
     except KeyboardInterrupt:
-        soak._kill(soak._processes())
-        print("interrupted; so far:", file=sys.stderr)
+        print("partial: interrupted; so far:", flush=True)
+        soak.end()
+        soak.report()
+        return INTERRUPTED
     return 1 if soak.report() else 0
 
 

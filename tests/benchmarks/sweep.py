@@ -49,21 +49,13 @@ from rich.table import Table
 
 from tests.benchmarks.driver_probe import WORKERS, DriverProbe
 from tests.benchmarks.progress import benchmark
-from tests.benchmarks.sweep_toy import ToyRun, ToyTrainable
+from tests.benchmarks.sweep_toy import SPACE, ToyRun, ToyTrainable
 from tests.tune.toy import prepare
 from tune.cluster.machines import ThisMachine
 from tune.config.sweep_config import load_sweep_config
 
 # As in tune/search: halving's reduction factor, and trials that are sampled at random.
 REDUCTION, STARTUP_TRIALS = 3, 10
-SPACE = """
-search:
-  train.learning_rate: {low: 1.0e-5, high: 1.0e-1, log: true}
-  encoder.width: {low: 32, high: 512}
-  train.batch_size: {low: 4, high: 64}
-  encoder.pooling: [mean, mean_std, max]
-sweep: {sampler: tpe, pruner: halving}
-"""
 FIRST_COLUMNS = ("wall_s", "efficiency", "ms_per_result")  # of a row that is printed at once; the table has all
 OUTPUT_FILE = "measured.json"  # of a process that measures one system at one size
 TIMEOUT = 4 * 3600  # seconds, of one system and size
@@ -86,7 +78,7 @@ def run_ours(probe: DriverProbe, trials: int, epochs: int, sleep: float, folder:
 
     setattr(Progress, "on_trial_result", on_trial_result)  # noqa: B010 (a method, for mypy)
     file = folder / "toy.yaml"
-    file.write_text(SPACE)
+    file.write_text(f"{SPACE}sweep: {{sampler: tpe, pruner: halving}}\n")
     settings = {"trials": trials, "max_concurrent": WORKERS, "outputs": str(folder)}
     overrides = [f"train.epochs={epochs}", *(f"sweep.{name}={value}" for name, value in settings.items())]
     disk.BYTES_PER_TRIAL = 0  # these trials write no checkpoints

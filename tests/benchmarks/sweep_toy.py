@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from nuanced_core.config.settings import RunConfig
     from tune.trial.protocol import Report
 
-__all__ = ["ToyRun", "ToyTrainable"]
+__all__ = ["SPACE", "ToyRun", "ToyTrainable"]
+
+SPACE = """
+search:
+  train.learning_rate: {low: 1.0e-5, high: 1.0e-1, log: true}
+  encoder.width: {low: 32, high: 512}
+  train.batch_size: {low: 4, high: 64}
+  encoder.pooling: [mean, mean_std, max]
+"""
 
 
 def _toy_epoch(rate: float, width: int, batch: int, pooling: str, epoch: int, sleep: float) -> dict[str, float]:

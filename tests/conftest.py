@@ -19,12 +19,17 @@ settings.load_profile("repeated")
 SLOW = {"models", "ray_session"}
 # Tests of whole processes.
 SLOW_PLACES = ("tests/tune/sweep/", "tests/tune/cluster/", "tests/nuanced_core/data/test_rendering.py")
+LONGEST_PLACES = ("tests/tune/cluster/", "tests/tune/sweep/")
 # Sweeps that tests of several modules look at.
 SHARED = {"mixed", "pruned"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what ``make test-fast`` leaves out, and keep tests together that one process should run."""
+    """Mark what ``make test-fast`` leaves out, and keep tests together that one process should run.
+
+    The longest files come first, so that no process waits at the end for another's.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST_PLACES))
     for item in items:
         fixtures = {*getattr(item, "fixturenames", ())}
         if fixtures & SLOW or item.get_closest_marker("real") or item.nodeid.startswith(SLOW_PLACES):

@@ -10,7 +10,6 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,16 +23,13 @@ from nuanced_core.paths import user_path
 
 __all__ = [
     "CONFIG_FILE",
-    "DEFAULT_MODEL",
     "KOKORO",
-    "SHARED",
     "WEIGHTS_FILE",
     "ModelFile",
     "ModelFiles",
     "Pretrained",
     "check_kokoro",
     "check_models",
-    "find_model",
     "is_hub_id",
     "pretrained_folder",
     "read_pretrained",
@@ -42,8 +38,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-DEFAULT_MODEL = Path("models/default")  # in the repository; the wheel has it below SHARED
-SHARED = "share/nuanced-speech"  # in the environment: `data-files` in pyproject.toml
 KOKORO = "kokoro"  # the key in ``sha256`` of the Kokoro that the styles are of
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FOLDERS = ("models", "outputs")  # that the documentation uses: models/default is missing, not on the hub
@@ -100,16 +94,14 @@ def is_hub_id(place: str | Path) -> bool:
 def pretrained_folder(place: str | Path, revision: str | None = None) -> Path:
     """Return the folder of an exported encoder, downloaded first if ``place`` is OWNER/NAME on the hub.
 
-    ``DEFAULT_MODEL`` is also found where the package is installed.
-
     Args:
         revision: branch, tag or commit on the hub.
 
     Raises:
-        WeightsError: it cannot be downloaded, or is ``DEFAULT_MODEL`` and not installed.
+        WeightsError: it cannot be downloaded.
     """
     if not is_hub_id(place):
-        return find_model(user_path(place))
+        return user_path(place)
     from huggingface_hub import snapshot_download
 
     try:
@@ -122,36 +114,6 @@ def pretrained_folder(place: str | Path, revision: str | None = None) -> Path:
             "give a folder that 'nuanced export' wrote, or the OWNER/NAME of one on the hub"
         ) from None
     return Path(found)
-
-
-def find_model(model: str | Path) -> Path:
-    """Return the folder of an encoder; ``DEFAULT_MODEL`` is looked for here, in the repository and in the wheel.
-
-    Raises:
-        WeightsError: it is ``DEFAULT_MODEL``, and in none of these places.
-    """
-    folder = Path(model)
-    if folder != DEFAULT_MODEL or folder.exists():
-        return folder
-    beside = Path(__file__).parents[2] / DEFAULT_MODEL
-    if beside.is_dir():
-        return beside
-    if (installed := _installed_model()) is not None:
-        return installed
-    raise WeightsError(
-        f"{DEFAULT_MODEL}: not in this folder, and not part of the installed package; copy it from the repository, or "
-        "name another encoder's folder with --model ('nuanced evaluate': as MODEL)"
-    )
-
-
-def _installed_model() -> Path | None:
-    """Return the encoder that the wheel brought; its list of files says where, for any way of installing it."""
-    try:
-        files = distribution("nuanced-speech").files or []
-    except PackageNotFoundError:
-        return None
-    configs = (Path(str(file.locate())) for file in files if file.match(f"{SHARED}/{DEFAULT_MODEL}/config.json"))
-    return next((config.parent.resolve() for config in configs if config.is_file()), None)
 
 
 def read_pretrained(folder: Path) -> Pretrained:
@@ -184,9 +146,8 @@ def read_pretrained(folder: Path) -> Pretrained:
     try:
         return Pretrained(config, load(data))
     except SafetensorError as error:
-        reason = one_line(error)
         raise WeightsError(
-            f"{weights_file}: does not fit {CONFIG_FILE}: cut off, or no safetensors file ({reason})"
+            f"{weights_file}: does not fit {CONFIG_FILE}: cut off, or no safetensors file ({one_line(error)})"
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Protocol
 
@@ -10,11 +11,14 @@ import torch
 from nuanced_core.config.settings import Models, RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.data.model_set import ModelSet, resolve_device
-from nuanced_core.encoder.pretrained import DEFAULT_MODEL, check_models, pretrained_folder
+from nuanced_core.encoder.pretrained import check_models, pretrained_folder
 from nuanced_core.encoder.style_encoder import StyleEncoder
-from nuanced_core.errors import ConfigError
+from nuanced_core.errors import ConfigError, WeightsError
 
-__all__ = ["SpeechModels", "SpokenModels", "StockModels"]
+__all__ = ["DEFAULT_MODEL", "SHARED", "SpeechModels", "SpokenModels", "StockModels", "find_model"]
+
+DEFAULT_MODEL = Path("models/default")  # in the repository; the wheel has it below SHARED
+SHARED = "share/nuanced-speech"  # in the environment: `data-files` in pyproject.toml
 
 
 class SpokenModels(Protocol):
@@ -67,7 +71,7 @@ class SpeechModels:
             WeightsError: the encoder or a model file is not available, or does not fit.
             ConfigError: the encoder's configuration is invalid, or there is no such device.
         """
-        folder = pretrained_folder(model)
+        folder = pretrained_folder(find_model(model))
         encoder = StyleEncoder.from_pretrained(folder)
         file = folder / "config.json"
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -83,3 +87,33 @@ class SpeechModels:
     def device(self) -> torch.device:
         """The device of the encoder and of Kokoro."""
         return self.models.device
+
+
+def find_model(model: str | Path) -> Path:
+    """Return the folder of an encoder; ``DEFAULT_MODEL`` is looked for here, in the repository and in the wheel.
+
+    Raises:
+        WeightsError: it is ``DEFAULT_MODEL``, and in none of these places.
+    """
+    folder = Path(model)
+    if folder != DEFAULT_MODEL or folder.exists():
+        return folder
+    beside = Path(__file__).parents[2] / DEFAULT_MODEL
+    if beside.is_dir():
+        return beside
+    if (installed := _installed_model()) is not None:
+        return installed
+    raise WeightsError(
+        f"{DEFAULT_MODEL}: not in this folder, and not part of the installed package; copy it from the repository, or "
+        "name the folder of another encoder with --model"
+    )
+
+
+def _installed_model() -> Path | None:
+    """Return the encoder that the wheel brought; its list of files says where, for any way of installing it."""
+    try:
+        files = distribution("nuanced-speech").files or []
+    except PackageNotFoundError:
+        return None
+    configs = (Path(str(file.locate())) for file in files if file.match(f"{SHARED}/{DEFAULT_MODEL}/config.json"))
+    return next((config.parent.resolve() for config in configs if config.is_file()), None)

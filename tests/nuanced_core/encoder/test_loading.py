@@ -12,17 +12,13 @@ from safetensors.torch import save_file
 from nuanced_core import StyleEncoder
 from nuanced_core.audio import resample
 from nuanced_core.data.model_set import ModelSet
-from nuanced_core.encoder import pretrained
-from nuanced_core.encoder.pretrained import DEFAULT_MODEL, SHARED, check_models, find_model
+from nuanced_core.encoder.pretrained import check_models
 from nuanced_core.encoder.recording import pooled_recording
 from nuanced_core.encoder.style_encoder import StyleEncoderConfig
 from nuanced_core.errors import ConfigError, WeightsError
-from nuanced_core.evaluation.predictors import load_export
 from tests.nuanced_core.encoder.small_encoders import PAIRWISE, SPACE, randomised_encoder, small_clips, small_config
 
-ROOT = Path(__file__).parents[3]
-SHIPPED = ROOT / "models" / "default"
-ENCODER_FILES = ("README.md", "config.json", "model.safetensors")
+SHIPPED = Path(__file__).parents[3] / "models" / "default"
 
 
 def save(encoder: StyleEncoder, folder: Path) -> None:
@@ -138,35 +134,3 @@ def test_another_kokoro_is_refused(
     models.whisper_file.name = "base.en"
     with pytest.raises(WeightsError, match=r"reads the features of Whisper tiny\.en, not of base\.en"):
         check_models("folder", config, models)
-
-
-def test_the_default_is_looked_for_here_then_in_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find_model(DEFAULT_MODEL) == ROOT / DEFAULT_MODEL
-    (tmp_path / DEFAULT_MODEL).mkdir(parents=True)
-    assert find_model(DEFAULT_MODEL) == DEFAULT_MODEL
-    assert find_model("elsewhere") == Path("elsewhere")
-
-
-def test_an_installed_package_finds_the_encoder_of_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site, folder = tmp_path / "env" / "lib" / "site", tmp_path / "env" / SHARED / DEFAULT_MODEL
-    about = site / "nuanced_speech-0.1.0.dist-info"
-    for path in (about, folder):
-        path.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: nuanced-speech\nVersion: 0.1.0\n")
-    (about / "RECORD").write_text("".join(f"../../{SHARED}/{DEFAULT_MODEL}/{file},,\n" for file in ENCODER_FILES))
-    for file in ENCODER_FILES:
-        (folder / file).symlink_to(ROOT / DEFAULT_MODEL / file)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(site)
-    monkeypatch.setattr(pretrained, "__file__", str(site / "nuanced_core" / "encoder" / "pretrained.py"))
-    assert find_model(DEFAULT_MODEL).samefile(folder)
-    (folder / "config.json").unlink()
-    with pytest.raises(WeightsError, match="not in this folder"):
-        find_model(DEFAULT_MODEL)
-
-
-def test_each_reader_of_an_export_finds_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    encoder, run = load_export(DEFAULT_MODEL)
-    assert encoder.config == StyleEncoder.from_pretrained(DEFAULT_MODEL).config and run.encoder.pooling

@@ -1,7 +1,7 @@
 """A sweep whose driver is killed at random moments and resumed, and what is left of it.
 
     python -m tests.benchmarks.kills [--kills 1000] [--trials 2000]
-    python -m tests.benchmarks.kills --ray [--minutes 10] [--trials 200]
+    python -m tests.benchmarks.kills --ray [--minutes 10] [--trials 3000]
 
 The trials are toys of up to 3 epochs, each with a checkpoint; the pruner and the sampler are the default ones.
 
@@ -257,13 +257,11 @@ def killed_with_ray(folder: Path, minutes: float, trials: int, seed: int) -> Non
     """Kill the whole driver for some minutes, resume it, and print and check the outcome."""
     moments, watcher = random.Random(seed), JournalWatcher(folder / NAME / STUDY_FILE)
     until, kills = time.monotonic() + 60 * minutes, 0
-    while time.monotonic() < until and run_with_ray(folder, moments.uniform(3, 40)):
-        kills += 1
+    # A driver whose budget is met, whether it was killed after that or not, is not resumed: it would refuse.
+    while len(watcher.ended) < trials:
+        kills += run_with_ray(folder, moments.uniform(3, 40) if time.monotonic() < until else None)
         watcher.read()
         print(f"{kills} kills: {watcher.created} trials, {len(watcher.ended)} ended, {watcher.torn} torn", flush=True)
-    if len(watcher.ended) < trials:
-        run_with_ray(folder)
-    watcher.read()
     states, again = check_end(folder / NAME, watcher, trials), check_trials(folder / NAME)
     print(f"{kills} kills, {trials} trials: {dict(states)}; {again} epochs trained again; nothing lost or twice")
 
@@ -272,13 +270,13 @@ def main() -> None:
     """Kill, resume and check."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--trials", type=int, help="budget of the sweep (default 2000, with --ray 200)")
+    parser.add_argument("--trials", type=int, help="budget of the sweep (default 2000, with --ray 3000)")
     parser.add_argument("--within", type=float, default=0.2, help="seconds after the first trial, of the latest kill")
     parser.add_argument("--ray", action="store_true", help="the whole driver, with Ray")
     parser.add_argument("--minutes", type=float, default=10, help="with --ray: for how long")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
-    trials = arguments.trials or (200 if arguments.ray else 2000)
+    trials = arguments.trials or (3000 if arguments.ray else 2000)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_settings(folder, trials)

@@ -10,6 +10,7 @@ from nuanced_core.config.settings import Models, RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.data.model_set import ModelSet
 from tests.fakes import TINY_RUN, fake_models
+from tune.config import secrets
 
 # The same examples in each run; pytest --hypothesis-profile=default looks for others. A busy machine draws slowly.
 settings.register_profile("repeated", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if fixtures & SLOW or item.get_closest_marker("real") or item.nodeid.startswith(SLOW_PLACES):
             item.add_marker("slow")
         item.add_marker(pytest.mark.xdist_group("sweeps" if fixtures & SHARED else item.nodeid.partition("::")[0]))
+
+
+@pytest.fixture(autouse=True)
+def no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that read URLs, also damaged ones, mask no word in what later tests print."""
+    monkeypatch.setattr(secrets, "_secrets", {})
 
 
 @pytest.fixture(scope="session")

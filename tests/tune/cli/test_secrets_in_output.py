@@ -7,7 +7,6 @@ import pytest
 
 from nuanced_core.config.yaml_files import write_yaml
 from tune.cli.app import main
-from tune.config import secrets
 from tune.config.sweep_config import SETTINGS_FILE
 
 PASSWORD = "s3cr3t/{0}with:all@of #it?"
@@ -19,11 +18,6 @@ URLS = {
     "parameter": f"postgresql://127.0.0.1:1/db?user=me&password={ESCAPED}",
     "bucket": f"s3://key:{ESCAPED}@bucket/x",
 }
-
-
-@pytest.fixture(autouse=True)
-def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secrets, "_secrets", {})
 
 
 def output(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> str:

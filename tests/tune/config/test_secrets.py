@@ -7,15 +7,9 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from nuanced_core.errors import ConfigError
-from tune.config import secrets
 from tune.config.secrets import check_no_secrets, from_environment, has_secret, masked, remember_secrets
 
 PASSWORD = "s3cr3t/with:all@of#them?"
-
-
-@pytest.fixture(autouse=True)
-def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secrets, "_secrets", {})
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""What benchmarks share (``tests/benchmarks/progress.py``): progress, rows once they are known, and Ctrl-C."""
+"""What benchmarks share (``tests/benchmarks/progress.py``), and searches on recorded curves (``search.py``)."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from nuanced_core.errors import ConfigError
-from tests.benchmarks import progress
+from tests.benchmarks import progress, search
 from tests.benchmarks.progress import HEARTBEAT, Bench, benchmark
+from tests.benchmarks.search import SAMPLERS, NearestDraws, Recorded, recorded_trials
+from tune.config.sweep_settings import SweepSettings
 
 ROOT = Path(__file__).parents[1]
 SLEEPER = """
@@ -125,3 +128,48 @@ def test_an_error_of_the_user_is_one_line(capsys: pytest.CaptureFixture[str]) ->
         raise ConfigError("no such voice")
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: no such voice\n"
+
+
+def test_recorded_trials_are_those_of_the_space_and_complete() -> None:
+    space, recorded = recorded_trials()
+    assert len(recorded) >= 200
+    assert len({json.dumps(trial.params) for trial in recorded}) == len(recorded)
+    assert len({len(trial.curve) for trial in recorded}) == 1
+    assert all(math.isfinite(value) and value > 0 for trial in recorded for value in trial.curve)
+    for trial in recorded:
+        space.as_stored(trial.params, "table")
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
+def test_a_search_draws_each_recorded_trial_once(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    space, recorded = recorded_trials()
+    monkeypatch.setattr(search, "recorded_trials", lambda: (space, recorded[:40]))
+    epochs = len(recorded[0].curve)
+    assert search.search(sampler, "none", 0, target=0.0, at_once=2) == math.inf
+    worst = max(trial.value for trial in recorded[:40])
+    assert search.search(sampler, "none", 0, target=worst, at_once=1) == epochs
+    best = min(trial.value for trial in recorded[:40])
+    found = search.search(sampler, "none", 0, target=best, at_once=1)
+    assert found <= 40 * epochs and found % epochs == 0
+
+
+def test_the_nearest_recorded_trial_is_drawn_and_its_settings_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, recorded = recorded_trials()
+    near, far = recorded[:2]
+    draws = NearestDraws(space, SweepSettings(), [far, near])
+    monkeypatch.setattr(type(space), "suggest", lambda self, draft: dict(near.params))
+    assert draws._draw(None, 0) == near.params
+    assert draws.latest is near and draws.left == [far]
+    assert draws._draw(None, 1) == far.params
+
+
+def test_a_pruned_trial_costs_the_epochs_that_it_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, recorded = recorded_trials()
+    good, poor = (1.0, 0.9, 0.8, 0.7, 0.6), (2.0, 2.0, 2.0, 2.0, 2.0)
+    trials = [Recorded(trial.params, good if n == 15 else poor) for n, trial in enumerate(recorded[:30])]
+    monkeypatch.setattr(search, "recorded_trials", lambda: (space, trials))
+    whole = search.search("random", "none", 3, target=0.6, at_once=1)
+    # Halving keeps a trial that is as good as the best so far, so that equal ones are not stopped.
+    assert search.search("random", "median", 3, target=0.6, at_once=1) == whole
+    trials[:] = [Recorded(t.params, tuple(v + n / 100 for v in t.curve)) for n, t in enumerate(trials)]
+    assert 5 <= search.search("random", "halving", 3, target=0.8, at_once=1) < whole

@@ -1,6 +1,7 @@
 """The settings of a training run, with their types, ranges, defaults and descriptions."""
 
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -36,6 +37,7 @@ __all__ = [
     "SpeakerEncoderName",
     "Train",
     "WindowFrames",
+    "result_settings",
 ]
 
 # Names of ``nuanced_core.speakers.encoders.SPEAKER_ENCODERS``.
@@ -229,6 +231,11 @@ class Objective(Settings):
         description="conditions of the validation clips, assigned in turn: clean, in noise, by telephone, in a room",
     )
 
+    @property
+    def judges_people(self) -> bool:
+        """Whether validation people are part of the objective."""
+        return bool(self.people or self.pitch)
+
     @model_validator(mode="after")
     def _some_weight(self) -> "Objective":
         return _with_some_weight(self)
@@ -365,3 +372,15 @@ class RunConfig(Settings):
                 f"objective.people_encoder {judge} judges what loss.speaker_encoders trains by the same encoder; "
                 "choose different ones"
             )
+
+
+def result_settings(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run, as plain values, without those that change no result.
+
+    These are the source of the model files, the device, and what is shown.
+    """
+    left = {"models": "source", "train": "device"}
+    kept = {name: section for name, section in run.items() if name != "show"}
+    return {
+        name: {key: value for key, value in section.items() if key != left.get(name)} for name, section in kept.items()
+    }

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nuanced_core.audio import FRAMES_PER_SECOND
-from nuanced_core.config.settings import RunConfig, Train
+from nuanced_core.config.settings import RunConfig, Train, result_settings
 from nuanced_core.data.dataset import Batch, windows
 from nuanced_core.data.model_set import ModelSet, loaded_models, resolve_device
 from nuanced_core.encoder.checkpoint import Checkpoint, encoder_of_checkpoint, read_checkpoint, write_checkpoint
@@ -220,11 +220,17 @@ class Run:
         started = time.perf_counter()
         values: dict[str, list[float]] = {}
         first, end = self.step, (self.epoch + 1) * self.config.train.steps_per_epoch
-        while self.step < end:
-            for name, value in self.train_step().items():
-                values.setdefault(name, []).append(value)
+        try:
+            while self.step < end:
+                for name, value in self.train_step().items():
+                    values.setdefault(name, []).append(value)
+        finally:
+            # A run that was stopped after the epoch's last step continues with no step of it.
+            seconds, known = time.perf_counter() - started, self.scalars.get("train/steps_per_second", 0.0)
+            rate = (self.step - first) / seconds if self.step > first else known
+            self.scalars = {**self.scalars, "train/steps_per_second": rate}
         means = {name: sum(steps) / len(steps) for name, steps in values.items()}
-        means["train/steps_per_second"] = (end - first) / (time.perf_counter() - started)
+        means["train/steps_per_second"] = rate
         means["train/peak_memory_gb"] = peak_memory(self.device) / 1e9
         return means
 
@@ -353,7 +359,7 @@ class Run:
             ConfigError: it is of another version of this project.
         """
         checkpoint = read_checkpoint(file)
-        if checkpoint.run != self.config.model_dump(mode="json"):
+        if result_settings(checkpoint.run) != result_settings(self.config.model_dump(mode="json")):
             raise WeightsError(f"{file}: belongs to a run with other settings; choose another folder")
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})

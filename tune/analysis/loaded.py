@@ -57,7 +57,7 @@ class LoadedSweep:
 
     Attributes:
         folder: of the sweep.
-        study: its Optuna study.
+        study: a copy of its Optuna study.
         config: its settings; None if ``sweep.yaml`` is missing.
         record: ``started``, ``git_commit``, ``versions`` and ``models`` (SHA-256 by file), as far as they are known.
         status: as ``tune.status`` returns it.
@@ -66,9 +66,9 @@ class LoadedSweep:
     def __init__(
         self, folder: Path, study: optuna.Study, config: SweepConfig | None, record: Mapping[str, Any]
     ) -> None:
-        self.folder, self.study, self.config, self.record = folder, study, config, record
-        self.status = study_status(study)
-        self.frozen: list[FrozenTrial] = study.get_trials(deepcopy=False)[: len(self.status["trials"])]
+        self.folder, self.study, self.config, self.record = folder, _copy_in_memory(study), config, record
+        self.status = study_status(self.study)
+        self.frozen: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
         self._folders = TrialFolders(folder, None if config is None else config.sweep.shared)
 
     def __repr__(self) -> str:
@@ -155,6 +155,15 @@ class LoadedSweep:
             best=None if self.best is None else self.best.number,
             curves=lambda: self.curves([METRIC]),
         )
+
+
+def _copy_in_memory(study: optuna.Study) -> optuna.Study:
+    """Return a copy that does not change while the sweep goes on."""
+    copy = optuna.create_study(study_name=study.study_name, directions=study.directions)
+    for name, value in study.user_attrs.items():
+        copy.set_user_attr(name, value)
+    copy.add_trials(study.get_trials(deepcopy=False))
+    return copy
 
 
 class BestTrial:

@@ -184,17 +184,25 @@ class SharedFolder:
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
-            found = self._files.find(self._root) if exists else []
-            names = [path.removeprefix(self._root).lstrip("/") for path in found if not path.endswith(_PART)]
-            for name in names:
+            for name in self._names() if exists else []:
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
-                self._files.get_file(self._path(name), str(part / name))
+                with suppress(FileNotFoundError):  # it was removed meanwhile, as checkpoints are
+                    self._files.get_file(self._path(name), str(part / name))
             shutil.rmtree(local, ignore_errors=True)
             part.rename(local)
+            names = self._names() if exists else []
+            for file in local.rglob("*"):
+                if file.is_file() and file.relative_to(local).as_posix() not in names:
+                    file.unlink()
         except Exception as error:
             raise self._disk_error("cannot be copied here", error) from None
-        stats = {name: (local / name).stat() for name in names}
+        stats = {name: (local / name).stat() for name in names if (local / name).is_file()}
         self._copied = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+    def _names(self) -> list[str]:
+        self._files.invalidate_cache()
+        found = self._files.find(self._root)
+        return [path.removeprefix(self._root).lstrip("/") for path in found if not path.endswith(_PART)]
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root

@@ -16,7 +16,14 @@ from tune.config.secrets import is_variable
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["absolute_setting", "database_file", "database_url", "moved_into", "with_absolute_places"]
+__all__ = [
+    "absolute_setting",
+    "database_file",
+    "database_url",
+    "moved_into",
+    "with_absolute_places",
+    "without_own_database",
+]
 
 _URL_FORMS = "sqlite:///study.db, postgresql+psycopg://user@host/database, or env:NAME"
 _TRUE = ("true", "yes", "on", "y", "t", "1")  # as SQLAlchemy reads uri=true
@@ -90,6 +97,20 @@ def moved_into(folder: Path, file: Path, outputs: Path) -> Path | None:
         return None
     inner = file.relative_to(outputs).parts[1:]
     return folder.joinpath(*inner) if inner else None
+
+
+def without_own_database(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sweep's recorded settings for a new one, whose database lies in its own folder if the other's did."""
+    sweep = dict(data.get("sweep") or {})
+    storage, outputs = sweep.get("storage"), sweep.get("outputs")
+    try:
+        if isinstance(storage, str) and not is_variable(storage) and isinstance(outputs, str):
+            file = database_file(storage)
+            inner = None if file is None else moved_into(Path(), file, Path(outputs))
+            sweep["storage"] = database_url(storage, inner)
+    except ValueError:  # the check of the setting says why
+        pass
+    return {**data, "sweep": sweep}
 
 
 def _absolute_path(value: str, folder: Path) -> str:

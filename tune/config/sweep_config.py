@@ -12,7 +12,7 @@ from nuanced_core.config.validation import dotted_names, spelling_hint, validate
 from nuanced_core.config.yaml_files import apply_overrides, read_yaml
 from nuanced_core.errors import ConfigError
 from tune.config.dimension import Range
-from tune.config.places import with_absolute_places
+from tune.config.places import with_absolute_places, without_own_database
 from tune.config.secrets import check_no_secrets, masked
 from tune.config.space import MOST_COUNTED, SEED, Space
 from tune.config.sweep_settings import SweepSettings
@@ -45,7 +45,8 @@ class SweepConfig:
 
     def with_gpus_per_trial(self, share: float) -> "SweepConfig":
         """Return the configuration with ``share`` GPUs for each trial, in place of ``gpus_per_trial: auto``."""
-        sweep = self.sweep.model_copy(update={"gpus_per_trial": share})
+        # Without a GPU no GPU hours are used.
+        sweep = self.sweep.model_copy(update={"gpus_per_trial": share, **({} if share else {"gpu_hours": None})})
         return replace(self, run=_with_device(self.run, "cuda" if share else "cpu"), sweep=sweep)
 
     def with_memory_per_trial(self, memory: float | Literal["auto"] | None) -> "SweepConfig":
@@ -66,7 +67,7 @@ class SweepConfig:
             "objective": (previous.run.objective, self.run.objective),
             **{
                 f"data.{name}": (getattr(previous.run.data, name), getattr(self.run.data, name))
-                for name in ("val_voices", "val_sentences", "val_sentences_per_voice", "max_phonemes", "seed")
+                for name in (*_VALIDATION_DATA, *(_VALIDATION_PEOPLE if self.run.objective.judges_people else ()))
             },
             "sweep.objectives": (previous.sweep.objectives, self.sweep.objectives),
         }
@@ -78,6 +79,9 @@ class SweepConfig:
             if old != new:
                 change = masked(f"was {old}, would be {new}")
                 raise ConfigError(f"{name}: {change}: trials could not be compared; start a new sweep")
+        if self.sweep.storage is None and self.sweep.study_name != previous.sweep.study_name:
+            change = f"was {previous.sweep.study_name}, would be {self.sweep.study_name}"
+            raise ConfigError(f"sweep.study_name: {change}: the study keeps its name; leave it as it was")
         if (previous.sweep.shared is None) != (self.sweep.shared is None):
             change = masked(f"was {previous.sweep.shared}, would be {self.sweep.shared}")
             raise ConfigError(
@@ -98,6 +102,11 @@ class SweepConfig:
         }
 
 
+# Settings of ``data`` that decide what trials are compared by.
+_VALIDATION_DATA = ("val_voices", "val_sentences", "val_sentences_per_voice", "max_phonemes", "seed")
+_VALIDATION_PEOPLE = ("people", "people_recordings", "people_seconds")
+
+
 class _SweepSection(Settings):
     """The ``sweep`` section under its name, so that errors name ``sweep.trials`` rather than ``trials``."""
 
@@ -110,7 +119,8 @@ def load_sweep_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     Raises:
         ConfigError: one line that names the file, the first invalid setting and the closest valid name.
     """
-    return parse_sweep(read_yaml(path), str(path), overrides)
+    data = read_yaml(path)
+    return parse_sweep(without_own_database(data) if "record" in data else data, str(path), overrides)
 
 
 def parse_sweep(data: Mapping[str, Any], place: str, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -140,8 +150,11 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read and validate the run in ``path``, whose ``search`` and ``sweep`` sections, if any, are ignored.
 
     Raises:
-        ConfigError: as ``load_sweep_config``.
+        ConfigError: as ``load_sweep_config``; or an override is of one of these sections.
     """
+    for override in overrides:
+        if override.split(".")[0] in _SWEEP_SECTIONS:
+            raise ConfigError(f"--set {override}: a single run has no such section; leave it out, or run a sweep")
     return _parse_run(read_yaml(path), str(path), overrides)
 
 

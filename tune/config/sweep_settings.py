@@ -155,6 +155,11 @@ class SweepSettings(Settings):
     def _several_objectives(self) -> "SweepSettings":
         if len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives: one is listed twice; name each once")
+        if len(self.objectives) == 1 and self.objectives != ("val/loss",):
+            raise ValueError(
+                f"objectives: {self.objectives[0]} alone: a single objective is val/loss, whose terms the section "
+                "objective weighs; list several, or leave it out"
+            )
         if len(self.objectives) > 1 and self.pruner != "none":
             raise ValueError(f"several objectives cannot be pruned by one of them; set pruner none, not {self.pruner}")
         if len(self.objectives) > 1 and self.sampler == "cmaes":

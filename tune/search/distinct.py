@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.pruners import _filter_study
 from optuna.trial import FrozenTrial, TrialState
 
-from nuanced_core.config.settings import RunConfig
+from nuanced_core.config.settings import RunConfig, result_settings
 from nuanced_core.hashing import content_key
 from tune.config.space import MOST_COUNTED, Space
 from tune.config.sweep_settings import SweepSettings
@@ -23,10 +23,7 @@ _RANDOM_DRAWS = 100  # in a space with too many settings to count
 
 def base_key(run: RunConfig) -> str:
     """Return a key of everything in ``run`` that results depend on: the same settings on another run are no repeat."""
-    data = run.model_dump(mode="json")
-    data["models"].pop("source", None)
-    data["train"].pop("device", None)
-    return content_key(data)[:16]
+    return content_key(result_settings(run.model_dump(mode="json")))[:16]
 
 
 class DistinctDraws:

@@ -23,9 +23,11 @@ from tune.config.sweep_config import SweepConfig
 from tune.search.results import ranked
 from tune.search.study import REPEAT, REPEAT_OF, RETRY_OF, RUN, read_study
 
-__all__ = ["enqueue", "enqueue_failed", "enqueue_repeats", "next_trial"]
+__all__ = ["check_enqueued", "enqueue", "enqueue_failed", "enqueue_repeats", "next_trial"]
 
 logger = logging.getLogger(__name__)
+
+_WARM_START = "warm_start"  # the study's attribute: the sweep whose best settings it has got
 
 
 def enqueue(study: optuna.Study, config: SweepConfig) -> None:
@@ -43,15 +45,29 @@ def enqueue(study: optuna.Study, config: SweepConfig) -> None:
         stored = config.search.as_stored(params, place)
         earlier = _trial_with(study, stored)
         if earlier is None:
-            for name, reason in config.search.unused(params).items():
-                raise ConfigError(f"{place}: {name}: {reason}")
+            _check_used(config.search, params, place)
             study.enqueue_trial(stored)
         else:
             logger.info("%s: %s: left out: %s", place, json.dumps(params), _outcome(earlier))
-    if config.sweep.warm_start is not None:
-        for stored in _warm_start(config, config.sweep.warm_start):
+    warm_start = config.sweep.warm_start
+    if warm_start is not None and study.user_attrs.get(_WARM_START) != warm_start:
+        for stored in _warm_start(config, warm_start):
             if _trial_with(study, stored) is None:
                 study.enqueue_trial(stored)
+        study.set_user_attr(_WARM_START, warm_start)  # that sweep may go on, or be removed
+
+
+def check_enqueued(config: SweepConfig) -> None:
+    """Check what ``enqueue`` would enqueue in a new study, before anything is prepared for its trials.
+
+    Raises:
+        ConfigError: as ``enqueue``.
+    """
+    for i, params in enumerate(config.sweep.enqueue):
+        config.search.as_stored(params, f"sweep.enqueue[{i}]")
+        _check_used(config.search, params, f"sweep.enqueue[{i}]")
+    if config.sweep.warm_start is not None:
+        _trials_of(config.sweep.warm_start, config.sweep.warm_start_trials)
 
 
 def enqueue_failed(study: optuna.Study, config: SweepConfig) -> int:
@@ -154,18 +170,30 @@ def _outcome(trial: FrozenTrial) -> str:
 
 def _warm_start(config: SweepConfig, warm_start: str) -> list[dict[str, Any]]:
     """Return the best settings of another sweep, each in the form in which Optuna stores it."""
-    folder = user_path(warm_start)
-    trials = ranked(read_study(folder))[: config.sweep.warm_start_trials]
-    if not trials:
-        raise ConfigError(f"sweep.warm_start: {folder}: holds no complete trial; name another sweep")
-    found = []
-    for trial in trials:
+    folder, found = user_path(warm_start), []
+    for trial in _trials_of(warm_start, config.sweep.warm_start_trials):
         allowed, left_out = _allowed(config.search, trial.user_attrs.get("params", {}))
         for reason in left_out:
             logger.warning("Trial %d of %s: setting left out: %s", trial.number, folder, reason)
         if allowed:
             found.append(allowed)
     return found
+
+
+def _trials_of(warm_start: str, most: int) -> list[FrozenTrial]:
+    folder = user_path(warm_start)
+    try:
+        trials = ranked(read_study(folder))[:most]
+    except ConfigError as error:
+        raise ConfigError(f"sweep.warm_start: {error}; name another sweep, or set it to null") from None
+    if not trials:
+        raise ConfigError(f"sweep.warm_start: {folder}: holds no complete trial; name another sweep")
+    return trials
+
+
+def _check_used(space: Space, params: Mapping[str, Any], place: str) -> None:
+    for name, reason in space.unused(params).items():
+        raise ConfigError(f"{place}: {name}: {reason}")
 
 
 def _allowed(space: Space, params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

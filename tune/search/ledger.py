@@ -9,13 +9,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.errors import ConfigError, DiskError, one_line
@@ -24,7 +23,7 @@ from tune.config.sweep_settings import SweepSettings
 from tune.search.distinct import DistinctDraws, base_key
 from tune.search.enqueue import enqueue_repeats, next_trial
 from tune.search.journal import sync_study
-from tune.search.results import Ending, TrialWatcher, epoch_metrics
+from tune.search.results import Ending, OpenTrial, TrialWatcher, epoch_metrics, reopen
 from tune.search.study import METRIC, REPEAT, RETRY_OF, RUN
 
 __all__ = ["TrialLedger"]
@@ -34,19 +33,6 @@ logger = logging.getLogger(__name__)
 _SAVE_TIME_INTERVAL = 30.0  # seconds between two writes of the used time
 _MAX_RETURNED_TRIALS = 3  # trials that unfit nodes may return before the sweep stops
 _SYNC_INTERVAL = 1.0  # seconds after which what was written to the study has to be on the disk
-
-
-@dataclass(eq=False)
-class _OpenTrial:
-    trial: optuna.Trial
-    gpus: float
-    epoch: int = 0  # last reported one
-    best: float = math.inf  # lowest val/loss
-    pruned: bool = False
-    interrupted: bool = False
-    failure: str | None = None
-    process_death: str | None = None  # why its last process died; the trial may continue in another one
-    retried: bool = False  # with more GPU memory
 
 
 class TrialLedger:
@@ -88,8 +74,8 @@ class TrialLedger:
         same_run = [t for t in trials if t.user_attrs.get(RUN, self._first_run_key) == self._run_key]
         self._draws = DistinctDraws(space, settings, same_run)
         # Handed out before any new trial.
-        self._pending = deque(_reopen(study, trial, settings) for trial in trials if trial.state == TrialState.RUNNING)
-        self._open: dict[int, _OpenTrial] = {}
+        self._pending = deque(reopen(study, trial, settings) for trial in trials if trial.state == TrialState.RUNNING)
+        self._open: dict[int, OpenTrial] = {}
         self._used = {name: float(study.user_attrs.get(name, 0.0)) for name in ("seconds", "gpu_seconds")}
         self._last_tick = self._last_save = self._last_sync = time.monotonic()
         self._has_success = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
@@ -117,11 +103,11 @@ class TrialLedger:
                     return None
                 self._asked += 1
                 self._waiting -= bool(asked._fixed_params)
-                open_trial = _OpenTrial(asked, self._settings.gpus)
+                open_trial = OpenTrial(asked, self._settings.gpus)
             else:
                 return None
             number = open_trial.trial.number
-            self._open[number] = open_trial
+            self._open[number], open_trial.has_process = open_trial, False
             try:
                 params = self._suggest(open_trial)
                 self.watcher.started(number, params)
@@ -139,7 +125,7 @@ class TrialLedger:
             }
         return None
 
-    def _suggest(self, open_trial: _OpenTrial) -> dict[str, Any]:
+    def _suggest(self, open_trial: OpenTrial) -> dict[str, Any]:
         """Return a trial's settings, and store them unless it has them already.
 
         Raises:
@@ -192,6 +178,11 @@ class TrialLedger:
         may_stop = len(self._settings.objectives) == 1 and REPEAT not in open_trial.trial.user_attrs
         open_trial.pruned = may_stop and bool(self._write(open_trial.trial.should_prune))
         return open_trial.pruned
+
+    def set_process(self, number: int, has_process: bool) -> None:
+        """Record whether a trial has a process, and so uses the GPUs that it was given."""
+        if number in self._open:
+            self._open[number].has_process = has_process
 
     def fail(self, number: int, reason: str) -> None:
         """Mark a trial to end as failed; ``reason`` is reduced to one line."""
@@ -247,7 +238,7 @@ class TrialLedger:
         now = time.monotonic()
         passed, self._last_tick = now - self._last_tick, now
         self._used["seconds"] += passed
-        self._used["gpu_seconds"] += passed * sum(open_trial.gpus for open_trial in self._open.values())
+        self._used["gpu_seconds"] += passed * sum(t.gpus for t in self._open.values() if t.has_process)
         if now - self._last_save > _SAVE_TIME_INTERVAL:
             self.save_used_time()
         if now - self._last_sync > _SYNC_INTERVAL:
@@ -300,7 +291,7 @@ class TrialLedger:
             added = self._write(lambda: enqueue_repeats(self._study, self._space, self._run_key, repeats, number))
             self._waiting += added or 0
 
-    def _report_epoch(self, open_trial: _OpenTrial, result: Mapping[str, Any]) -> bool:
+    def _report_epoch(self, open_trial: OpenTrial, result: Mapping[str, Any]) -> bool:
         epoch = int(result["epoch"])
         if epoch <= open_trial.epoch:
             return True  # reported before its process, or the driver, ended
@@ -309,21 +300,22 @@ class TrialLedger:
             # Optuna rejects NaN and would keep the trial running for ever.
             open_trial.failure = f"epoch {epoch}: {METRIC} is {loss if METRIC in result else 'missing'}"
             return False
+        is_better, metrics = loss < open_trial.best, epoch_metrics(result)
+        if is_better:  # stored before its epoch, which is reported again if a driver dies between the two
+            open_trial.best = loss
+            self._set_attribute(open_trial, "best_epoch", epoch)
+            self._set_attribute(open_trial, "metrics", metrics)
         if len(self._settings.objectives) == 1:
             self._write(lambda: open_trial.trial.report(loss, step=epoch))
         else:  # Optuna takes no intermediate values with several objectives
             self._set_attribute(open_trial, "epochs", epoch)
         open_trial.epoch = epoch
         self.watcher.reported(open_trial.trial.number)
-        if loss < open_trial.best:
-            open_trial.best = loss
-            self._set_attribute(open_trial, "best_epoch", epoch)
-            metrics = epoch_metrics(result)
-            self._set_attribute(open_trial, "metrics", metrics)
+        if is_better:
             self.watcher.improved(open_trial.trial.number, epoch, metrics)
         return True
 
-    def _retry_with_more_memory(self, open_trial: _OpenTrial, result: Mapping[str, Any]) -> None:
+    def _retry_with_more_memory(self, open_trial: OpenTrial, result: Mapping[str, Any]) -> None:
         """Hand out a trial once more after it ran out of GPU memory, if a larger share of a GPU would be enough."""
         share = float(result["share"])
         if open_trial.retried or not 0 < open_trial.gpus < share <= 1:
@@ -335,14 +327,14 @@ class TrialLedger:
         self._set_attribute(open_trial, "gpus", share)
         self._pending.append(open_trial)
 
-    def _return_trial(self, open_trial: _OpenTrial, reason: str) -> None:
+    def _return_trial(self, open_trial: OpenTrial, reason: str) -> None:
         """Hand out a trial again that an unfit node returned; if that happens often, the ledger closes."""
         self._pending.append(open_trial)
         self.unfit.append(reason)
         if len(self.unfit) > _MAX_RETURNED_TRIALS:
             self.close(reason)
 
-    def _objective_values(self, open_trial: _OpenTrial) -> float | list[float]:
+    def _objective_values(self, open_trial: OpenTrial) -> float | list[float]:
         if len(self._settings.objectives) == 1:
             return open_trial.best
         metrics = open_trial.trial.user_attrs["metrics"]
@@ -350,7 +342,7 @@ class TrialLedger:
 
     def _tell_study(
         self,
-        open_trial: _OpenTrial,
+        open_trial: OpenTrial,
         ended: Literal["complete", "pruned", "failed"],
         values: float | list[float] | None = None,
         state: TrialState | None = None,
@@ -363,7 +355,7 @@ class TrialLedger:
         value = open_trial.best if ended == "complete" else None if ended == "failed" else frozen.value
         self._record_ending(open_trial, Ending(ended, value, open_trial.failure))
 
-    def _record_ending(self, open_trial: _OpenTrial, ending: Ending) -> None:
+    def _record_ending(self, open_trial: OpenTrial, ending: Ending) -> None:
         """Record an ending.
 
         If the first ``sweep.stop_after_failures`` trials all failed, the ledger closes, because more trials would fail
@@ -376,7 +368,7 @@ class TrialLedger:
         if 0 < most <= self._failures and not self._has_success:
             self.close(f"the first {self._failures} trials failed")
 
-    def _set_attribute(self, open_trial: _OpenTrial, name: str, value: Any) -> None:
+    def _set_attribute(self, open_trial: OpenTrial, name: str, value: Any) -> None:
         self._write(lambda: open_trial.trial.set_user_attr(name, value))
 
     def _write(self, write: Callable[[], Any]) -> Any:
@@ -390,11 +382,3 @@ class TrialLedger:
             reason = one_line(error)
             self.stop(DiskError(f"sweep.storage: {self._settings.storage}: cannot be written: {reason}"))
             return None
-
-
-def _reopen(study: optuna.Study, trial: FrozenTrial, settings: SweepSettings) -> _OpenTrial:
-    """Restore the state of a running trial from the study."""
-    attributes, reopened = trial.user_attrs, optuna.Trial(study, trial._trial_id)
-    gpus, epochs = float(attributes.get("gpus", settings.gpus)), int(attributes.get("epochs", trial.last_step or 0))
-    best = float(attributes.get("metrics", {}).get(METRIC, math.inf))
-    return _OpenTrial(reopened, gpus, epochs, best, retried="gpus" in attributes)

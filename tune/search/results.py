@@ -1,5 +1,6 @@
-"""Results of trials: how a trial ended, the scalars of an epoch, and the ranking of finished trials by ``val/loss``."""
+"""Results of trials: what is known of a running one, how one ended, and the ranking by ``val/loss``."""
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
@@ -9,10 +10,12 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tune.config.sweep_settings import SweepSettings
 from tune.search.study import METRIC, REPEAT_OF, RUN, SECONDS_PER_STEP
 
 __all__ = [
     "Ending",
+    "OpenTrial",
     "SeedMean",
     "TrialWatcher",
     "best_trial",
@@ -20,6 +23,7 @@ __all__ = [
     "ended_trials",
     "epoch_metrics",
     "ranked",
+    "reopen",
     "seed_mean",
     "trial_loss",
 ]
@@ -39,6 +43,30 @@ class Ending:
     state: Literal["complete", "pruned", "failed", "interrupted"]
     value: float | None = None
     error: str | None = None
+
+
+@dataclass(eq=False)
+class OpenTrial:
+    """What a ledger knows of a trial that has not ended."""
+
+    trial: optuna.Trial
+    gpus: float
+    epoch: int = 0  # last reported one
+    best: float = math.inf  # lowest val/loss
+    has_process: bool = False
+    pruned: bool = False
+    interrupted: bool = False
+    failure: str | None = None
+    process_death: str | None = None  # why its last process died; the trial may continue in another one
+    retried: bool = False  # with more GPU memory
+
+
+def reopen(study: optuna.Study, trial: FrozenTrial, settings: SweepSettings) -> OpenTrial:
+    """Restore the state of a running trial from the study."""
+    attributes, reopened = trial.user_attrs, optuna.Trial(study, trial._trial_id)
+    gpus, epochs = float(attributes.get("gpus", settings.gpus)), int(attributes.get("epochs", trial.last_step or 0))
+    best = float(attributes.get("metrics", {}).get(METRIC, math.inf))
+    return OpenTrial(reopened, gpus, epochs, best, retried="gpus" in attributes)
 
 
 class TrialWatcher:

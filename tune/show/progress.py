@@ -1,6 +1,7 @@
 """Progress of a running sweep: a live table of its trials in a terminal, log lines elsewhere."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Progress(Callback):  # type: ignore[misc]
         console: gets the live table if it is a terminal and not quiet. Log records belong on the same console, which
             then prints them above the table.
         on_turn: called at each turn of Ray's loop.
+        earlier: of the trials that an earlier driver ended, the number, and the best one's ``val/loss`` and number.
     """
 
     def __init__(
@@ -70,11 +72,14 @@ class Progress(Callback):  # type: ignore[misc]
         budget: int | None,
         console: Console | None = None,
         on_turn: Callable[[], object] = lambda: None,
+        earlier: tuple[int, tuple[float, int] | None] = (0, None),
     ) -> None:
         self._ledger = ledger
         self._on_turn = on_turn
         self._endings_shown = 0
-        self._best: int | None = None
+        self._ended_before = earlier[0]
+        self._best_loss: float = earlier[1][0] if earlier[1] else math.inf
+        self._best: int | None = earlier[1][1] if earlier[1] else None
         self._waiting: dict[str, float] = {}  # start of the wait by Ray's id of the trial; negative once it is logged
         self._unfinished: list[Any] = []  # Ray's trials
         self._trials_seen = 0  # number of Ray's trials so far
@@ -108,6 +113,7 @@ class Progress(Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Show a trial that has got its process."""
         config = trial.config
+        self._ledger.set_process(config["number"], True)
         row = _Row(config["number"], config["epochs"], short_params(config["params"]))
         self._rows[row.number] = row
         self._show_event(f"trial {row.number} starts: {row.params}")
@@ -144,6 +150,7 @@ class Progress(Callback):  # type: ignore[misc]
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Warn that a trial's process died; another process continues the trial from its checkpoint."""
         number = trial.config["number"]
+        self._ledger.set_process(number, False)
         logger.warning("trial %d: its process died; it continues from its last checkpoint", number)
 
     def on_experiment_end(self, trials: Any, **info: Any) -> None:
@@ -160,8 +167,8 @@ class Progress(Callback):  # type: ignore[misc]
             row.state = ending.state
             if ending.state == "complete":
                 row.loss = ending.value
-                if self._best is None or row.best < self._rows[self._best].best:
-                    self._best = number
+                if ending.value is not None and ending.value < self._best_loss:
+                    self._best_loss, self._best = ending.value, number
             best = "  (best so far)" if number == self._best else ""
             value = "" if ending.value is None else f": {METRIC} {ending.value:.4f}"
             after = f" after epoch {row.epoch}" if ending.state == "pruned" else ""
@@ -220,23 +227,24 @@ class Progress(Callback):  # type: ignore[misc]
         lowest = min(
             (row for row in self._rows.values() if row.state != "failed"), key=lambda row: row.best, default=None
         )
-        if lowest is not None and lowest.best < float("inf"):
+        if self._best is not None and (lowest is None or self._best_loss < lowest.best):
+            lines.append(f"lowest {METRIC} so far: {self._best_loss:.4f}, trial {self._best}")
+        elif lowest is not None and lowest.best < math.inf:
             others = ", ".join(f"{name} {loss:.4f}" for name, loss in lowest.baselines.items())
             beside = f" ({others})" if others else ""
             lines.append(f"lowest {METRIC} so far: {lowest.best:.4f}, trial {lowest.number}{beside}")
         ended = sum(row.state != "running" for row in self._rows.values())
         budget = "" if self._budget is None else f" of {self._budget}"
         left = self._seconds_left(ended)
-        return [
-            *lines,
-            f"{ended}{budget} trials ended{f', about {_duration(left)} left' if left else ''}; * is the best",
-        ]
+        about = f", about {_duration(left)} left" if left else ""
+        return [*lines, f"{self._ended_before + ended}{budget} trials ended{about}; * is the best"]
 
     def _seconds_left(self, ended: int) -> float | None:
         """Estimate the time until the budget is met, from the trials that have ended; None if nothing tells it."""
-        if not ended or self._budget is None or self._budget <= ended:
+        open_ones = None if self._budget is None else self._budget - self._ended_before - ended
+        if not ended or open_ones is None or open_ones <= 0:
             return None
-        return (time.monotonic() - self._started) / ended * (self._budget - ended)
+        return (time.monotonic() - self._started) / ended * open_ones
 
 
 def _duration(seconds: float) -> str:

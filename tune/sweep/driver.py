@@ -19,7 +19,7 @@ from tune.cluster.shared_storage import EndedTrialCopier
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_settings import SweepSettings
 from tune.loggers.run_loggers import check_loggers
-from tune.search.enqueue import enqueue, enqueue_failed
+from tune.search.enqueue import check_enqueued, enqueue, enqueue_failed
 from tune.search.ledger import TrialLedger
 from tune.search.results import ended_trials
 from tune.show.report import final_lines
@@ -112,6 +112,8 @@ def _run_stages(
     place: SweepPlace, config: SweepConfig, services: SweepServices, retry_failed: bool = False
 ) -> SweepResult:
     check_loggers(config.sweep.loggers, is_shared=place.is_shared)
+    if place.saved is None:
+        check_enqueued(config)
     with interrupt_on_signal(), services.machines.joined():
         prepared = _prepare(place, config, services)
         sweep = _open(place, prepared, retry_failed)

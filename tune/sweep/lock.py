@@ -1,4 +1,4 @@
-"""The driver lock: a file in the sweep's folder that names the one process that drives the sweep.
+"""The driver lock: a file in the folder of a sweep, or of a single run, that names the one process at work there.
 
 On one machine the kernel holds the lock (``flock``) and releases it when the process dies, however that happens. A
 driver on another machine is recognized by the file's contents and its heartbeat, the modification time of the file.
@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -28,10 +29,10 @@ class DriverLock:
     """A lock that is held from its construction until ``close``.
 
     Args:
-        folder: of the sweep.
+        folder: of the sweep or the run.
 
     Raises:
-        ConfigError: another driver is at work on this sweep.
+        ConfigError: another process holds it.
         DiskError: the folder cannot be written.
     """
 
@@ -54,17 +55,18 @@ class DriverLock:
         if holder:
             logger.warning("%s: taken over from a driver that no longer runs (%s)", folder, _named(holder))
         self._write({"host": socket.gethostname(), "pid": os.getpid()})
-        self._last_beat = time.monotonic()
+        self._closed = threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
 
-    def beat(self) -> None:
-        """Refresh the heartbeat if it is due; cheap enough to be called at every turn of a loop."""
-        if time.monotonic() - self._last_beat > HEARTBEAT:
-            self._last_beat = time.monotonic()
+    def _beat(self) -> None:
+        """Refresh the heartbeat, whatever the driver is at: it may prepare nodes, or copy, for many minutes."""
+        while not self._closed.wait(HEARTBEAT):
             with suppress(OSError):  # a disk that is unavailable for a while comes back, or stops the trials itself
                 os.utime(self._path)
 
     def close(self) -> None:
         """Release the lock; may be called twice."""
+        self._closed.set()
         if not self._file.closed:
             self._write({})
             self._file.close()
@@ -93,4 +95,4 @@ def _named(holder: dict[str, object]) -> str:
 
 
 def _refusal(folder: Path, holder: dict[str, object]) -> str:
-    return f"{folder}: {_named(holder)} drives this sweep already; stop it first, or wait until it is done"
+    return f"{folder}: {_named(holder)} is at work here already; stop it first, or wait until it is done"

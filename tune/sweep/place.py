@@ -9,16 +9,19 @@ from types import TracebackType
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from nuanced_core.config.settings import result_settings
 from nuanced_core.config.yaml_files import read_yaml, write_yaml
 from nuanced_core.errors import ConfigError, DiskError
 from nuanced_core.paths import user_path
+from nuanced_core.training.run import LAST
 from tune.cluster.disk import check_disk, trials_disk_bytes
 from tune.cluster.shared_storage import SharedFolder
 from tune.config.secrets import check_no_secrets, has_secret, masked
 from tune.config.sweep_config import SETTINGS_FILE, SweepConfig, parse_sweep, with_absolute_overrides
 from tune.config.sweep_settings import SweepSettings
+from tune.loggers.run_loggers import flat_settings
 from tune.search.journal import repair_journal
 from tune.search.study import check_new_study, open_study, remove_study, trial_folders
 from tune.sweep.lock import DriverLock
@@ -96,6 +99,7 @@ class SweepPlace:
         Raises:
             ConfigError: the folder holds no sweep, or another driver is at work on it.
         """
+        folder = user_path(folder)
         file = folder / SETTINGS_FILE
         if not file.is_file():
             raise ConfigError(f"{folder}: not the folder of a sweep (it holds no {SETTINGS_FILE})")
@@ -247,12 +251,29 @@ class SweepPlace:
         in_flight = [
             t.number for t in known if t.state == TrialState.RUNNING and (t.last_step or "epochs" in t.user_attrs)
         ]
+        self._check_run_of(known, config)
         if self.is_shared and in_flight and not self.storage.exists():
             raise ConfigError(
                 f"sweep.shared: {self.storage.location}: does not exist, but trial {in_flight[0]} is to continue from "
                 "its checkpoint there; move or rename it back, or name its place with --set sweep.shared=PLACE"
             )
         return study
+
+    def _check_run_of(self, known: Sequence[FrozenTrial], config: SweepConfig) -> None:
+        """Check that the unfinished trials can continue from their checkpoints, which belong to the saved run."""
+        assert self.saved is not None
+        old, new = (flat_settings(result_settings(c.run.model_dump(mode="json"))) for c in (self.saved, config))
+        changed = [name for name, value in new.items() if old[name] != value]
+        if not changed:
+            return
+        running = [t.number for t in known if t.state == TrialState.RUNNING]
+        held = [number for number in running if self.storage.exists(f"trials/{number}/{LAST}")]
+        if held:
+            raise ConfigError(
+                f"{changed[0]}: was {old[changed[0]]}, would be {new[changed[0]]}: trial {held[0]} is unfinished and "
+                f"continues with its own settings; resume without the change and with --trials {len(known)} first, "
+                "which ends what is unfinished"
+            )
 
     @contextmanager
     def disk_errors(self) -> Iterator[None]:
@@ -266,8 +287,3 @@ class SweepPlace:
     def trials_folder(self) -> Path:
         """The absolute path of the folder that holds the trials' folders."""
         return self.folder.absolute() / "trials"
-
-    def beat(self) -> None:
-        """Refresh the driver lock, so that drivers on other machines see that this one is alive."""
-        if self._lock is not None:
-            self._lock.beat()

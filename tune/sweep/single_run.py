@@ -4,6 +4,7 @@ import shlex
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from nuanced_core.training.preparation import prepare
 from nuanced_core.training.run import train
 from tune.cluster.disk import BYTES_PER_TRIAL, check_disk
 from tune.cluster.node_preparation import Prepare, model_hashes
-from tune.config.sweep_config import load_run, run_with_absolute_places
+from tune.config.sweep_config import SETTINGS_FILE, load_run, run_with_absolute_places
 from tune.loggers.tensorboard import TensorBoardReport
+from tune.sweep.lock import DriverLock
 from tune.sweep.record import create_folder, new_folder, provenance
 from tune.sweep.signals import interrupt_on_signal, stop_on_signal
 from tune.trial.protocol import CONFIG_FILE, Report
@@ -91,7 +93,13 @@ def _train_in(folder: Path, config: RunConfig, train: Train, first_step: threadi
     """Train in an existing folder; ``first_step`` is set when a step is done."""
     stop = threading.Event()
     quoted_folder = shlex.quote(str(folder))
-    with TensorBoardReport(folder) as board, stop_on_signal(stop.set):
+    sweep = folder.absolute().parents[1]
+    is_trial = folder.parent.name == "trials" and (sweep / SETTINGS_FILE).is_file()
+    with (
+        closing(DriverLock(sweep if is_trial else folder)),
+        TensorBoardReport(folder) as board,
+        stop_on_signal(stop.set),
+    ):
 
         def report(step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
             first_step.set()

@@ -19,7 +19,7 @@ from tune.config.sweep_settings import SweepSettings
 from tune.loggers.run_loggers import LoggerPlan
 from tune.loggers.sweep_loggers import SweepLoggers
 from tune.search.ledger import TrialLedger
-from tune.search.results import complete_trials
+from tune.search.results import complete_trials, ended_trials
 from tune.show.progress import Progress
 from tune.show.status import mark
 from tune.sweep.place import SweepPlace
@@ -67,12 +67,12 @@ def run_trials(sweep: OpenSweep, services: SweepServices) -> bool:
             mark(sweep.study, "running")
 
         def on_turn() -> None:
-            place.beat()
             ledger.tick()
             ended.process()
             loggers.tick()
 
-        progress = Progress(ledger, sweep.config.sweep.trials, services.console, on_turn=on_turn)
+        earlier = len(ended_trials(sweep.study)), next(iter(complete_trials(sweep.study)), None)
+        progress = Progress(ledger, sweep.config.sweep.trials, services.console, on_turn, earlier)
         stop = _StopRequest(place.storage, ledger)
         try:
             with stop_on_signal(stop.ask):

@@ -78,7 +78,7 @@ def with_whole_gpus(config: SweepConfig, machines: Sequence[Resources]) -> tuple
         raise ConfigError(
             f"{place} no node with a GPU is there yet to measure a step on; start one, or set a number, such as 0.25"
         )
-    if settings.trials is None and settings.hours is None:
+    if settings.gpu_hours is not None and settings.trials is None and settings.hours is None:
         raise ConfigError("sweep.gpu_hours: would never be used up without a GPU; set sweep.hours or sweep.trials")
     logger.info("%s %s, so trials run on the CPU", place, "train.device is cpu" if has_gpu else "no GPU")
     return config.with_gpus_per_trial(0.0), False

@@ -33,7 +33,7 @@ def test_a_new_place_writes_nothing_until_it_is_opened_and_is_locked_then(tmp_pa
         place.open(config, MODELS)
         assert place.saved == config
         assert read_yaml(place.folder / SETTINGS_FILE)["record"]["models"] == MODELS
-        with pytest.raises(ConfigError, match="drives this sweep already"):
+        with pytest.raises(ConfigError, match="is at work here already"):
             SweepPlace.existing(place.folder)
     with SweepPlace.existing(place.folder) as again:
         assert again.saved == config

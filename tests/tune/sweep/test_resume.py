@@ -151,7 +151,7 @@ def test_a_second_driver_is_refused_with_the_first_one_s_name(tmp_path: Path, ra
     process = driver(tmp_path, f"search.encoder.width=[{toy.SLOW}]")
     try:
         wait_for(tmp_path / "toy" / "trials" / "0" / "start.json", process)
-        with pytest.raises(ConfigError, match=rf"process {process.pid} on .* drives this sweep already"):
+        with pytest.raises(ConfigError, match=rf"process {process.pid} on .* is at work here already"):
             resume(tmp_path)
     finally:
         killed(process)

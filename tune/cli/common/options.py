@@ -32,8 +32,11 @@ P = TypeVar("P", Path, str)
 
 
 def expand_home(path: P | None) -> P | None:
-    """Replace a leading ``~`` of an argument by the home folder, where the shell left it: ``--out=~/folder``."""
-    if path is None or not str(path).startswith("~"):
+    """Replace a leading ``~`` of an argument by the home folder, where the shell left it: ``--out=~/folder``.
+
+    The folders ``.`` and ``..`` get their names.
+    """
+    if path is None or not (str(path).startswith("~") or isinstance(path, Path)):
         return path
     return type(path)(user_path(path))
 

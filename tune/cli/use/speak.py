@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nuanced_core.errors import ConfigError, TextError
+from nuanced_core.paths import user_path
 from tune.cli.common.options import EncoderFolder, Source, expand_home
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _voice(voice: str | None, like: list[Path], model: Path, source: str) -> "tu
     from nuanced_core.speech.voices import voice_from_clips
 
     speech = SpeechModels.load(model, source)
-    found = voice_from_clips(speech, [path.expanduser() for path in like])
+    found = voice_from_clips(speech, [user_path(path) for path in like])
     for note in found.notes:
         logger.warning("%s", note)
     return speech, found.pack

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nuanced_core.errors import ConfigError, WeightsError
+from nuanced_core.paths import user_path
 from tune.cli.common.options import EncoderFolder, Source, expand_home
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def voice(
     halves = {"prosody": keep_prosody, "timbre": keep_timbre}
     kept = {half: packs.resolve_voice(name, bank) for half, name in halves.items() if name is not None}
     others = {name: packs.resolve_voice(name, bank) for name in shares}
-    found = voice_from_clips(speech, [path.expanduser() for path in clips])
+    found = voice_from_clips(speech, [user_path(path) for path in clips])
     for note in found.notes:
         logger.warning("%s", note)
     if refine is not None:

@@ -20,3 +20,12 @@ def test_sentences_are_read_from_the_home_folder(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.txt").write_text("A red door.\n")
     assert load_sentences("~/mine.txt") == ("A red door.",)
+
+
+def test_a_folder_without_a_name_of_its_own_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "outputs" / "a"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert user_path(".") == folder
+    assert user_path("..") == folder.parent
+    assert user_path("b") == Path("b")

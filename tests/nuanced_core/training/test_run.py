@@ -303,3 +303,23 @@ def test_folder_that_cannot_be_created_is_an_error(new_run: RunFactory) -> None:
     (new_run.folder / "a").write_text(json.dumps({}))
     with pytest.raises(DiskError, match="cannot be created"):
         new_run("a")
+
+
+def test_an_epoch_that_continues_after_its_last_step_keeps_its_speed(new_run: RunFactory) -> None:
+    run = new_run("a")
+
+    def stop(step: int, scalars: object, exhibits: object = ()) -> None:
+        if step == 3:
+            raise StoppedError("stopped")
+
+    run._report = stop
+    with pytest.raises(StoppedError):
+        run.run_epoch()
+    resumed = new_run("a")
+    assert (resumed.epoch, resumed.step) == (0, 3)
+    assert resumed.run_epoch()["train/steps_per_second"] == run.scalars["train/steps_per_second"] > 0
+
+
+def test_a_checkpoint_continues_where_only_what_changes_no_result_is_other(new_run: RunFactory) -> None:
+    new_run("a").run_epoch()
+    assert new_run("a", "show.clips=0", "models.source=hub").epoch == 1

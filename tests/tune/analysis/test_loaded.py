@@ -12,9 +12,11 @@ from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import ConfigError, WeightsError
 from nuanced_core.training.run import BEST
 from tests.tune.analysis.made_sweeps import SEARCH, Outcome, made_sweep
-from tune.analysis.loaded import load_sweep
+from tune.analysis.loaded import LoadedSweep, load_sweep
 from tune.analysis.trial_files import COLUMNS
 from tune.config.sweep_config import SETTINGS_FILE
+from tune.config.sweep_settings import SweepSettings
+from tune.search.study import open_study
 
 OUTCOMES: list[Outcome] = [
     ([1.5, 0.75], "complete"),
@@ -171,3 +173,17 @@ def test_without_a_reachable_shared_storage_the_rest_is_read(tmp_path: Path, cap
     write_yaml(folder / SETTINGS_FILE, data)
     assert len(load_sweep(folder).curves(["val/loss"])) == 1
     assert "NUANCED_NOT_SET" in caplog.text
+
+
+def test_a_loaded_sweep_stays_as_it_was_read(tmp_path: Path) -> None:
+    folder = made_sweep(tmp_path / "toy", [([1.5], "complete"), ([1.25], "running")], "running")
+    study = open_study(folder, SweepSettings())
+    sweep = LoadedSweep(folder, study, None, {})
+    later = study.ask()
+    later.set_user_attr("params", {})
+    later.report(0.1, 1)
+    study.tell(later, 0.1)
+    assert sweep.best is not None and sweep.best.number == 0
+    assert [trial.number for trial in sweep.leading] == [0, 1]
+    assert "best trial (0)" in sweep.baselines().index
+    assert sweep.figures

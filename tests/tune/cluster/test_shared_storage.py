@@ -182,3 +182,24 @@ def test_no_error_of_a_storage_quotes_its_password(url: str, monkeypatch: pytest
     with pytest.raises(ConfigError, match=r"^sweep\.shared: \w+://me:\*\*\*@") as caught:
         SharedFolder("env:SHARED")
     assert "s3cr3t" not in str(caught.value) and "a:b" not in str(caught.value)
+
+
+def test_a_file_that_is_removed_while_its_folder_is_copied_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedFolder(str(tmp_path / "shared"))
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in "abc":
+        (source / name).write_text(name)
+    shared.push(source)
+    copy = type(shared._files).get_file
+
+    def remove_others_first(self: object, path: str, *args: object, **options: object) -> None:
+        if path.endswith("b"):
+            shared.remove("a", "b")  # one that was copied, and the next
+        copy(self, path, *args, **options)
+
+    monkeypatch.setattr(type(shared._files), "get_file", remove_others_first)
+    shared.pull(tmp_path / "local")
+    assert [file.name for file in (tmp_path / "local").iterdir()] == ["c"]

@@ -11,7 +11,7 @@ import pytest
 from nuanced_core.errors import ConfigError
 from tests.tune.search.ledgers import ledger, result
 from tune.config.sweep_config import SweepConfig, parse_sweep
-from tune.search.enqueue import enqueue, enqueue_failed, enqueue_repeats
+from tune.search.enqueue import check_enqueued, enqueue, enqueue_failed, enqueue_repeats
 from tune.search.study import open_study, read_study
 
 SEARCH: dict[str, Any] = {
@@ -281,3 +281,21 @@ def test_a_sweep_with_enqueued_settings_that_a_trial_has_not_searched_is_resumed
     assert asked is not None and "encoder.heads" not in asked["params"]
     enqueue(study, config)
     assert len(study.trials) == 1
+
+
+def test_a_warm_start_is_done_once(tmp_path: Path) -> None:
+    folder = other_sweep(tmp_path / "other")
+    config = sweep(warm_start=str(folder), warm_start_trials=1)
+    check_enqueued(config)
+    study = optuna.create_study()
+    enqueue(study, config)
+    folder.rename(tmp_path / "gone")
+    enqueue(study, config)
+    assert len(study.trials) == 1
+    with pytest.raises(ConfigError, match=r"sweep\.warm_start: .*; name another sweep, or set it to null"):
+        check_enqueued(config)
+
+
+def test_what_is_enqueued_is_checked_before_there_is_a_study() -> None:
+    with pytest.raises(ConfigError, match=r"sweep\.enqueue\[0\]: encoder\.wdth: is not searched"):
+        check_enqueued(sweep(enqueue=({"encoder.wdth": 64},)))

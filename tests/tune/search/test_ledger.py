@@ -184,6 +184,10 @@ def test_gpu_hours_count_the_gpu_shares_of_running_trials(tmp_path: Path, monkey
     book = ledger(tmp_path, budget=None, gpu_hours=1.0, gpus_per_trial=0.25)
     book.ask()
     book.ask()
+    now[0] += 9 * 3600
+    book.tick()  # both wait for a GPU
+    book.set_process(0, True)
+    book.set_process(1, True)
     now[0] += 1.5 * 3600
     book.tick()
     assert book.has_budget  # 2 trials, a quarter each: 0.75 hours

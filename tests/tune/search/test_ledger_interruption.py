@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -131,3 +132,31 @@ def test_a_full_disk_of_a_trial_closes_the_ledger(tmp_path: Path) -> None:
     book.end(0)
     assert book.ask() is None and str(book.disk_error) == "last.safetensors: cannot be written"
     assert stored_trials(tmp_path)[0].state == TrialState.RUNNING
+
+
+@pytest.mark.parametrize("objectives", [("val/loss",), ("val/loss", "val/stft")])
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_an_epoch_of_which_a_part_was_stored_is_stored_whole_when_it_is_reported_again(
+    written: int, objectives: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = ledger(tmp_path, objectives=objectives)
+    book.ask()
+    append, left = StudyJournal.append_logs, [written]
+
+    def full_after_some(self: Any, logs: Any) -> None:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left[0] -= 1
+        append(self, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyJournal, "append_logs", full_after_some)
+        book.report(0, {**result(1, 1.0), "val/stft": 0.5})
+    resumed = ledger(tmp_path, objectives=objectives)
+    resumed.ask()
+    resumed.report(0, {**result(1, 1.0), "val/stft": 0.5})
+    resumed.end(0)
+    trial = stored_trials(tmp_path)[0]
+    assert trial.state == TrialState.COMPLETE
+    assert trial.values == [1.0, 0.5][: len(objectives)]
+    assert trial.user_attrs["metrics"]["val/loss"] == 1.0 and trial.user_attrs["best_epoch"] == 1

@@ -90,3 +90,27 @@ def test_trials_with_people_show_their_identity(tmp_path: Path, caplog: pytest.L
             progress.close()
     assert "trial 0 epoch 1/10: val/loss 0.5000  val/skill -0.500  val/identity 0.625" in caplog.messages
     assert "val/identity" in screen.getvalue() and "0.625" in screen.getvalue()
+
+
+def test_a_resumed_sweep_counts_and_compares_earlier_trials(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    screen = io.StringIO()
+    book = ledger(tmp_path, budget=20)
+    progress = Progress(book, 20, Console(file=screen, force_terminal=True, width=100), earlier=(3, (0.4, 1)))
+    with caplog.at_level(logging.DEBUG):
+        progress.setup()
+        run_trial(progress, book, 0, 0.9)
+        progress.close()
+    assert "4 of 20 trials ended" in screen.getvalue()
+    assert "lowest val/loss so far: 0.4000, trial 1" in screen.getvalue()
+    assert "trial 0 complete: val/loss 0.9000" in caplog.messages
+
+
+def test_a_trial_uses_its_gpu_while_it_has_a_process(tmp_path: Path) -> None:
+    book = ledger(tmp_path, budget=20, gpus_per_trial=1.0)
+    progress = Progress(book, 20)
+    trial = SimpleNamespace(config={**(book.ask() or {}), "epochs": 10})
+    uses = []
+    for event in (lambda *_: None, progress.on_trial_start, progress.on_trial_recover, progress.on_trial_start):
+        event(0, [], trial)
+        uses.append(book._open[0].has_process)
+    assert uses == [False, True, False, True]

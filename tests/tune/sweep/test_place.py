@@ -1,5 +1,8 @@
 """tune.sweep.place: where a sweep may begin, what an existing one accepts, and who holds its lock."""
 
+import os
+import time
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -7,7 +10,10 @@ import pytest
 
 from nuanced_core.config.yaml_files import read_yaml, write_yaml
 from nuanced_core.errors import ConfigError
+from nuanced_core.training.run import LAST
 from tune.config.sweep_config import SETTINGS_FILE, SweepConfig, parse_sweep
+from tune.sweep import lock
+from tune.sweep.lock import LOCK_FILE, DriverLock
 from tune.sweep.place import SweepPlace
 
 MODELS = {"kokoro": "a" * 64}
@@ -169,3 +175,57 @@ def test_shared_storage_that_moved_is_named_anew_and_missed_if_a_trial_needs_it(
             opened(place, f"sweep.shared={tmp_path}/absent")
         assert len(opened(place, f"sweep.shared={tmp_path}/after").trials) == 1
         assert place.storage.location == f"{tmp_path}/after/a"
+
+
+def test_a_sweep_that_is_resumed_from_within_its_folder_keeps_its_place_in_shared_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_in(str(tmp_path / "outputs"), f"sweep.shared={tmp_path / 'shared'}")
+    with SweepPlace.new(config.sweep, "a") as place:
+        place.open(config, MODELS)
+    monkeypatch.chdir(place.folder)
+    with SweepPlace.existing(Path()) as again:
+        assert again.storage.location == str(tmp_path / "shared" / "a")
+
+
+def test_settings_that_a_checkpoint_would_not_fit_are_refused_while_a_trial_has_one(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    with SweepPlace.existing(folder) as place:
+        study = opened(place)
+        study.ask()
+        opened(place, "train.epochs=7")  # the trial has not begun
+        checkpoint = place.trials_folder / "0" / LAST
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        opened(place, "train.epochs=7", "show.clips=0", "models.source=hub", "sweep.trials=5")
+        with pytest.raises(ConfigError, match=r"train\.epochs: was 7, would be 8: trial 0 is unfinished .* --trials 1"):
+            opened(place, "train.epochs=8")
+        study.tell(0, 1.0)
+        opened(place, "train.epochs=8")
+
+
+def test_a_study_in_a_journal_keeps_its_name(tmp_path: Path) -> None:
+    message = r"sweep\.study_name: was None, would be other: .*; leave it as it was"
+    with SweepPlace.existing(begun(tmp_path)) as place, pytest.raises(ConfigError, match=message):
+        place.settings_with(["sweep.study_name=other"])
+
+
+def test_people_that_trials_are_compared_by_stay_the_same(tmp_path: Path) -> None:
+    people = ["data.people=/people", "objective.people=1", "features.speaker=campplus"]
+    plain = config_in(str(tmp_path), "data.people=/people")
+    config_in(str(tmp_path), "data.people=/other").check_can_continue(plain)
+    judged = config_in(str(tmp_path), *people)
+    for change in ("data.people=/other", "data.people_seconds=3", "data.people_recordings=2"):
+        with pytest.raises(ConfigError, match=f"{change.partition('=')[0]}: was .*could not be compared"):
+            config_in(str(tmp_path), *people, change).check_can_continue(judged)
+
+
+def test_a_driver_s_heartbeat_does_not_wait_for_its_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.01)
+    with closing(DriverLock(tmp_path)):
+        file = tmp_path / LOCK_FILE
+        os.utime(file, (0, 0))
+        until = time.monotonic() + 60
+        while file.stat().st_mtime == 0 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert file.stat().st_mtime > 0

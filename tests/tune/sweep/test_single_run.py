@@ -1,6 +1,8 @@
 """tune.sweep.single_run: a run without Ray leaves the same folder as a trial."""
 
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,11 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nuanced_core.config.settings import RunConfig
-from nuanced_core.errors import VoiceError
+from nuanced_core.errors import ConfigError, VoiceError
 from tests.tune import toy
-from tune.sweep.single_run import train_single_run
+from tune.config.sweep_config import SETTINGS_FILE
+from tune.sweep.lock import DriverLock
+from tune.sweep.single_run import resume_single_run, train_single_run
 
 
 def train(config: RunConfig, folder: Path, report: object) -> None:
@@ -35,3 +39,15 @@ def test_a_run_that_cannot_be_prepared_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(VoiceError):
         train_single_run(RunConfig(), outputs=tmp_path, name="one", prepare=prepare, train=train)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_or_a_trial_that_another_process_trains_is_not_trained_twice(tmp_path: Path) -> None:
+    folder = train_single_run(RunConfig(), outputs=tmp_path, name="one", prepare=toy.prepare, train=train).folder
+    sweep = tmp_path / "sweep"
+    trial = sweep / "trials" / "3"
+    shutil.copytree(folder, trial)
+    (sweep / SETTINGS_FILE).touch()
+    for locked, resumed in ((folder, folder), (sweep, trial)):
+        with closing(DriverLock(locked)), pytest.raises(ConfigError, match=rf"{locked}: process .* is at work here"):
+            resume_single_run(resumed, prepare=toy.prepare, train=train)
+        resume_single_run(resumed, prepare=toy.prepare, train=train)

@@ -13,7 +13,7 @@ from nuanced_core.errors import ConfigError
 from nuanced_core.training.memory import estimated_host_memory, estimated_memory
 from tests.tune.conftest import logged
 from tune.cluster.machines import Resources
-from tune.config.sweep_config import load_sweep_config
+from tune.config.sweep_config import load_sweep_config, parse_sweep
 from tune.trial.resources import (
     CONTEXT,
     HEADROOM,
@@ -159,3 +159,11 @@ def test_a_measurement_trains_and_validates_once_and_reads_what_torch_held(monke
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=CARD))
     assert measure_peak(start_run, RunConfig()) == Peak(5 * 10**9, CARD)
     assert seen == ["reset", (1, 2), "epoch", "closed"]
+
+
+def test_without_a_gpu_no_gpu_hours_are_kept(file: Path) -> None:
+    config, _ = with_whole_gpus(load_sweep_config(file, ["sweep.gpu_hours=1"]), [Resources(cpus=2, gpus=0)])
+    assert parse_sweep(config.as_dict(), "saved").sweep.gpu_hours is None
+    text = "search: {encoder.width: [32, 64]}\nsweep: {gpus_per_trial: auto, trials: null, sampler: grid}\n"
+    file.write_text(text)
+    with_whole_gpus(load_sweep_config(file), [Resources(cpus=2, gpus=0)])  # the grid ends it

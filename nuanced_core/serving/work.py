@@ -20,6 +20,7 @@ class Limits:
 
     upload_bytes: int = 64 << 20  # of a request with clips
     json_bytes: int = 64 << 10  # of any other request
+    head_seconds: float = 10.0  # until the head of a request has arrived
     body_seconds: float = 60.0  # until the body of a request has arrived
     work_seconds: float = 300.0  # until an answer is ready, with the time in the queue
     running: int = 1  # requests that use the models at once; each uses all cores

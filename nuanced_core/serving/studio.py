@@ -197,6 +197,10 @@ class Studio:
         except (soundfile.LibsndfileError, RuntimeError, ValueError):
             message = f"{name}: not a sound file that can be read here; send WAV, FLAC, OGG, Opus, MP3 or AIFF"
             raise ApiError(400, message, "invalid_clip", "files") from None
+        if found.frames == 0:  # of which reading would find out that there are more
+            raise ApiError(
+                400, f"{name}: has no sound by its header; save or convert it again", "invalid_clip", "files"
+            )
         if found.samplerate <= 0 or found.frames > most * found.samplerate:
             message = f"{name}: is longer than {most:g} s, or does not say how long it is; cut it"
             raise ApiError(413, message, "clip_too_long", "files")

@@ -86,6 +86,8 @@ def test_what_is_too_large_is_refused_whether_or_not_it_says_so(fakes: SimpleNam
         assert error_of(speech_of(client, input="a" * 2000), 413)["code"] == "too_large"
         assert error_of(speech_of(client, input="a" * 200), 400)["code"] == "string_above_max_length"
         assert error_of(client.post("/v1/voices", files={"files": wav(4)}), 413)["code"] == "clip_too_long"
+        unknown = wav(4).replace(wav(4)[36:44], b"data\0\0\0\0")  # as by a program that writes to a pipe
+        assert "no sound by its header" in error_of(client.post("/v1/voices", files={"files": unknown}), 400)["message"]
         wide = wav(2.9)  # 23,200 samples
         assert error_of(client.post("/v1/voices", files={"files": wide}), 413)["code"] == "clip_too_large"
         three = [("files", ("a.wav", wav(0.1))) for _ in range(3)]

@@ -111,7 +111,7 @@ class Guard:
             known = "--allow-host NAME of 'nuanced serve' adds a name"
             raise ApiError(421, f"host {host[:100]!r} is not a name of this server; {known}", "unknown_host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _host_of(origin) != host.lower():
             raise ApiError(403, f"pages of {origin[:100]} may not use this server", "foreign_origin")
         if api and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise ApiError(403, "pages of other servers may not use this one", "foreign_origin")
@@ -154,6 +154,14 @@ class Guard:
             return message
 
         return receive_limited
+
+
+def _host_of(origin: str) -> str:
+    """Return the host and port of an origin, in lower case; "" if it has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _hostname(host: str) -> str:

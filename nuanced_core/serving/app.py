@@ -3,7 +3,7 @@
 import re
 from functools import partial
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,14 +19,16 @@ from starlette.routing import Route
 from nuanced_core.serving.errors import ApiError, error_body
 from nuanced_core.serving.guard import Access, Guard
 from nuanced_core.serving.sound_formats import SOUND_FORMATS, encode_sound
-from nuanced_core.serving.studio import PACK_FORMATS, MadeVoice, Studio, Upload
+from nuanced_core.serving.studio import MadeVoice, Studio, Upload
 from nuanced_core.serving.work import Deadline, Limits, WorkQueue
+from nuanced_core.speech.packs import PackFormat, pack_bytes
 from nuanced_core.speech.speaking import FASTEST, SLOWEST
 
 __all__ = ["make_app"]
 
 # Names that clients of OpenAI's API send unless they are told otherwise; there is one model behind all of them.
 _ALIASES = ("kokoro", "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+_PACK_FORMATS = ("pt", "npz", "bin")
 _PAGE = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css")} | {
     f"/{name}": (name, "text/javascript") for name in ("page.js", "sound.js")
 }
@@ -154,14 +156,13 @@ class _Routes:
 
     async def pack(self, request: Request) -> Response:
         voice, kind = request.query_params.get("voice", ""), request.query_params.get("format", "pt")
-        if kind not in PACK_FORMATS:
-            raise ApiError(
-                400, f"format {kind[:20]!r}: choose from {', '.join(PACK_FORMATS)}", "invalid_format", "format"
-            )
+        if kind not in _PACK_FORMATS:
+            message = f"format {kind[:20]!r}: choose from {', '.join(_PACK_FORMATS)}"
+            raise ApiError(400, message, "invalid_format", "format")
         pack = self._studio.pack(voice)
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", voice).strip("_")
-        content = self._studio.pack_file(pack, name, kind)
-        headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
+        content = pack_bytes(pack, cast("PackFormat", kind), name)
+        headers = {"Content-Disposition": f'attachment; filename="{name[:100]}.{kind}"'}  # file systems allow 255
         return Response(content, media_type="application/octet-stream", headers=headers)
 
 

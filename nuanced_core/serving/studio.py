@@ -22,13 +22,12 @@ from nuanced_core.kokoro.voices import VoiceBank
 from nuanced_core.serving.errors import ApiError
 from nuanced_core.serving.work import Deadline, Limits
 from nuanced_core.speech.models import SpeechModels
-from nuanced_core.speech.packs import resolve_voice, write_pack
+from nuanced_core.speech.packs import resolve_voice
 from nuanced_core.speech.speaking import Speaker
 from nuanced_core.speech.voices import voice_from_clips
 
-__all__ = ["PACK_FORMATS", "MadeVoice", "Studio", "Upload"]
+__all__ = ["MadeVoice", "Studio", "Upload"]
 
-PACK_FORMATS = ("pt", "npz", "bin")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 _EXPRESSION_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,39}(?:\([0-9.]{1,9}\))?"
 # No member is a path: a client must not read files. Eight members are enough.
@@ -176,13 +175,6 @@ class Studio:
                 deadline.check()
         except NuancedError as error:
             raise ApiError(400, str(error), "invalid_input", "input") from None
-
-    def pack_file(self, pack: Tensor, name: str, kind: str) -> bytes:
-        """Return a pack (510, 1, 256) as a file of one of ``PACK_FORMATS``; an ``.npz`` names it ``name``."""
-        with tempfile.TemporaryDirectory(prefix="nuanced-serve-") as folder:
-            file = Path(folder) / f"{name}.{kind}"
-            write_pack(file, pack)
-            return file.read_bytes()
 
     def _check_sound(self, upload: Upload) -> None:
         """Check that libsndfile can read a clip, and that it is not too long, before anything is decoded.

@@ -18,6 +18,7 @@ import soundfile
 from torch import Tensor
 
 from nuanced_core.serving.errors import ApiError
+from nuanced_core.serving.studio import MadeVoice, Studio
 from nuanced_core.serving.work import Limits, WorkQueue
 from tests.nuanced_core.serving.conftest import error_of, fake_studio, served, speaker_of, speech_of
 
@@ -195,6 +196,22 @@ def test_a_form_without_clips_or_with_a_wrong_name_is_refused(client: httpx2.Cli
     for name, status in (("af_sky", 409), ("a b", 400), ("../a", 400), ("x" * 41, 400)):
         answer = client.post("/v1/voices", data={"name": name}, files={"files": wav(0.5)})
         assert error_of(answer, status)["param"] == "name"
+
+
+def test_a_mix_of_voices_with_long_names_is_a_pack_too(studio: Studio, client: httpx2.Client) -> None:
+    pack = studio.pack("af_sky")
+    names = [*(f"{number}".rjust(40, "v") for number in range(7)), "file"]
+    for name in names:
+        studio._made[name] = MadeVoice(name, pack, 0, "af_sky", 1.0, ())
+    for voice in ("+".join(names), "file"):
+        for kind in ("pt", "npz", "bin"):
+            answer = client.get("/v1/packs", params={"voice": voice, "format": kind})
+            assert answer.status_code == 200
+            assert len(answer.headers["content-disposition"]) < 200
+            if kind == "npz":
+                with np.load(io.BytesIO(answer.content)) as found:
+                    assert found.files == [voice.replace("+", "_")]
+                    np.testing.assert_allclose(found[found.files[0]], pack, rtol=1e-5, atol=1e-6)
 
 
 def test_a_bug_is_answered_without_what_it_says(fakes: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:

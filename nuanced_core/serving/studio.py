@@ -112,7 +112,7 @@ class Studio:
         """Make a voice of clips of one person. If the server has too many voices, the oldest one is forgotten.
 
         Raises:
-            ApiError: 400, 409, or 504.
+            ApiError: 400, 409, or 504; then there is no voice.
         """
         name = self.check_name(name)
         with tempfile.TemporaryDirectory(prefix="nuanced-serve-") as folder:
@@ -130,6 +130,7 @@ class Studio:
         nearest, similarity = self._nearest(voice.pack)
         made = MadeVoice(name, voice.pack, int(time.time()), nearest, similarity, notes)
         with self._lock:
+            deadline.check()  # nobody would know that there is a voice
             if name in self._made:
                 raise ApiError(409, f"name {name!r}: there is a voice of this name; give another", "name_taken", "name")
             self._made[name] = made

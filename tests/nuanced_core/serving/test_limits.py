@@ -153,6 +153,27 @@ def test_work_that_takes_too_long_is_ended_between_sentences(fakes: SimpleNamesp
         assert speech_of(client, input="one").status_code == 200  # the thread is free, though 500 words take 75 s
 
 
+def test_a_voice_that_was_made_too_late_is_not_kept(fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(work_seconds=1.0)
+    studio = fake_studio(fakes, limits=limits)
+    gate = threading.Event()
+
+    def make(*arguments: object) -> SimpleNamespace:
+        assert gate.wait(30)
+        return SimpleNamespace(pack=studio.pack("af_sky"), notes=())
+
+    monkeypatch.setattr("nuanced_core.serving.studio.voice_from_clips", make)
+    with served(studio, limits) as url, httpx2.Client(base_url=url, timeout=30) as client:
+
+        def ask() -> httpx2.Response:
+            return client.post("/v1/voices", data={"name": "mine"}, files={"files": wav(1)})
+
+        assert error_of(ask(), 504)["code"] == "timeout"
+        gate.set()
+        assert ask().status_code == 201  # after the late one, in the same thread
+    assert [voice.name for voice in studio.made_voices] == ["mine"]
+
+
 def test_pcm_comes_sentence_by_sentence_and_a_client_that_leaves_ends_the_work(fakes: SimpleNamespace) -> None:
     studio = fake_studio(fakes, seconds=0.05)
     speaker = speaker_of(studio)

@@ -1,5 +1,6 @@
 """The routes of the server: OpenAI's speech API, voices made of clips, packs, and the page."""
 
+import logging
 import re
 from functools import partial
 from importlib import resources
@@ -12,9 +13,10 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Send
 
 from nuanced_core.serving.errors import ApiError, error_body
 from nuanced_core.serving.guard import Access, Guard
@@ -25,6 +27,8 @@ from nuanced_core.speech.packs import PackFormat, pack_bytes
 from nuanced_core.speech.speaking import FASTEST, SLOWEST
 
 __all__ = ["make_app"]
+
+logger = logging.getLogger(__name__)
 
 # Names that clients of OpenAI's API send unless they are told otherwise; there is one model behind all of them.
 _ALIASES = ("kokoro", "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
@@ -60,7 +64,12 @@ def make_app(studio: Studio, access: Access, limits: Limits, model: str) -> Star
     return Starlette(
         routes=_Routes(studio, limits, model).table(),
         middleware=[Middleware(Guard, access=access, limits=limits)],
-        exception_handlers={ApiError: _answer_error, HTTPException: _answer_error, Exception: _answer_bug},
+        exception_handlers={
+            ApiError: _answer_error,
+            HTTPException: _answer_error,
+            ClientDisconnect: _answer_nobody,
+            Exception: _answer_bug,
+        },
     )
 
 
@@ -106,7 +115,7 @@ class _Routes:
                     encode_sound(piece, kind) for piece in self._studio.say(asked.input, pack, asked.speed, deadline)
                 )
             )
-            return StreamingResponse(chunks, media_type=SOUND_FORMATS[kind].media_type)
+            return _SoundStream(chunks, media_type=SOUND_FORMATS[kind].media_type)
 
         def work(deadline: Deadline) -> bytes:
             pieces = [*self._studio.say(asked.input, pack, asked.speed, deadline)]
@@ -166,6 +175,16 @@ class _Routes:
         return Response(content, media_type="application/octet-stream", headers=headers)
 
 
+class _SoundStream(StreamingResponse):
+    """Sound as it is spoken. What goes wrong is logged in a line, and breaks the connection: its answer has begun."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except ApiError as error:
+            logger.warning("a stream of speech was broken off: %s", error)
+
+
 def _voice(made: MadeVoice) -> dict[str, Any]:
     return {
         "id": made.name,
@@ -205,6 +224,11 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         error = ApiError(error.status_code, message, "not_found", headers=error.headers)
     assert isinstance(error, ApiError)
     return JSONResponse(error_body(error), error.status, error.headers)
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    """Answer a client that has left, which nobody receives."""
+    return Response(status_code=400)
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:

@@ -1,10 +1,12 @@
 """The routes of the server: OpenAI's speech API, voices made of clips, packs, and the page."""
 
+import asyncio
 import logging
 import re
+from collections.abc import Coroutine
 from functools import partial
 from importlib import resources
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,6 +31,8 @@ from nuanced_core.speech.speaking import FASTEST, SLOWEST
 __all__ = ["make_app"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Names that clients of OpenAI's API send unless they are told otherwise; there is one model behind all of them.
 _ALIASES = ("kokoro", "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
@@ -110,18 +114,20 @@ class _Routes:
 
         kind = asked.response_format
         if kind == "pcm":
-            chunks = await self._queue.stream(
+            stream = self._queue.stream(
                 lambda deadline: (
                     encode_sound(piece, kind) for piece in self._studio.say(asked.input, pack, asked.speed, deadline)
                 )
             )
+            chunks = await _while_connected(request, stream)
             return _SoundStream(chunks, media_type=SOUND_FORMATS[kind].media_type)
 
         def work(deadline: Deadline) -> bytes:
             pieces = [*self._studio.say(asked.input, pack, asked.speed, deadline)]
             return encode_sound(torch.cat(pieces), kind)
 
-        return Response(await self._queue.run(work), media_type=SOUND_FORMATS[kind].media_type)
+        sound = await _while_connected(request, self._queue.run(work))
+        return Response(sound, media_type=SOUND_FORMATS[kind].media_type)
 
     async def _speech_request(self, request: Request) -> _SpeechRequest:
         # A form elsewhere can send other types without asking this server first.
@@ -156,7 +162,8 @@ class _Routes:
             raise ApiError(400, "files: send at least one sound file", "missing_file", "files")
         name = name.strip() if isinstance(name, str) and name.strip() else None
         self._studio.check_name(name)
-        made = await self._queue.run(lambda deadline: self._studio.make_voice(uploads, name, deadline))
+        work = self._queue.run(lambda deadline: self._studio.make_voice(uploads, name, deadline))
+        made = await _while_connected(request, work)
         return JSONResponse(_voice(made), 201)
 
     async def forget(self, request: Request) -> Response:
@@ -173,6 +180,29 @@ class _Routes:
         content = pack_bytes(pack, cast("PackFormat", kind), name)
         headers = {"Content-Disposition": f'attachment; filename="{name[:100]}.{kind}"'}  # file systems allow 255
         return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return what work returns; cancel it when the client leaves. The body of the request must have been read.
+
+    Raises:
+        ClientDisconnect: the client has left.
+    """
+
+    async def disconnection() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, left = asyncio.create_task(work), asyncio.create_task(disconnection())
+    try:
+        await asyncio.wait({working, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        left.cancel()
+        await asyncio.gather(working, left, return_exceptions=True)  # what they raise is seen
 
 
 class _SoundStream(StreamingResponse):

@@ -89,7 +89,11 @@ class Guard:
                 await self._app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_safely(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -101,7 +105,12 @@ class Guard:
         except ApiError as error:
             await JSONResponse(error_body(error), error.status, error.headers)(scope, receive, send_safely)
             return
-        await self._app(scope, self._limited(scope, receive), send_safely)
+        try:
+            await self._app(scope, self._limited(scope, receive), send_safely)
+        except asyncio.CancelledError:  # by uvicorn, which would log a traceback, when it has been told to stop
+            if not begun:
+                stopped = error_body(ApiError(503, "the server has been stopped", "stopped"))
+                await JSONResponse(stopped, 503)(scope, receive, send_safely)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -89,3 +90,23 @@ def test_work_that_ends_after_the_server(streamed: bool) -> None:
     gate.set()
     assert ended.wait(30)
     time.sleep(0.1)  # for what follows in the thread
+
+
+def test_a_server_that_is_stopped_while_it_answers(fakes: SimpleNamespace) -> None:
+    limits = Limits(running=2)
+    studio = fake_studio(fakes, limits=limits)
+    speaker = speaker_of(studio)
+    speaker.gate.clear()
+    with ThreadPoolExecutor(2) as pool, httpx2.Client(timeout=30) as client:
+        with served(studio, limits) as url:
+            client.base_url = httpx2.URL(url)
+            whole, streamed = (
+                pool.submit(speech_of, client, input="one two", response_format=response_format)
+                for response_format in ("wav", "pcm")
+            )
+            while speaker.begun < 2:
+                time.sleep(0.01)
+        assert error_of(whole.result(), 503)["code"] == "stopped"
+        with pytest.raises(httpx2.RemoteProtocolError):
+            streamed.result()
+        speaker.gate.set()

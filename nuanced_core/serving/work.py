@@ -81,7 +81,8 @@ class WorkQueue:
     async def run(self, function: Callable[[Deadline], T]) -> T:
         """Return what a function returns, called in a thread with its deadline.
 
-        A function that is running when its time is over keeps its place until it checks its deadline.
+        A function that is running when its time is over, or when this is cancelled, keeps its place until it checks
+        its deadline.
 
         Raises:
             ApiError: 503, too many wait already; 504, the time is over.

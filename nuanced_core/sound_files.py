@@ -10,8 +10,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ import soundfile
 
 from nuanced_core.errors import AudioError
 
-__all__ = ["SOUND_SUFFIXES", "is_sound_file", "looks_like_sound", "read_sound", "sound_blocks"]
+__all__ = ["SOUND_SUFFIXES", "is_sound_file", "looks_like_sound", "read_sound", "sound_blocks", "sound_seconds"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +96,13 @@ def sound_blocks(path: Path, seconds: float) -> Iterator[tuple[Samples, int]]:
     """
     start = _first_bytes(path)
     try:
-        with path.open("rb") as file, _Sequential(file.fileno(), closefd=False) as sound:
+        with _opened(path, _Sequential) as sound:
             _check_rate(path, sound)
             found = False
             for block in _sequential_blocks(path, sound, seconds):
                 found = True
                 yield block, sound.samplerate
-        if not found:  # a header that does not say how much there is
+        if not found:
             yield read_sound(path)
         return
     except soundfile.LibsndfileError as error:
@@ -114,11 +116,35 @@ def sound_blocks(path: Path, seconds: float) -> Iterator[tuple[Samples, int]]:
                 yield block, sound.samplerate
 
 
+def sound_seconds(path: Path) -> float:
+    """Return how long a sound file is by its header, or by its size if that does not say so, without decoding it.
+
+    Hours of sound would not fit into memory. 0: it is not known, or the file cannot be read.
+    """
+    try:
+        with _opened(path) as sound:
+            return float(sound.frames / sound.samplerate) if sound.frames < _UNKNOWN_LENGTH else 0.0
+    except (OSError, soundfile.LibsndfileError):
+        return 0.0
+
+
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
     """A sound file without seeking: soundfile seeks after each block otherwise, which disturbs the decoder of MP3."""
 
     def seekable(self) -> bool:
         return False
+
+
+@contextmanager
+def _opened(path: Path, reader: type[soundfile.SoundFile] = soundfile.SoundFile) -> Iterator[soundfile.SoundFile]:
+    """Open a sound file; the sizes of a WAV file whose writer could not fill them in are mended."""
+    # Given a descriptor instead of a name, soundfile does not judge by the name: it refuses to read NAME.raw.
+    with path.open("rb") as file, reader(file.fileno(), closefd=False) as sound:
+        if sound.frames or (position := _unknown_size(path)) is None:
+            yield sound
+            return
+    with path.open("rb") as file, reader(_Mended(file, position)) as sound:
+        yield sound
 
 
 def _sequential_blocks(path: Path, sound: soundfile.SoundFile, seconds: float) -> Iterator[Samples]:
@@ -206,14 +232,10 @@ def _open_problem(path: Path, error: OSError) -> str:
 
 
 def _read_with_libsndfile(path: Path) -> tuple[Samples, int]:
-    # Given a descriptor instead of a name, soundfile does not judge by the name: it refuses to read NAME.raw.
-    with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+    with _opened(path) as sound:
         _check_rate(path, sound)
         rate: int = sound.samplerate
         samples = _decode(sound)
-        if len(samples) == 0 and (filled_in := _with_unknown_size(path.read_bytes())):
-            with soundfile.SoundFile(io.BytesIO(filled_in)) as again:
-                return _decode(again), rate
         seconds, promised = len(samples) / rate, _promised_seconds(sound, len(samples))
         if promised - seconds > _MIN_MISSING_SECONDS:
             logger.warning("%s: is cut off or damaged: only %.1f s of %.1f s could be read", path, seconds, promised)
@@ -262,12 +284,36 @@ def _promised_seconds(sound: soundfile.SoundFile, decoded: int) -> float:
     return float(frames / sound.samplerate)
 
 
-def _with_unknown_size(wav: bytes) -> bytes | None:
-    """Return a WAV file whose samples have a size of 0 in the header with the largest size there; None for others."""
-    at = wav.find(b"data\0\0\0\0")
-    if not wav.startswith(b"RIFF") or at < 0 or at + 8 == len(wav):
-        return None
-    return wav[: at + 4] + b"\xff" * 4 + wav[at + 8 :]
+def _unknown_size(path: Path) -> int | None:
+    """Return where a WAV file has the size of its samples if that is 0 though something follows; None for others."""
+    with path.open("rb") as file:
+        if file.read(12)[:4] != b"RIFF":
+            return None
+        while len(chunk := file.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                position = file.tell() - 4
+                return position if size == 0 and file.read(1) else None
+            file.seek(size + size % 2, io.SEEK_CUR)
+    return None
+
+
+class _Mended:
+    """A WAV file with the largest size in place of the one at a position: libsndfile then reads up to the end.
+
+    It has no name, by which soundfile would judge.
+    """
+
+    def __init__(self, file: BinaryIO, position: int) -> None:
+        self._file, self._position = file, position
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int) -> bytes:
+        start = self._file.tell()
+        found = bytearray(self._file.read(count))
+        for position in range(max(start, self._position), min(start + len(found), self._position + 4)):
+            found[position - start] = 0xFF
+        return bytes(found)
 
 
 def _ogg_is_cut(path: Path) -> bool:

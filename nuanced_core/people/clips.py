@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import soundfile
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +21,7 @@ from nuanced_core.errors import AudioError
 from nuanced_core.hearing.pitch import loud_frames, track_pitch
 from nuanced_core.people.measures import SAMPLES, speech_frames
 from nuanced_core.people.recordings import CHECKED_BY, LEAST_SIMILARITY, MIN_SPEECH_SECONDS, SIMILARITY_SECONDS
+from nuanced_core.sound_files import sound_seconds
 from nuanced_core.speakers.encoders import SpeakerEncoder
 from nuanced_core.speakers.levels import speech_only
 
@@ -72,7 +72,8 @@ def load_clips(models: SpeakerModels, clips: Sequence[Path | str | Tensor]) -> l
     """
     if not clips:
         raise AudioError("there is no clip; give at least one")
-    _check_seconds(sum(_header_seconds(clip) for clip in clips), clips, least=0.0)
+    promised = (len(c) / WHISPER_RATE if isinstance(c, Tensor) else sound_seconds(Path(c)) for c in clips)
+    _check_seconds(sum(promised), clips, least=0.0)  # before hours of sound are decoded
     loaded = [_load(clip, number) for number, clip in enumerate(clips, start=1)]
     _check_seconds(sum(len(audio) for _, audio, _ in loaded) / WHISPER_RATE, clips)
     found, rejected = [], []
@@ -113,18 +114,6 @@ def _load(clip: Path | str | Tensor, number: int) -> tuple[str, Tensor, list[str
     if len(audio) == 0 or is_silent(audio):
         raise AudioError(f"{name}: is {'silent' if len(audio) else 'empty'}; record it again")
     return name, audio, []
-
-
-def _header_seconds(clip: Path | str | Tensor) -> float:
-    """Return how long a clip says that it is, without decoding it: hours of sound would not fit into memory."""
-    if isinstance(clip, Tensor):
-        return len(clip) / WHISPER_RATE
-    try:
-        with Path(clip).open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
-            seconds: float = sound.frames / sound.samplerate
-    except (OSError, soundfile.LibsndfileError):
-        return 0.0  # what is wrong with it, reading it will tell
-    return seconds if seconds < 1e9 else 0.0  # some headers do not know
 
 
 def _check_seconds(seconds: float, clips: Sequence[Path | str | Tensor], least: float = MIN_SECONDS) -> None:

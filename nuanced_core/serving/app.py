@@ -1,9 +1,12 @@
 """The routes of the server: OpenAI's speech API, voices made of clips, packs, and the page."""
 
+import asyncio
+import logging
 import re
+from collections.abc import Coroutine
 from functools import partial
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,21 +15,28 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Send
 
 from nuanced_core.serving.errors import ApiError, error_body
 from nuanced_core.serving.guard import Access, Guard
 from nuanced_core.serving.sound_formats import SOUND_FORMATS, encode_sound
-from nuanced_core.serving.studio import PACK_FORMATS, MadeVoice, Studio, Upload
+from nuanced_core.serving.studio import MadeVoice, Studio, Upload
 from nuanced_core.serving.work import Deadline, Limits, WorkQueue
+from nuanced_core.speech.packs import PackFormat, pack_bytes
 from nuanced_core.speech.speaking import FASTEST, SLOWEST
 
 __all__ = ["make_app"]
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 # Names that clients of OpenAI's API send unless they are told otherwise; there is one model behind all of them.
 _ALIASES = ("kokoro", "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+_PACK_FORMATS = ("pt", "npz", "bin")
 _PAGE = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css")} | {
     f"/{name}": (name, "text/javascript") for name in ("page.js", "sound.js")
 }
@@ -58,7 +68,12 @@ def make_app(studio: Studio, access: Access, limits: Limits, model: str) -> Star
     return Starlette(
         routes=_Routes(studio, limits, model).table(),
         middleware=[Middleware(Guard, access=access, limits=limits)],
-        exception_handlers={ApiError: _answer_error, HTTPException: _answer_error, Exception: _answer_bug},
+        exception_handlers={
+            ApiError: _answer_error,
+            HTTPException: _answer_error,
+            ClientDisconnect: _answer_nobody,
+            Exception: _answer_bug,
+        },
     )
 
 
@@ -99,18 +114,20 @@ class _Routes:
 
         kind = asked.response_format
         if kind == "pcm":
-            chunks = await self._queue.stream(
+            stream = self._queue.stream(
                 lambda deadline: (
                     encode_sound(piece, kind) for piece in self._studio.say(asked.input, pack, asked.speed, deadline)
                 )
             )
-            return StreamingResponse(chunks, media_type=SOUND_FORMATS[kind].media_type)
+            chunks = await _while_connected(request, stream)
+            return _SoundStream(chunks, media_type=SOUND_FORMATS[kind].media_type)
 
         def work(deadline: Deadline) -> bytes:
             pieces = [*self._studio.say(asked.input, pack, asked.speed, deadline)]
             return encode_sound(torch.cat(pieces), kind)
 
-        return Response(await self._queue.run(work), media_type=SOUND_FORMATS[kind].media_type)
+        sound = await _while_connected(request, self._queue.run(work))
+        return Response(sound, media_type=SOUND_FORMATS[kind].media_type)
 
     async def _speech_request(self, request: Request) -> _SpeechRequest:
         # A form elsewhere can send other types without asking this server first.
@@ -145,7 +162,8 @@ class _Routes:
             raise ApiError(400, "files: send at least one sound file", "missing_file", "files")
         name = name.strip() if isinstance(name, str) and name.strip() else None
         self._studio.check_name(name)
-        made = await self._queue.run(lambda deadline: self._studio.make_voice(uploads, name, deadline))
+        work = self._queue.run(lambda deadline: self._studio.make_voice(uploads, name, deadline))
+        made = await _while_connected(request, work)
         return JSONResponse(_voice(made), 201)
 
     async def forget(self, request: Request) -> Response:
@@ -154,15 +172,47 @@ class _Routes:
 
     async def pack(self, request: Request) -> Response:
         voice, kind = request.query_params.get("voice", ""), request.query_params.get("format", "pt")
-        if kind not in PACK_FORMATS:
-            raise ApiError(
-                400, f"format {kind[:20]!r}: choose from {', '.join(PACK_FORMATS)}", "invalid_format", "format"
-            )
+        if kind not in _PACK_FORMATS:
+            message = f"format {kind[:20]!r}: choose from {', '.join(_PACK_FORMATS)}"
+            raise ApiError(400, message, "invalid_format", "format")
         pack = self._studio.pack(voice)
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", voice).strip("_")
-        content = self._studio.pack_file(pack, name, kind)
-        headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
+        content = pack_bytes(pack, cast("PackFormat", kind), name)
+        headers = {"Content-Disposition": f'attachment; filename="{name[:100]}.{kind}"'}  # file systems allow 255
         return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return what work returns; cancel it when the client leaves. The body of the request must have been read.
+
+    Raises:
+        ClientDisconnect: the client has left.
+    """
+
+    async def disconnection() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, left = asyncio.create_task(work), asyncio.create_task(disconnection())
+    try:
+        await asyncio.wait({working, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        left.cancel()
+        await asyncio.gather(working, left, return_exceptions=True)  # what they raise is seen
+
+
+class _SoundStream(StreamingResponse):
+    """Sound as it is spoken. What goes wrong is logged in a line, and breaks the connection: its answer has begun."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except ApiError as error:
+            logger.warning("a stream of speech was broken off: %s", error)
 
 
 def _voice(made: MadeVoice) -> dict[str, Any]:
@@ -204,6 +254,11 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         error = ApiError(error.status_code, message, "not_found", headers=error.headers)
     assert isinstance(error, ApiError)
     return JSONResponse(error_body(error), error.status, error.headers)
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    """Answer a client that has left, which nobody receives."""
+    return Response(status_code=400)
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:

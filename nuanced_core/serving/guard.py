@@ -89,7 +89,11 @@ class Guard:
                 await self._app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_safely(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -101,7 +105,12 @@ class Guard:
         except ApiError as error:
             await JSONResponse(error_body(error), error.status, error.headers)(scope, receive, send_safely)
             return
-        await self._app(scope, self._limited(scope, receive), send_safely)
+        try:
+            await self._app(scope, self._limited(scope, receive), send_safely)
+        except asyncio.CancelledError:  # by uvicorn, which would log a traceback, when it has been told to stop
+            if not begun:
+                stopped = error_body(ApiError(503, "the server has been stopped", "stopped"))
+                await JSONResponse(stopped, 503)(scope, receive, send_safely)
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -111,7 +120,7 @@ class Guard:
             known = "--allow-host NAME of 'nuanced serve' adds a name"
             raise ApiError(421, f"host {host[:100]!r} is not a name of this server; {known}", "unknown_host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _host_of(origin) != host.lower():
             raise ApiError(403, f"pages of {origin[:100]} may not use this server", "foreign_origin")
         if api and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise ApiError(403, "pages of other servers may not use this one", "foreign_origin")
@@ -154,6 +163,14 @@ class Guard:
             return message
 
         return receive_limited
+
+
+def _host_of(origin: str) -> str:
+    """Return the host and port of an origin, in lower case; "" if it has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _hostname(host: str) -> str:

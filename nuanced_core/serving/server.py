@@ -77,9 +77,12 @@ def make_server(app: "ASGIApp", limits: "Limits") -> "uvicorn.Server":
     """Return the HTTP server of an application; its ``run`` and ``serve`` take the sockets to listen on."""
     import uvicorn
 
+    from nuanced_core.serving.connections import connection_class
+
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's mistake is answered, not logged
     config = uvicorn.Config(
         app,
+        http=connection_class(limits.head_seconds),
         log_config=None,
         access_log=False,
         lifespan="off",

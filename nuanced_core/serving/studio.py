@@ -22,13 +22,12 @@ from nuanced_core.kokoro.voices import VoiceBank
 from nuanced_core.serving.errors import ApiError
 from nuanced_core.serving.work import Deadline, Limits
 from nuanced_core.speech.models import SpeechModels
-from nuanced_core.speech.packs import resolve_voice, write_pack
+from nuanced_core.speech.packs import resolve_voice
 from nuanced_core.speech.speaking import Speaker
 from nuanced_core.speech.voices import voice_from_clips
 
-__all__ = ["PACK_FORMATS", "MadeVoice", "Studio", "Upload"]
+__all__ = ["MadeVoice", "Studio", "Upload"]
 
-PACK_FORMATS = ("pt", "npz", "bin")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 _EXPRESSION_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,39}(?:\([0-9.]{1,9}\))?"
 # No member is a path: a client must not read files. Eight members are enough.
@@ -113,7 +112,7 @@ class Studio:
         """Make a voice of clips of one person. If the server has too many voices, the oldest one is forgotten.
 
         Raises:
-            ApiError: 400, 409, or 504.
+            ApiError: 400, 409, or 504; then there is no voice.
         """
         name = self.check_name(name)
         with tempfile.TemporaryDirectory(prefix="nuanced-serve-") as folder:
@@ -131,6 +130,7 @@ class Studio:
         nearest, similarity = self._nearest(voice.pack)
         made = MadeVoice(name, voice.pack, int(time.time()), nearest, similarity, notes)
         with self._lock:
+            deadline.check()  # nobody would know that there is a voice
             if name in self._made:
                 raise ApiError(409, f"name {name!r}: there is a voice of this name; give another", "name_taken", "name")
             self._made[name] = made
@@ -177,13 +177,6 @@ class Studio:
         except NuancedError as error:
             raise ApiError(400, str(error), "invalid_input", "input") from None
 
-    def pack_file(self, pack: Tensor, name: str, kind: str) -> bytes:
-        """Return a pack (510, 1, 256) as a file of one of ``PACK_FORMATS``; an ``.npz`` names it ``name``."""
-        with tempfile.TemporaryDirectory(prefix="nuanced-serve-") as folder:
-            file = Path(folder) / f"{name}.{kind}"
-            write_pack(file, pack)
-            return file.read_bytes()
-
     def _check_sound(self, upload: Upload) -> None:
         """Check that libsndfile can read a clip, and that it is not too long, before anything is decoded.
 
@@ -197,6 +190,10 @@ class Studio:
         except (soundfile.LibsndfileError, RuntimeError, ValueError):
             message = f"{name}: not a sound file that can be read here; send WAV, FLAC, OGG, Opus, MP3 or AIFF"
             raise ApiError(400, message, "invalid_clip", "files") from None
+        if found.frames == 0:  # of which reading would find out that there are more
+            raise ApiError(
+                400, f"{name}: has no sound by its header; save or convert it again", "invalid_clip", "files"
+            )
         if found.samplerate <= 0 or found.frames > most * found.samplerate:
             message = f"{name}: is longer than {most:g} s, or does not say how long it is; cut it"
             raise ApiError(413, message, "clip_too_long", "files")

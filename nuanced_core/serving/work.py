@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ class Limits:
 
     upload_bytes: int = 64 << 20  # of a request with clips
     json_bytes: int = 64 << 10  # of any other request
+    head_seconds: float = 10.0  # until the head of a request has arrived
     body_seconds: float = 60.0  # until the body of a request has arrived
     work_seconds: float = 300.0  # until an answer is ready, with the time in the queue
     running: int = 1  # requests that use the models at once; each uses all cores
@@ -79,7 +81,8 @@ class WorkQueue:
     async def run(self, function: Callable[[Deadline], T]) -> T:
         """Return what a function returns, called in a thread with its deadline.
 
-        A function that is running when its time is over keeps its place until it checks its deadline.
+        A function that is running when its time is over, or when this is cancelled, keeps its place until it checks
+        its deadline.
 
         Raises:
             ApiError: 503, too many wait already; 504, the time is over.
@@ -89,16 +92,29 @@ class WorkQueue:
             message = f"{self._unfinished} requests are being answered or wait; try again later"
             raise ApiError(503, message, "overloaded", headers={"Retry-After": "5"})
         deadline = Deadline(limits.work_seconds)
-        loop = asyncio.get_running_loop()
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def finish() -> None:
+            self._unfinished -= 1
+            ended.set()
+
         self._unfinished += 1
+        # Not an asyncio future: it would log what goes wrong when nobody waits any more.
         future = self._threads.submit(self._call, function, deadline)
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finished))
-        return await self._wait(future, deadline)
+        future.add_done_callback(lambda _: _call_in(loop, finish))
+        try:
+            await asyncio.wait_for(ended.wait(), deadline.remaining)
+        except asyncio.TimeoutError:
+            raise deadline.error() from None
+        finally:
+            deadline.cancel()
+            future.cancel()  # if it has not begun
+        return future.result()
 
     async def stream(self, function: Callable[[Deadline], Iterator[bytes]]) -> AsyncIterator[bytes]:
         """Return the chunks that a function yields in a thread, as they come, once there is a first one.
 
-        What goes wrong later ends the stream: its answer has begun already.
+        What goes wrong later is raised after the chunks before it. Dropping the iterator ends the work.
 
         Raises:
             ApiError: as ``run``, or of the function before its first chunk.
@@ -108,43 +124,38 @@ class WorkQueue:
 
         def work(deadline: Deadline) -> None:
             for chunk in function(deadline):
-                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
+                _call_in(loop, chunks.put_nowait, chunk)
+
+        def end(task: "asyncio.Task[None]") -> None:
+            chunks.put_nowait(None)
+            if not task.cancelled():
+                task.exception()  # seen, or it is logged if nobody waits any more
 
         task = asyncio.create_task(self.run(work))
-        task.add_done_callback(lambda _: chunks.put_nowait(None))
-        try:
-            first = await chunks.get()
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        if first is None:
-            await task  # raises what went wrong
-        return _rest(first, chunks, task)
-
-    async def _wait(self, future: "Future[T]", deadline: Deadline) -> T:
-        try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), deadline.remaining)
-        except asyncio.TimeoutError:
-            raise deadline.error() from None
-        finally:
-            deadline.cancel()
-            future.cancel()  # if it has not begun
+        task.add_done_callback(end)
+        stream = _chunks(chunks, task)
+        await anext(stream)
+        return stream
 
     @staticmethod
     def _call(function: Callable[[Deadline], T], deadline: Deadline) -> T:
         deadline.check()
         return function(deadline)
 
-    def _finished(self) -> None:
-        self._unfinished -= 1
+
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    """Call a function in the thread of an event loop, unless the loop is closed: the server has ended."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)
 
 
-async def _rest(
-    first: bytes | None, chunks: "asyncio.Queue[bytes | None]", task: "asyncio.Task[None]"
-) -> AsyncIterator[bytes]:
-    """Yield a first chunk and those that follow; a client that leaves ends the work."""
+async def _chunks(chunks: "asyncio.Queue[bytes | None]", task: "asyncio.Task[None]") -> AsyncIterator[bytes]:
+    """Yield an empty chunk once there is a first one, so that closing this generator ends the work; then the chunks."""
     try:
-        chunk = first
+        chunk = await chunks.get()
+        if chunk is None:
+            await task  # raises what went wrong
+        yield b""
         while chunk is not None:
             yield chunk
             chunk = await chunks.get()

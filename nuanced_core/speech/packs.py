@@ -4,6 +4,7 @@ A pack is (510, 1, 256) float32: row ``n - 1`` is the style for ``n`` phonemes, 
 prosody.
 """
 
+import io
 import math
 import os
 import re
@@ -26,6 +27,7 @@ __all__ = [
     "PackFormat",
     "blend",
     "check_output",
+    "pack_bytes",
     "pack_format",
     "parse_weights",
     "read_pack",
@@ -191,19 +193,28 @@ def write_pack(path: Path, pack: Tensor, format: str | None = None) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            if kind == "pt":
-                torch.save(values, file)
-            elif kind == "npz":
-                np.savez(file, allow_pickle=False, **{path.stem: values.numpy()})
-            elif kind == "npy":
-                np.save(file, values.numpy())
-            else:
-                file.write(values.numpy().astype("<f4").tobytes())
+            file.write(pack_bytes(values, kind, path.stem))
         part.replace(path)
     except OSError as error:
         raise DiskError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def pack_bytes(pack: Tensor, format: PackFormat, name: str) -> bytes:
+    """Return a pack (510, 1, 256) as a file of a format; an ``.npz`` calls the voice ``name``."""
+    values, file = pack.detach().float().cpu(), io.BytesIO()
+    if format == "pt":
+        torch.save(values, file)
+    elif format == "npz":
+        # np.savez takes no voice called "file".
+        with zipfile.ZipFile(file, "w") as archive, archive.open(f"{name}.npy", "w") as member:
+            np.lib.format.write_array(member, values.numpy(), allow_pickle=False)
+    elif format == "npy":
+        np.save(file, values.numpy())
+    else:
+        file.write(values.numpy().astype("<f4").tobytes())
+    return file.getvalue()
 
 
 def check_output(path: Path) -> None:

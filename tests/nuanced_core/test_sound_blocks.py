@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from nuanced_core.errors import AudioError
-from nuanced_core.sound_files import read_sound, sound_blocks
+from nuanced_core.sound_files import read_sound, sound_blocks, sound_seconds
 from tests.nuanced_core.test_sound_files import M4A, RATE, SPEECH, _encoded
 
 
@@ -48,6 +48,20 @@ def test_a_file_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path: Path, caplog
     file.write_bytes(_encoded("WAV", "PCM_16")[: 2 * 3 * RATE + 44])
     assert sum(len(block) for block, _ in sound_blocks(file, 1.0)) == 3 * RATE
     assert "only 3.0 s of 10.0 s could be read" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["pipe.wav", "pipe.raw"])
+def test_a_wav_whose_writer_could_not_fill_in_the_size_is_read_in_blocks_too(tmp_path: Path, name: str) -> None:
+    content = _encoded("WAV", "PCM_16")
+    start = content.index(b"data") + 4
+    (tmp_path / name).write_bytes(content[:start] + bytes(4) + content[start + 4 :])
+    blocks = [block for block, _ in sound_blocks(tmp_path / name, 0.7)]
+    assert max(map(len, blocks)) == round(0.7 * RATE)
+    np.testing.assert_allclose(np.concatenate(blocks)[:, 0], SPEECH, atol=1e-4)
+    assert sound_seconds(tmp_path / name) == len(SPEECH) / RATE
+    (tmp_path / name).write_bytes(content[:start] + bytes(4))  # truly empty
+    assert [block.shape for block, _ in sound_blocks(tmp_path / name, 0.7)] == [(0, 1)]
+    assert sound_seconds(tmp_path / name) == 0
 
 
 @pytest.mark.parametrize(

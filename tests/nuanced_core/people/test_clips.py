@@ -53,9 +53,14 @@ def test_hours_are_refused_without_being_decoded(
     tmp_path: Path, fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     soundfile.write(tmp_path / "long.flac", np.zeros(4_000 * 3600 * 3, np.int16), 4_000)
+    soundfile.write(tmp_path / "pipe.wav", np.zeros(4_000 * 3600 * 3, np.int16), 4_000, "PCM_U8")
+    with (tmp_path / "pipe.wav").open("r+b") as file:
+        file.seek(file.read(100).index(b"data") + 4)
+        file.write(bytes(4))  # as by a program that writes to a pipe
     monkeypatch.setattr("nuanced_core.people.clips.load_audio", None)
-    with pytest.raises(AudioError, match=r"long.flac: 180 min is too long; give at most 10 min"):
-        load_clips(fakes, [tmp_path / "long.flac"])
+    for name in ("long.flac", "pipe.wav"):
+        with pytest.raises(AudioError, match=rf"{name}: 180 min is too long; give at most 10 min"):
+            load_clips(fakes, [tmp_path / name])
 
 
 def test_what_is_noticed_is_a_note_and_no_log_line(

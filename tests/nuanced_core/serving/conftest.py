@@ -38,7 +38,8 @@ class FakeSpeaker:
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds  # that a word takes
-        self.begun = 0
+        self.begun = 0  # texts
+        self.spoken = 0  # words
         self.gate = threading.Event()  # without it, only the first word of a text is spoken
         self.gate.set()
 
@@ -47,6 +48,7 @@ class FakeSpeaker:
         for number, _ in enumerate(text.split()):
             assert number == 0 or self.gate.wait(30)
             time.sleep(self.seconds)
+            self.spoken += 1
             yield torch.sin(torch.arange(12_000) / 20) / 2
 
 

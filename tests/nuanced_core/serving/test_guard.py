@@ -23,7 +23,7 @@ def test_a_name_of_another_server_is_refused_as_after_dns_rebinding(client: http
 
 def test_pages_of_other_origins_are_refused(client: httpx2.Client) -> None:
     own = str(client.base_url).rstrip("/")
-    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "http://localhost", own + "0"):
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "http://localhost", "http://[::1", own + "0"):
         for send in (client.get, client.post):
             assert error_of(send("/v1/voices", headers={"Origin": origin}), 403)["code"] == "foreign_origin"
     for site in ("cross-site", "same-site"):

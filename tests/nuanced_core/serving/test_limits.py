@@ -18,6 +18,7 @@ import soundfile
 from torch import Tensor
 
 from nuanced_core.serving.errors import ApiError
+from nuanced_core.serving.studio import MadeVoice, Studio
 from nuanced_core.serving.work import Limits, WorkQueue
 from tests.nuanced_core.serving.conftest import error_of, fake_studio, served, speaker_of, speech_of
 
@@ -86,6 +87,8 @@ def test_what_is_too_large_is_refused_whether_or_not_it_says_so(fakes: SimpleNam
         assert error_of(speech_of(client, input="a" * 2000), 413)["code"] == "too_large"
         assert error_of(speech_of(client, input="a" * 200), 400)["code"] == "string_above_max_length"
         assert error_of(client.post("/v1/voices", files={"files": wav(4)}), 413)["code"] == "clip_too_long"
+        unknown = wav(4).replace(wav(4)[36:44], b"data\0\0\0\0")  # as by a program that writes to a pipe
+        assert "no sound by its header" in error_of(client.post("/v1/voices", files={"files": unknown}), 400)["message"]
         wide = wav(2.9)  # 23,200 samples
         assert error_of(client.post("/v1/voices", files={"files": wide}), 413)["code"] == "clip_too_large"
         three = [("files", ("a.wav", wav(0.1))) for _ in range(3)]
@@ -150,6 +153,27 @@ def test_work_that_takes_too_long_is_ended_between_sentences(fakes: SimpleNamesp
         assert speech_of(client, input="one").status_code == 200  # the thread is free, though 500 words take 75 s
 
 
+def test_a_voice_that_was_made_too_late_is_not_kept(fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(work_seconds=1.0)
+    studio = fake_studio(fakes, limits=limits)
+    gate = threading.Event()
+
+    def make(*arguments: object) -> SimpleNamespace:
+        assert gate.wait(30)
+        return SimpleNamespace(pack=studio.pack("af_sky"), notes=())
+
+    monkeypatch.setattr("nuanced_core.serving.studio.voice_from_clips", make)
+    with served(studio, limits) as url, httpx2.Client(base_url=url, timeout=30) as client:
+
+        def ask() -> httpx2.Response:
+            return client.post("/v1/voices", data={"name": "mine"}, files={"files": wav(1)})
+
+        assert error_of(ask(), 504)["code"] == "timeout"
+        gate.set()
+        assert ask().status_code == 201  # after the late one, in the same thread
+    assert [voice.name for voice in studio.made_voices] == ["mine"]
+
+
 def test_pcm_comes_sentence_by_sentence_and_a_client_that_leaves_ends_the_work(fakes: SimpleNamespace) -> None:
     studio = fake_studio(fakes, seconds=0.05)
     speaker = speaker_of(studio)
@@ -193,6 +217,22 @@ def test_a_form_without_clips_or_with_a_wrong_name_is_refused(client: httpx2.Cli
     for name, status in (("af_sky", 409), ("a b", 400), ("../a", 400), ("x" * 41, 400)):
         answer = client.post("/v1/voices", data={"name": name}, files={"files": wav(0.5)})
         assert error_of(answer, status)["param"] == "name"
+
+
+def test_a_mix_of_voices_with_long_names_is_a_pack_too(studio: Studio, client: httpx2.Client) -> None:
+    pack = studio.pack("af_sky")
+    names = [*(f"{number}".rjust(40, "v") for number in range(7)), "file"]
+    for name in names:
+        studio._made[name] = MadeVoice(name, pack, 0, "af_sky", 1.0, ())
+    for voice in ("+".join(names), "file"):
+        for kind in ("pt", "npz", "bin"):
+            answer = client.get("/v1/packs", params={"voice": voice, "format": kind})
+            assert answer.status_code == 200
+            assert len(answer.headers["content-disposition"]) < 200
+            if kind == "npz":
+                with np.load(io.BytesIO(answer.content)) as found:
+                    assert found.files == [voice.replace("+", "_")]
+                    np.testing.assert_allclose(found[found.files[0]], pack, rtol=1e-5, atol=1e-6)
 
 
 def test_a_bug_is_answered_without_what_it_says(fakes: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:

@@ -56,6 +56,13 @@ def test_files_are_those_that_others_read(tmp_path: Path, pack: Tensor) -> None:
     assert np.array_equal(kokoro_js, pack.flatten().numpy())
 
 
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "my voice é"])
+def test_a_voice_in_an_npz_may_have_any_name(tmp_path: Path, pack: Tensor, name: str) -> None:
+    write_pack(tmp_path / f"{name}.npz", pack)
+    with np.load(tmp_path / f"{name}.npz") as written:
+        assert written.files == [name] and np.array_equal(written[name], pack.numpy())
+
+
 def test_a_named_format_needs_no_suffix(tmp_path: Path, pack: Tensor) -> None:
     write_pack(tmp_path / "voice", pack, "bin")
     assert (tmp_path / "voice").stat().st_size == 510 * 256 * 4

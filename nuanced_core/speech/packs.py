@@ -194,7 +194,7 @@ def write_pack(path: Path, pack: Tensor, format: str | None = None) -> None:
             if kind == "pt":
                 torch.save(values, file)
             elif kind == "npz":
-                np.savez(file, allow_pickle=False, **{path.stem: values.numpy()})
+                _write_npz(file, path.stem, values.numpy())
             elif kind == "npy":
                 np.save(file, values.numpy())
             else:
@@ -204,6 +204,14 @@ def write_pack(path: Path, pack: Tensor, format: str | None = None) -> None:
         raise DiskError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _write_npz(file: BinaryIO, name: str, values: np.ndarray) -> None:
+    """Write an archive with one array as ``np.savez`` does, which takes the names "file" and "allow_pickle" for its own
+    parameters."""
+    member = name.encode("utf-8", "replace").decode()  # the name of a file may be no UTF-8
+    with zipfile.ZipFile(file, "w") as archive, archive.open(f"{member}.npy", "w", force_zip64=True) as opened:
+        np.lib.format.write_array(opened, values, allow_pickle=False)
 
 
 def check_output(path: Path) -> None:

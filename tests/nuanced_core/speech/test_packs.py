@@ -56,6 +56,18 @@ def test_files_are_those_that_others_read(tmp_path: Path, pack: Tensor) -> None:
     assert np.array_equal(kokoro_js, pack.flatten().numpy())
 
 
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "args", "ünïcode 2.0", "\udcff"])
+def test_a_voice_in_an_npz_may_have_any_name(tmp_path: Path, pack: Tensor, name: str) -> None:
+    path = tmp_path / f"{name}.npz"
+    write_pack(path, pack)
+    assert torch.equal(read_pack(path), pack)
+    with np.load(path, allow_pickle=False) as archive:
+        assert archive.files == [name.replace("\udcff", "?")]
+    np.savez(tmp_path / "numpy.npz", me=pack.numpy())
+    write_pack(tmp_path / "me.npz", pack)
+    assert (tmp_path / "me.npz").read_bytes() == (tmp_path / "numpy.npz").read_bytes()
+
+
 def test_a_named_format_needs_no_suffix(tmp_path: Path, pack: Tensor) -> None:
     write_pack(tmp_path / "voice", pack, "bin")
     assert (tmp_path / "voice").stat().st_size == 510 * 256 * 4

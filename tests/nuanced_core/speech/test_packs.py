@@ -206,6 +206,20 @@ def test_shares_strength_and_halves(pack: Tensor, fakes: SimpleNamespace) -> Non
     assert torch.equal(prosody[..., 128:], heart[..., 128:]) and torch.equal(prosody[..., :128], pack[..., :128])
 
 
+@pytest.mark.parametrize("text", ["a=0.20,b=0.40,c=0.30,d=0.10", "a=0.5,b=0.5000000000000002"])
+def test_shares_may_add_up_to_one_as_they_are_written(pack: Tensor, text: str) -> None:
+    shares = parse_weights(text)  # their sum is 1.0000000000000002
+    others = {name: torch.full_like(pack, 2.0**number) for number, name in enumerate(shares)}
+    expected = sum((share * others[name] for name, share in shares.items()), torch.zeros_like(pack))
+    assert torch.equal(blend(1e30 * pack, shares, others), expected)  # nothing of the voice itself is left
+
+
+@pytest.mark.parametrize("text", ["a=0.5,b=0.500001", "a=1e308,b=1e308"])
+def test_shares_of_more_than_one_are_refused(text: str) -> None:
+    with pytest.raises(VoiceError, match="the shares add up to"):
+        parse_weights(text)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

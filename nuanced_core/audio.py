@@ -64,6 +64,7 @@ MAX_PEAK = 2.0  # relative to full scale; more is reported: floating-point sampl
 LARGEST_PEAK = 1e12  # relative to full scale; more is refused: integers of 32 bits that were not scaled have 2e9
 # torchaudio's kernel has this many values per sample of overlap: at odd ratios such as 24001:16000 it takes gigabytes.
 _MAX_KERNEL = 10_000_000
+_BLOCK = 1 << 16  # samples of each channel that are in float64 at once
 
 # Formats that are written, by the ending of a name: libsndfile's format and subtype.
 SOUND_FORMATS = {
@@ -98,9 +99,10 @@ def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
     if not np.isfinite(samples).all():
         count = int((~np.isfinite(samples)).any(axis=1).sum())
         raise AudioError(f"{path}: {count} of {len(samples)} samples are not numbers; export it again")
-    check_scale(path, float(np.abs(samples).max()))
+    check_scale(path, _peak(samples))
     _warn_of_clipping(path, samples)
     audio = torch.from_numpy(_mono(path, _without_offset(path, samples)))
+    del samples  # which may take more memory than all that follows
     if is_silent(audio):
         raise AudioError(f"{path}: is silent; record it again")
     return resample(audio, file_rate, rate)
@@ -216,8 +218,12 @@ def _limited(audio: Tensor) -> Samples:
     return limited
 
 
+def _peak(samples: Samples) -> float:
+    return float(max(samples.max(), -samples.min()))
+
+
 def _warn_of_clipping(path: Path, samples: Samples) -> None:
-    peak = float(np.abs(samples).max())
+    peak = _peak(samples)
     if peak > MAX_PEAK:
         logger.warning("%s: samples reach %.0f times full scale; scale them to [-1, 1] and export it again", path, peak)
     elif peak >= 0.99:
@@ -228,23 +234,33 @@ def _warn_of_clipping(path: Path, samples: Samples) -> None:
 
 
 def _without_offset(path: Path, samples: Samples) -> Samples:
-    """Remove a large constant offset from each channel of samples (T, channels)."""
+    """Remove a large constant offset from each channel of samples (T, channels), in place."""
     offset = samples.mean(axis=0, dtype=np.float64)
-    peak = np.abs(samples - offset).max(axis=0)
+    peak = np.maximum(samples.max(axis=0) - offset, offset - samples.min(axis=0))
     large = (np.abs(offset) > MAX_OFFSET * peak) & (peak >= MIN_PEAK)
     if not large.any():
         return samples
     worst = float(np.abs(offset[large]).max())
     logger.warning("%s: has a constant offset (DC) of %.3f, which was removed", path, worst)
-    return (samples - np.where(large, offset, 0.0)).astype(np.float32)
+    # Computed in float64, but for a few samples at a time.
+    return np.subtract(samples, np.where(large, offset, 0.0), out=samples, casting="same_kind")
 
 
 def _mono(path: Path, samples: Samples) -> Samples:
     """Return samples (T,) of samples (T, channels): the mean, or the loudest channel where the mean loses level."""
     mean: Samples = samples.mean(axis=1)
-    levels = samples.std(axis=0, dtype=np.float64)
-    channel = loudest_channel(path, levels, float(mean.std(dtype=np.float64)))
+    level = float(_levels(mean[:, None])[0])
+    channel = loudest_channel(path, _levels(samples), level)
     return mean if channel is None else np.ascontiguousarray(samples[:, channel])
+
+
+def _levels(samples: Samples) -> npt.NDArray[np.float64]:
+    """Return the standard deviations (channels,) of samples (T, channels), without a copy of them in float64."""
+    mean = samples.mean(axis=0, dtype=np.float64)
+    blocks = range(0, len(samples), _BLOCK)
+    squares = [np.square(samples[start : start + _BLOCK] - mean).sum(axis=0) for start in blocks]
+    levels: npt.NDArray[np.float64] = np.sqrt(np.sum(squares, axis=0) / len(samples))
+    return levels
 
 
 def loudest_channel(path: Path, levels: npt.NDArray[np.float64], level: float) -> int | None:

@@ -1,6 +1,7 @@
 """nuanced_core.audio: reading, checking, resampling and writing of audio files."""
 
 import resource
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,18 @@ def test_large_constant_offset_is_removed_with_a_warning_and_a_small_one_is_kept
     soundfile.write(tmp_path / "large.wav", (_tone(24_000) + 0.2).numpy(), 24_000, subtype="FLOAT")
     torch.testing.assert_close(load_audio(tmp_path / "large.wav"), _tone(24_000), atol=1e-5, rtol=0)
     assert "has a constant offset (DC) of 0.200, which was removed" in caplog.text
+
+
+def test_checking_channels_and_offset_takes_little_memory_beside_the_samples(tmp_path: Path) -> None:
+    left = _tone(48_000, seconds=40.0)
+    samples = torch.stack([left + 0.2, -left], dim=1).numpy()  # an offset, and channels that cancel each other out
+    soundfile.write(tmp_path / "a.wav", samples, 48_000, subtype="FLOAT")
+    tracemalloc.start()  # NumPy's arrays are counted
+    audio = load_audio(tmp_path / "a.wav", 48_000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    torch.testing.assert_close(audio, left, atol=1e-5, rtol=0)
+    assert most < 2.5 * samples.nbytes
 
 
 def test_resampling_preserves_frequencies_below_both_nyquist_limits() -> None:

@@ -17,7 +17,7 @@ import torchaudio.functional
 from torch import Tensor
 
 from nuanced_core.errors import AudioError, DiskError
-from nuanced_core.sound_files import read_sound
+from nuanced_core.sound_files import read_sound, sound_blocks
 
 __all__ = [
     "FRAMES_PER_SECOND",
@@ -65,6 +65,7 @@ LARGEST_PEAK = 1e12  # relative to full scale; more is refused: integers of 32 b
 # torchaudio's kernel has this many values per sample of overlap: at odd ratios such as 24001:16000 it takes gigabytes.
 _MAX_KERNEL = 10_000_000
 _BLOCK = 1 << 16  # samples of each channel that are in float64 at once
+_READ_SECONDS = 10.0  # that are decoded at once of a long file
 
 # Formats that are written, by the ending of a name: libsndfile's format and subtype.
 SOUND_FORMATS = {
@@ -79,7 +80,7 @@ Samples = npt.NDArray[np.float32]
 WriteSamples = Callable[[Tensor], None]  # audio (samples,)
 
 
-def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
+def load_audio(path: Path, rate: int = KOKORO_RATE, seconds: float | None = None) -> Tensor:
     """Load a sound file as float32 samples (T,) at ``rate`` Hz.
 
     All formats of libsndfile are read (WAV, FLAC, OGG, Opus, MP3, AIFF, AU, CAF, …), others if the program ffmpeg is
@@ -87,11 +88,16 @@ def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
     instead. That, a file that is cut off, clipped samples and a constant offset, which is removed, are logged as
     warnings.
 
+    Args:
+        seconds: how much of the beginning is read of a longer file, so that memory does not grow with its length;
+            None: all of it.
+
     Raises:
         AudioError: the file is missing, cannot be read, is shorter than 0.1 s, has a rate below 4 kHz or samples that
             are not finite or of no scale, or is silent.
     """
-    samples, file_rate = read_sound(Path(path))
+    path = Path(path)
+    samples, file_rate = read_sound(path) if seconds is None else _read_beginning(path, seconds)
     if file_rate < MIN_RATE:
         raise AudioError(f"{path}: its rate is {file_rate} Hz, at which there is no speech; export it again, at 16 kHz")
     if len(samples) < MIN_SECONDS * file_rate:
@@ -106,6 +112,24 @@ def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
     if is_silent(audio):
         raise AudioError(f"{path}: is silent; record it again")
     return resample(audio, file_rate, rate)
+
+
+def _read_beginning(path: Path, seconds: float) -> tuple[Samples, int]:
+    """Read a sound file as ``read_sound``, and of one that is longer only some seconds."""
+    try:
+        with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            if 0 < sound.frames <= seconds * sound.samplerate:
+                return read_sound(path)
+    except (OSError, soundfile.LibsndfileError):
+        pass  # of what only ffmpeg reads, the length is not known; errors are those of sound_blocks
+    blocks: list[Samples] = []
+    rate = 0
+    for block, rate in sound_blocks(path, _READ_SECONDS):
+        missing = round(seconds * rate) - sum(map(len, blocks))
+        blocks.append(block[:missing])
+        if len(block) >= missing:
+            break
+    return (np.concatenate(blocks), rate) if blocks else read_sound(path)
 
 
 def check_scale(path: Path, peak: float) -> None:

@@ -130,7 +130,8 @@ def convert(
 ) -> Conversion:
     """Speak the words of a recording again, the way they were said, and write the speech to a sound file.
 
-    Pauses are those of the recording, and so is the loudness (EBU R 128). Memory does not grow with the recording.
+    Pauses are those of the recording, and so is the loudness (EBU R 128). Memory does not grow with the recording, but
+    for a byte for each pair of a word of ``text`` and one that was heard.
 
     Args:
         source: a sound file of English speech, of any length.

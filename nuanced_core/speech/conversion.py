@@ -195,9 +195,11 @@ def _check_places(source: Path, target: Path, transcript: Path | None) -> None:
     check_sound_output(target)
     if transcript is not None:
         check_output(transcript)
-    places = [source, target, *([] if transcript is None else [transcript])]
-    if len({place.resolve() for place in places}) < len(places):
-        raise ConfigError(f"{places[-1]}: is given twice; name another file to write")
+    known = {source.resolve()}
+    for place in [target, *([] if transcript is None else [transcript])]:
+        if place.resolve() in known:
+            raise ConfigError(f"{place}: is given twice; name another file to write")
+        known.add(place.resolve())
 
 
 def _speakable(segments: Sequence[Segment], speech: SpeechModels, source: Path) -> list[Segment]:

@@ -17,7 +17,7 @@ import torchaudio.functional
 from torch import Tensor
 
 from nuanced_core.errors import AudioError, DiskError
-from nuanced_core.sound_files import read_sound
+from nuanced_core.sound_files import read_sound, sound_blocks
 
 __all__ = [
     "FRAMES_PER_SECOND",
@@ -64,6 +64,8 @@ MAX_PEAK = 2.0  # relative to full scale; more is reported: floating-point sampl
 LARGEST_PEAK = 1e12  # relative to full scale; more is refused: integers of 32 bits that were not scaled have 2e9
 # torchaudio's kernel has this many values per sample of overlap: at odd ratios such as 24001:16000 it takes gigabytes.
 _MAX_KERNEL = 10_000_000
+_BLOCK = 1 << 16  # samples of each channel that are in float64 at once
+_READ_SECONDS = 10.0  # that are decoded at once of a long file
 
 # Formats that are written, by the ending of a name: libsndfile's format and subtype.
 SOUND_FORMATS = {
@@ -78,7 +80,7 @@ Samples = npt.NDArray[np.float32]
 WriteSamples = Callable[[Tensor], None]  # audio (samples,)
 
 
-def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
+def load_audio(path: Path, rate: int = KOKORO_RATE, seconds: float | None = None) -> Tensor:
     """Load a sound file as float32 samples (T,) at ``rate`` Hz.
 
     All formats of libsndfile are read (WAV, FLAC, OGG, Opus, MP3, AIFF, AU, CAF, …), others if the program ffmpeg is
@@ -86,11 +88,16 @@ def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
     instead. That, a file that is cut off, clipped samples and a constant offset, which is removed, are logged as
     warnings.
 
+    Args:
+        seconds: how much of the beginning is read of a longer file, so that memory does not grow with its length;
+            None: all of it.
+
     Raises:
         AudioError: the file is missing, cannot be read, is shorter than 0.1 s, has a rate below 4 kHz or samples that
             are not finite or of no scale, or is silent.
     """
-    samples, file_rate = read_sound(Path(path))
+    path = Path(path)
+    samples, file_rate = read_sound(path) if seconds is None else _read_beginning(path, seconds)
     if file_rate < MIN_RATE:
         raise AudioError(f"{path}: its rate is {file_rate} Hz, at which there is no speech; export it again, at 16 kHz")
     if len(samples) < MIN_SECONDS * file_rate:
@@ -98,12 +105,31 @@ def load_audio(path: Path, rate: int = KOKORO_RATE) -> Tensor:
     if not np.isfinite(samples).all():
         count = int((~np.isfinite(samples)).any(axis=1).sum())
         raise AudioError(f"{path}: {count} of {len(samples)} samples are not numbers; export it again")
-    check_scale(path, float(np.abs(samples).max()))
+    check_scale(path, _peak(samples))
     _warn_of_clipping(path, samples)
     audio = torch.from_numpy(_mono(path, _without_offset(path, samples)))
+    del samples  # which may take more memory than all that follows
     if is_silent(audio):
         raise AudioError(f"{path}: is silent; record it again")
     return resample(audio, file_rate, rate)
+
+
+def _read_beginning(path: Path, seconds: float) -> tuple[Samples, int]:
+    """Read a sound file as ``read_sound``, and of one that is longer only some seconds."""
+    try:
+        with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            if 0 < sound.frames <= seconds * sound.samplerate:
+                return read_sound(path)
+    except (OSError, soundfile.LibsndfileError):
+        pass  # of what only ffmpeg reads, the length is not known; errors are those of sound_blocks
+    blocks: list[Samples] = []
+    rate = 0
+    for block, rate in sound_blocks(path, _READ_SECONDS):
+        missing = round(seconds * rate) - sum(map(len, blocks))
+        blocks.append(block[:missing])
+        if len(block) >= missing:
+            break
+    return (np.concatenate(blocks), rate) if blocks else read_sound(path)
 
 
 def check_scale(path: Path, peak: float) -> None:
@@ -216,8 +242,12 @@ def _limited(audio: Tensor) -> Samples:
     return limited
 
 
+def _peak(samples: Samples) -> float:
+    return float(max(samples.max(), -samples.min()))
+
+
 def _warn_of_clipping(path: Path, samples: Samples) -> None:
-    peak = float(np.abs(samples).max())
+    peak = _peak(samples)
     if peak > MAX_PEAK:
         logger.warning("%s: samples reach %.0f times full scale; scale them to [-1, 1] and export it again", path, peak)
     elif peak >= 0.99:
@@ -228,23 +258,33 @@ def _warn_of_clipping(path: Path, samples: Samples) -> None:
 
 
 def _without_offset(path: Path, samples: Samples) -> Samples:
-    """Remove a large constant offset from each channel of samples (T, channels)."""
+    """Remove a large constant offset from each channel of samples (T, channels), in place."""
     offset = samples.mean(axis=0, dtype=np.float64)
-    peak = np.abs(samples - offset).max(axis=0)
+    peak = np.maximum(samples.max(axis=0) - offset, offset - samples.min(axis=0))
     large = (np.abs(offset) > MAX_OFFSET * peak) & (peak >= MIN_PEAK)
     if not large.any():
         return samples
     worst = float(np.abs(offset[large]).max())
     logger.warning("%s: has a constant offset (DC) of %.3f, which was removed", path, worst)
-    return (samples - np.where(large, offset, 0.0)).astype(np.float32)
+    # Computed in float64, but for a few samples at a time.
+    return np.subtract(samples, np.where(large, offset, 0.0), out=samples, casting="same_kind")
 
 
 def _mono(path: Path, samples: Samples) -> Samples:
     """Return samples (T,) of samples (T, channels): the mean, or the loudest channel where the mean loses level."""
     mean: Samples = samples.mean(axis=1)
-    levels = samples.std(axis=0, dtype=np.float64)
-    channel = loudest_channel(path, levels, float(mean.std(dtype=np.float64)))
+    level = float(_levels(mean[:, None])[0])
+    channel = loudest_channel(path, _levels(samples), level)
     return mean if channel is None else np.ascontiguousarray(samples[:, channel])
+
+
+def _levels(samples: Samples) -> npt.NDArray[np.float64]:
+    """Return the standard deviations (channels,) of samples (T, channels), without a copy of them in float64."""
+    mean = samples.mean(axis=0, dtype=np.float64)
+    blocks = range(0, len(samples), _BLOCK)
+    squares = [np.square(samples[start : start + _BLOCK] - mean).sum(axis=0) for start in blocks]
+    levels: npt.NDArray[np.float64] = np.sqrt(np.sum(squares, axis=0) / len(samples))
+    return levels
 
 
 def loudest_channel(path: Path, levels: npt.NDArray[np.float64], level: float) -> int | None:

@@ -6,10 +6,12 @@ Vendors and local servers (llama.cpp, Ollama, vLLM, LM Studio) have it. The key 
 import ipaddress
 import json
 import logging
+import os
 import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.request import getproxies
 
 import httpx2
 
@@ -35,6 +37,9 @@ class ChatEndpoint:
         model: name of the model there.
         key: None: none is sent.
         seconds: until an answer must be there.
+
+    Raises:
+        ConfigError: one of these cannot be, or a proxy or certificates that the environment names cannot be used.
     """
 
     url: str
@@ -49,12 +54,34 @@ class ChatEndpoint:
             url = None
         if url is None or url.scheme not in ("http", "https") or not url.host:
             raise ConfigError(f"--llm {self.url}: not a URL; give that of the API's /v1, http://localhost:8080/v1")
+        try:
+            url.raw_host.decode("ascii").encode("idna")  # as a socket does it, at the first request
+        except UnicodeError:
+            raise ConfigError(
+                f"--llm {self.url}: not a URL: a part of its host is empty or has more than 63 characters; check the "
+                "host's name"
+            ) from None
         if not self.model:
             raise ConfigError("--model: is empty; name the endpoint's model")
         if self.key and not (self.key.isascii() and self.key.isprintable()):
             raise ConfigError("--key: holds characters that no key has, such as line breaks; export it again")
         if self.key and url.scheme == "http" and not _is_here(url.host):
             logger.warning("--llm %s: the key is sent without encryption; use https", self.url)
+        self.client().close()  # what it cannot work with is found before anything long is computed
+
+    def client(self) -> httpx2.Client:
+        """Return a client for a request, with the proxies and certificates that the environment names.
+
+        Raises:
+            ConfigError: they cannot be used.
+        """
+        timeout = httpx2.Timeout(self.seconds, connect=min(CONNECT_SECONDS, self.seconds))
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        try:
+            # A redirection would take the key and the words elsewhere.
+            return httpx2.Client(timeout=timeout, headers=headers, follow_redirects=False)
+        except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
+            raise ConfigError(_environment_problem(error)) from None
 
 
 def ask(endpoint: ChatEndpoint, messages: list[Message]) -> str:
@@ -63,19 +90,14 @@ def ask(endpoint: ChatEndpoint, messages: list[Message]) -> str:
     Raises:
         EndpointError: the endpoint cannot be reached, does not answer in time, answers with an error, or with something
             else than a chat completion that has text.
+        ConfigError: see ``ChatEndpoint.client``.
     """
     place = f"--llm {endpoint.url}"
     url = endpoint.url.rstrip("/") + "/chat/completions"
-    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-    timeout = httpx2.Timeout(endpoint.seconds, connect=min(CONNECT_SECONDS, endpoint.seconds))
     body = {"model": endpoint.model, "messages": messages, "stream": False}
     end = time.monotonic() + endpoint.seconds
     try:
-        # A redirection would take the key and the words elsewhere.
-        with (
-            httpx2.Client(timeout=timeout, headers=headers, follow_redirects=False) as client,
-            client.stream("POST", url, json=body) as response,
-        ):
+        with endpoint.client() as client, client.stream("POST", url, json=body) as response:
             content = b""
             for block in response.iter_bytes():
                 content += block
@@ -86,7 +108,8 @@ def ask(endpoint: ChatEndpoint, messages: list[Message]) -> str:
                         f"{place}: the answer has more than {MOST_BYTES >> 20} MiB; is it a chat endpoint?"
                     )
     except httpx2.ConnectTimeout:
-        raise EndpointError(f"{place}: no connection in {timeout.connect:g} s; is the server running there?") from None
+        seconds = min(CONNECT_SECONDS, endpoint.seconds)
+        raise EndpointError(f"{place}: no connection in {seconds:g} s; is the server running there?") from None
     except httpx2.TimeoutException:
         raise EndpointError(
             f"{place}: no answer in {endpoint.seconds:g} s; give it more time with --timeout, or take a smaller model"
@@ -95,6 +118,10 @@ def ask(endpoint: ChatEndpoint, messages: list[Message]) -> str:
         raise EndpointError(f"{place}: cannot be reached ({one_line(error)}); is the server running there?") from None
     except httpx2.HTTPError as error:
         raise EndpointError(f"{place}: the connection failed ({one_line(error)}); try again") from None
+    except UnicodeError as error:
+        raise EndpointError(
+            f"{place}: cannot be reached ({one_line(error)}); check the proxy's host: $HTTP_PROXY, $ALL_PROXY"
+        ) from None
     text = content.decode("utf-8", "replace")
     if not response.is_success:
         problem = _without_key(_problem(text), endpoint.key)
@@ -110,6 +137,25 @@ def speakable(text: str) -> str:
     text = re.sub(r"^\s*(?:#{1,6}|[-*+>]|\d+[.)])\s+", "", text, flags=re.MULTILINE)
     text = re.sub(r"[*_`~]{1,3}(?=\S)|(?<=\S)[*_`~]{1,3}", "", text)
     return text.strip()
+
+
+def _environment_problem(error: Exception) -> str:
+    """Return which variable of the environment a client cannot work with, and what to do."""
+    for scheme, proxy in getproxies().items():
+        if scheme not in ("http", "https", "all"):
+            continue
+        names = [name for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY") if os.environ.get(name) == proxy]
+        place = f"${names[0]}" if names else f"the system's proxy for {scheme}"
+        try:
+            httpx2.Client(proxy=proxy if "://" in proxy else f"http://{proxy}", trust_env=False).close()
+        except ImportError:
+            return f"{place}: a SOCKS proxy needs another package: pip install socksio; or unset it"
+        except (ValueError, httpx2.InvalidURL):  # whose message may have a password
+            return f"{place}: not the URL of a proxy; give http://HOST:PORT or socks5://HOST:PORT, or unset it"
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if path := os.environ.get(name):
+            return f"${name}: {path}: no certificates ({one_line(error)}); name a file that has some, or unset it"
+    return f"no connection can be prepared ({one_line(error)})"
 
 
 def _answer(place: str, text: str, key: str | None) -> str:

@@ -108,20 +108,29 @@ def _copy_samples(listening: Path, part: Path) -> list[dict[str, Any]]:
 
     Clips of people are left out: their recordings may not be passed on without a word of their licence. So are samples
     that cannot be read, which an encoder does not need.
+
+    Raises:
+        OSError: ``part`` cannot be written.
     """
     try:
         clips = json.loads((listening / f"{LISTENING}.json").read_text(encoding="utf-8"))["clips"]
     except (OSError, ValueError, KeyError):
         return []
-    samples = []
+    samples: list[dict[str, Any]] = []
     # A person's clip has no reference, since a person has no true style.
-    for clip in [clip for clip in clips if "reference" in clip["files"]][:MOST_SAMPLES]:
-        files = {}
-        for kind, name in clip["files"].items():
-            files[kind] = f"samples/{Path(name).name}"
-            (part / "samples").mkdir(exist_ok=True)
-            shutil.copyfile(listening / Path(name).name, part / files[kind])
+    for clip in [clip for clip in clips if "reference" in clip["files"]]:
+        try:
+            names = {kind: Path(name).name for kind, name in clip["files"].items()}
+            sounds = {name: (listening / name).read_bytes() for name in names.values()}
+        except OSError:
+            continue
+        (part / "samples").mkdir(exist_ok=True)
+        for name, sound in sounds.items():
+            (part / "samples" / name).write_bytes(sound)
+        files = {kind: f"samples/{name}" for kind, name in names.items()}
         samples.append({"voice": clip["voice"], "condition": clip["condition"], "files": files})
+        if len(samples) == MOST_SAMPLES:
+            break
     return samples
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from nuanced_core.audio import WHISPER_RATE, load_audio
 from nuanced_core.data.cache import Cache
 from nuanced_core.data.model_set import ModelSet
-from nuanced_core.people.recordings import HeardRecording, HearingSettings, RecordingHearer
+from nuanced_core.people.recordings import READ_SECONDS, HeardRecording, HearingSettings, RecordingHearer
 
 __all__ = ["Excerpt", "Hear", "Person", "Skipped", "find_person", "recording_hearer"]
 
@@ -60,7 +60,7 @@ def find_person(speaker: str, files: Sequence[Path], hear: Hear) -> tuple[Person
     """Choose what is heard of a person and what is compared with it.
 
     The first of the files that can be used is heard, and compared with the next four. Of an only one, the first half is
-    heard and compared with the second. Of each recording at most 30 s count.
+    heard and compared with the second. Of each recording at most 30 s count, and at most 5 minutes are read.
 
     Returns:
         The person, or None if no file can be used; and the files that cannot be used, with the reasons.
@@ -92,4 +92,4 @@ def find_person(speaker: str, files: Sequence[Path], hear: Hear) -> tuple[Person
 
 
 def _load(file: Path) -> Tensor:
-    return load_audio(file, WHISPER_RATE)[: MAX_SECONDS * WHISPER_RATE].clone()
+    return load_audio(file, WHISPER_RATE, READ_SECONDS)[: MAX_SECONDS * WHISPER_RATE].clone()

@@ -30,12 +30,13 @@ from nuanced_core.hashing import content_key, hash_file
 from nuanced_core.hearing.pitch import clip_pitch, track_pitch
 from nuanced_core.people.measures import SAMPLES, PhonemeCounter, VoiceMeasures, measure_voice, speech_frames
 
-__all__ = ["CHECKED_BY", "HeardRecording", "HearingSettings", "RecordingHearer"]
+__all__ = ["CHECKED_BY", "READ_SECONDS", "HeardRecording", "HearingSettings", "RecordingHearer"]
 
 logger = logging.getLogger(__name__)
 
 PEOPLE_FORMAT = "3"  # part of the keys: raise it when the checks or the measures of a recording change
 MIN_SECONDS = 2.0  # of a recording
+READ_SECONDS = 300.0  # of a recording: an hour, of which a minute is heard, would take gigabytes of memory
 MIN_SPEECH_SECONDS = 1.2  # so that each half can be embedded
 LEAD_SECONDS = 0.1  # that are kept before the first loud frame
 FRAME = WHISPER_RATE // 50  # samples, 20 ms
@@ -53,7 +54,7 @@ class HearingSettings:
     """What is heard of recordings.
 
     Args:
-        seconds: of each recording, from the beginning of its speech.
+        seconds: of each recording, from the beginning of the speech in its first 5 minutes.
         encoders: speaker encoders; ``CHECKED_BY`` is always one of them.
         augment: defines the augmented copies, of which Whisper's states are computed too.
         parts: what is computed of each augmented copy beside Whisper's states: names of speaker encoders, and
@@ -201,10 +202,12 @@ class RecordingHearer:
     def _load(self, file: Path) -> Tensor:
         """Return what is heard of a file: audio (samples,) at 16 kHz, from the beginning of its speech.
 
+        Where that is depends on the loudest part of a recording, of which the first 5 minutes are read.
+
         Raises:
             AudioError: it cannot be read, or is too short, or holds too little speech.
         """
-        audio = load_audio(file, WHISPER_RATE)
+        audio = load_audio(file, WHISPER_RATE, READ_SECONDS)
         seconds = len(audio) / WHISPER_RATE
         if seconds < MIN_SECONDS:
             raise AudioError(f"{seconds:.2f} s is too short; at least {MIN_SECONDS:g} s are needed")

@@ -130,7 +130,8 @@ def convert(
 ) -> Conversion:
     """Speak the words of a recording again, the way they were said, and write the speech to a sound file.
 
-    Pauses are those of the recording, and so is the loudness (EBU R 128). Memory does not grow with the recording.
+    Pauses are those of the recording, and so is the loudness (EBU R 128). Memory does not grow with the recording, but
+    for a byte for each pair of a word of ``text`` and one that was heard.
 
     Args:
         source: a sound file of English speech, of any length.
@@ -194,9 +195,11 @@ def _check_places(source: Path, target: Path, transcript: Path | None) -> None:
     check_sound_output(target)
     if transcript is not None:
         check_output(transcript)
-    places = [source, target, *([] if transcript is None else [transcript])]
-    if len({place.resolve() for place in places}) < len(places):
-        raise ConfigError(f"{places[-1]}: is given twice; name another file to write")
+    known = {source.resolve()}
+    for place in [target, *([] if transcript is None else [transcript])]:
+        if place.resolve() in known:
+            raise ConfigError(f"{place}: is given twice; name another file to write")
+        known.add(place.resolve())
 
 
 def _speakable(segments: Sequence[Segment], speech: SpeechModels, source: Path) -> list[Segment]:

@@ -43,6 +43,7 @@ SHAPE = (PACK_ROWS, 1, STYLE_SIZE)
 BYTES = PACK_ROWS * STYLE_SIZE * 4  # of a .bin file
 LARGEST = 1 << 30  # bytes; stock voices take 0.5 MB, all of them in one .npz 28 MB
 LARGEST_VOICE = 64 << 20  # bytes of one voice in an archive, unpacked
+_ROUNDING = 1e-9  # of a sum of shares
 _FIX = "give a pack of Kokoro-82M v1.0, such as 'nuanced voice' writes"
 # A member of a mix, and its weight in brackets.
 _MEMBER = re.compile(r"(?P<name>[^()]+?)\s*(?:\(\s*(?P<weight>[^()]*)\s*\))?")
@@ -207,9 +208,10 @@ def pack_bytes(pack: Tensor, format: PackFormat, name: str) -> bytes:
     if format == "pt":
         torch.save(values, file)
     elif format == "npz":
-        # np.savez takes no voice called "file".
-        with zipfile.ZipFile(file, "w") as archive, archive.open(f"{name}.npy", "w") as member:
-            np.lib.format.write_array(member, values.numpy(), allow_pickle=False)
+        # As np.savez, which takes no voice called "file". The name of a file may be no UTF-8.
+        member = name.encode("utf-8", "replace").decode() + ".npy"
+        with zipfile.ZipFile(file, "w") as archive, archive.open(member, "w", force_zip64=True) as opened:
+            np.lib.format.write_array(opened, values.numpy(), allow_pickle=False)
     elif format == "npy":
         np.save(file, values.numpy())
     else:
@@ -300,14 +302,14 @@ def parse_weights(text: str) -> dict[str, float]:
         if name in shares:
             raise VoiceError(f"blend {text!r}: {name} is there twice; {form}")
         shares[name] = _number(value, f"blend {text!r}: the share {value!r} of {name}", form)
-    if (total := sum(shares.values())) > 1:
-        raise VoiceError(f"blend {text!r}: the shares add up to {total:g}; the rest is the voice itself: at most 1")
+    if (total := sum(shares.values())) > 1 + _ROUNDING:
+        raise VoiceError(f"blend {text!r}: the shares add up to {total:.9g}; the rest is the voice itself: at most 1")
     return shares
 
 
 def blend(pack: Tensor, shares: Mapping[str, float], voices: Mapping[str, Tensor]) -> Tensor:
     """Return a pack (510, 1, 256) with shares of other voices (510, 1, 256), by name; the rest is the pack itself."""
-    mixed = (1 - sum(shares.values())) * pack
+    mixed = max(0.0, 1 - sum(shares.values())) * pack
     for name, share in shares.items():
         mixed = mixed + share * voices[name].to(pack)
     return mixed

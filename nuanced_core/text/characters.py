@@ -81,7 +81,7 @@ def script_name(character: str) -> str:
     """Return the name of a foreign character's script, such as Cyrillic, or what it is otherwise."""
     if unicodedata.category(character)[0] not in "LMN":
         return "symbol"
-    name = unicodedata.name(character).partition(" ")[0]
+    name = unicodedata.name(character, "unknown").partition(" ")[0]
     return _SCRIPTS.get(name, name.capitalize())
 
 

@@ -16,7 +16,7 @@ from nuanced_core.config.settings import PITCH, RunConfig
 from nuanced_core.data.dataset import SPEAKERS_FORMAT, Clip, Dataset
 from nuanced_core.data.utterances import StyleOf, Utterance, found_utterances, found_voice, voice_group
 from nuanced_core.encoder.surrogate import Surrogate
-from nuanced_core.hashing import content_key, derived_seed
+from nuanced_core.hashing import content_key, derived_seed, hash_bytes
 from nuanced_core.kokoro.model import STYLE_SIZE
 from nuanced_core.kokoro.style_frame import StyleFrame
 from nuanced_core.losses.surrogate import SurrogateErrors, VoiceSamples, fit_surrogate
@@ -137,8 +137,12 @@ def _style_of(frame: StyleFrame, offset: Tensor) -> StyleOf:
 
 def load_frame(dataset: Dataset, val_voices: tuple[str, ...]) -> StyleFrame:
     """Return the coordinates of styles, of all stock voices that may be trained on, whichever a run uses."""
+    return StyleFrame(_frame_packs(dataset, val_voices))
+
+
+def _frame_packs(dataset: Dataset, val_voices: tuple[str, ...]) -> Tensor:
     voices = dataset.models.voices
-    return StyleFrame(torch.stack([voices.pack(name) for name in voices.training_voices("all", val_voices)]))
+    return torch.stack([voices.pack(name) for name in voices.training_voices("all", val_voices)])
 
 
 def load_surrogate(
@@ -170,9 +174,10 @@ def _surrogate_key(
 ) -> str:
     hashes = [dataset.models.speaker_sha256(name) for name in encoders]
     augment = dataset.augment.model_dump(mode="json")
-    return content_key(
-        SURROGATE_FORMAT, SPEAKERS_FORMAT, [clip.key for clip in clips], [*encoders], hashes, augment, [*val_voices]
-    )
+    # Of the packs, not of the frame, whose last digits may be another machine's.
+    frame = hash_bytes(_frame_packs(dataset, val_voices).numpy().tobytes())
+    keys = [clip.key for clip in clips]
+    return content_key(SURROGATE_FORMAT, SPEAKERS_FORMAT, keys, [*encoders], hashes, augment, [*val_voices], frame)
 
 
 def _samples(frame: StyleFrame, dataset: Dataset, clips: Sequence[Clip], encoders: Sequence[str]) -> VoiceSamples:

@@ -14,6 +14,7 @@ __all__ = ["partners", "words_of_phonemes"]
 
 REPLACED = 1.5  # cost of a replaced item; of one that is inserted or left out: 1
 NO_WORD = -1  # of a space or punctuation
+_PAIRED, _LEFT_OUT, _INSERTED = range(3)  # how a cell of the alignment is reached, best first
 
 
 def words_of_phonemes(words: Sequence[str], phonemes: str, phonemize: Callable[[str], str]) -> list[int]:
@@ -48,30 +49,32 @@ def _is_sound(phoneme: str) -> bool:
 def partners(wanted: Sequence[str], other: Sequence[str]) -> list[int]:
     """Return, for each item of ``wanted``, the index of its partner in ``other``, by the least edit distance.
 
-    Partners do not fall. An item that was inserted has the partner of the one before.
+    Partners do not fall. An item that was inserted has the partner of the one before. It takes a byte for each pair
+    of an item of ``wanted`` and one of ``other``.
 
     Args:
         wanted: any number of items.
         other: at least one.
     """
     rows, columns = len(wanted), len(other)
-    steps, others = np.arange(columns + 1), np.array(list(other))
-    cost = np.zeros((rows + 1, columns + 1), dtype=np.float32)
-    cost[0] = steps
+    numbers = {item: number for number, item in enumerate(dict.fromkeys(other))}
+    others = np.array([numbers[item] for item in other])
+    steps = np.arange(columns + 1, dtype=np.float32)
+    moves = np.empty((rows + 1, columns + 1), dtype=np.int8)  # all that is kept of earlier rows of costs
+    moves[:, 0] = _INSERTED
+    cost = steps
     for row, item in enumerate(wanted, start=1):
-        best = cost[row - 1] + 1
-        best[1:] = np.minimum(best[1:], cost[row - 1, :-1] + REPLACED * (others != item))
-        cost[row] = np.minimum.accumulate(best - steps) + steps  # the items of ``other`` that are left out
+        best = cost + 1
+        paired = cost[:-1] + np.float32(REPLACED) * (others != numbers.get(item, -1))
+        np.minimum(best[1:], paired, out=best[1:])
+        cost = np.minimum.accumulate(best - steps) + steps  # with the items of ``other`` that are left out
+        inserted = (cost[1:] != cost[:-1] + 1).view(np.int8)
+        np.multiply(cost[1:] != paired, _LEFT_OUT + inserted, out=moves[row, 1:])  # 0 is _PAIRED
     found = [0] * rows
     row, column = rows, columns
     while row > 0:
-        here = cost[row, column]
-        if column > 0 and here == cost[row - 1, column - 1] + REPLACED * (others[column - 1] != wanted[row - 1]):
-            row, column = row - 1, column - 1
-            found[row] = column
-        elif column > 0 and here == cost[row, column - 1] + 1:
-            column -= 1
-        else:
-            row -= 1
-            found[row] = max(column - 1, 0)
+        move = int(moves[row, column])
+        row, column = row - (move != _LEFT_OUT), column - (move != _INSERTED)
+        if move != _LEFT_OUT:
+            found[row] = column if move == _PAIRED else max(column - 1, 0)
     return found

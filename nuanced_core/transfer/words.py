@@ -152,10 +152,11 @@ def place_text(text: str, heard: Sequence[Word]) -> list[Word]:
     wanted, said = text.split(), [word.text for word in heard]
     keys, others = [_key(word) for word in wanted], [_key(word) for word in said]
     letters, letters_heard = ([0, *np.cumsum([len(word) + 1 for word in words])] for words in (wanted, said))
-    common = [(i, j) for i, j in enumerate(partners(keys, others)) if keys[i] == others[j]]
+    # Each heard word once. Words inserted at the beginning have the first one as their partner too, which the last has.
+    common = {j: i for i, j in enumerate(partners(keys, others)) if keys[i] == others[j]}
     # From letters of the text to letters of what was heard, and from these to seconds, which jump between two words.
     at, place = [0.0], [0.0]
-    for index, partner in common:
+    for partner, index in common.items():
         at += [letters[index], letters[index + 1]]
         place += [letters_heard[partner], letters_heard[partner + 1]]
     at.append(letters[-1])

@@ -1,8 +1,12 @@
 """nuanced_core.audio: reading, checking, resampling and writing of audio files."""
 
 import resource
+import subprocess
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
@@ -10,6 +14,7 @@ import torch
 
 from nuanced_core.audio import load_audio, resample, sound_writer, wav_stream, write_audio
 from nuanced_core.errors import AudioError, DiskError
+from nuanced_core.sound_files import sound_blocks
 
 
 def _tone(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> torch.Tensor:
@@ -95,6 +100,57 @@ def test_large_constant_offset_is_removed_with_a_warning_and_a_small_one_is_kept
     soundfile.write(tmp_path / "large.wav", (_tone(24_000) + 0.2).numpy(), 24_000, subtype="FLOAT")
     torch.testing.assert_close(load_audio(tmp_path / "large.wav"), _tone(24_000), atol=1e-5, rtol=0)
     assert "has a constant offset (DC) of 0.200, which was removed" in caplog.text
+
+
+def test_checking_channels_and_offset_takes_little_memory_beside_the_samples(tmp_path: Path) -> None:
+    left = _tone(48_000, seconds=40.0)
+    samples = torch.stack([left + 0.2, -left], dim=1).numpy()  # an offset, and channels that cancel each other out
+    soundfile.write(tmp_path / "a.wav", samples, 48_000, subtype="FLOAT")
+    tracemalloc.start()  # NumPy's arrays are counted
+    audio = load_audio(tmp_path / "a.wav", 48_000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    torch.testing.assert_close(audio, left, atol=1e-5, rtol=0)
+    assert most < 2.5 * samples.nbytes
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg", "a.m4a"])
+def test_of_a_long_file_only_the_beginning_is_read(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tone = _tone(24_000, seconds=40.0) * torch.linspace(0.2, 1, 40 * 24_000)
+    tone = torch.stack([tone, 0.9 * tone], dim=1).numpy()
+    file = tmp_path / name
+    soundfile.write(tmp_path / "whole.wav", tone, 24_000)
+    if name == "a.m4a":
+        subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "whole.wav", file], check=True)
+    else:
+        soundfile.write(file, tone, 24_000)
+    whole = load_audio(file)
+    assert torch.equal(load_audio(file, seconds=60.0), whole)  # of a shorter one, all is read
+    decoded: list[int] = []
+
+    def blocks(path: Path, seconds: float) -> Iterator[tuple[np.ndarray, int]]:
+        for block, rate in sound_blocks(path, seconds):
+            decoded.append(len(block))
+            yield block, rate
+
+    monkeypatch.setattr("nuanced_core.audio.sound_blocks", blocks)
+    monkeypatch.setattr("nuanced_core.audio.read_sound", None)
+    found = load_audio(file, seconds=12.5)
+    assert torch.equal(found, whole[: len(found)]) and len(found) == 12.5 * 24_000
+    assert sum(decoded) == 20 * 24_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no such file"), (b"hello", "not a sound file"), (b"", "is empty")]
+)
+def test_errors_are_those_of_the_whole_file(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "a.wav"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(AudioError, match=message):
+        load_audio(path, seconds=1.0)
 
 
 def test_resampling_preserves_frequencies_below_both_nyquist_limits() -> None:

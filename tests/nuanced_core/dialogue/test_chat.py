@@ -3,7 +3,9 @@
 import json
 import logging
 import socket
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +96,56 @@ def test_an_endpoint_that_cannot_be_is_refused_and_its_key_is_not_shown(caplog: 
         assert not caplog.records
         ChatEndpoint("http://api.example/v1", "tiny", KEY)
     assert "sent without encryption" in caplog.text and KEY not in caplog.text
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", "a" * 64, "a." + "b" * 64 + ".c"])
+def test_a_host_that_no_socket_takes_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"--llm http://.*/v1: not a URL: a part of its host is empty or has more"):
+        ChatEndpoint(f"http://{host}/v1", "tiny")
+    ChatEndpoint(f"http://{'a' * 63}.b./v1", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        (
+            "ALL_PROXY",
+            "socks://127.0.0.1:7891/",
+            r"\$ALL_PROXY: not the URL of a proxy; give http://HOST:PORT or .*unset",
+        ),
+        (
+            "all_proxy",
+            "socks5://127.0.0.1:7891/",
+            r"\$all_proxy: a SOCKS proxy needs another package: pip install socksio",
+        ),
+        ("HTTP_PROXY", "http://me:secret@[::1", r"\$HTTP_PROXY: not the URL of a proxy"),
+        ("SSL_CERT_FILE", "absent.pem", r"\$SSL_CERT_FILE: absent\.pem: no certificates \(.*No such file.*or unset it"),
+        ("SSL_CERT_FILE", "empty.pem", r"\$SSL_CERT_FILE: empty\.pem: no certificates \("),
+    ],
+)
+def test_an_environment_in_which_nothing_can_be_asked_is_one_line_before_the_work(
+    variable: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat: FakeChat
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.pem").touch()
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    endpoint = ChatEndpoint(chat.url, "tiny")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv(variable, value)
+    for attempt in (lambda: ChatEndpoint(chat.url, "tiny"), lambda: ask(endpoint, MESSAGES)):
+        with pytest.raises(ConfigError, match=message) as raised:
+            attempt()
+        assert "\n" not in str(raised.value) and "secret" not in str(raised.value)
+    assert not chat.requests
+
+
+def test_a_proxy_whose_host_no_socket_takes_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://a..b:80")
+    with pytest.raises(EndpointError, match=r"cannot be reached \(.*check the proxy's host: \$HTTP_PROXY"):
+        ask(ChatEndpoint("http://llm.invalid/v1", "tiny"), MESSAGES)
 
 
 def test_thoughts_code_and_markdown_are_not_spoken() -> None:

@@ -57,6 +57,7 @@ def test_the_answer_to_a_recording_is_spoken(
     ("change", "message"),
     [
         ({"--llm": "nowhere"}, "--llm nowhere: not a URL"),
+        ({"--llm": "http://a..b/v1"}, "--llm http://a..b/v1: not a URL: a part of its host is empty"),
         ({"OUT": "absent/out.wav"}, "absent/out.wav: there is no folder absent"),
         ({"IN": "absent.wav"}, "absent.wav: no such file"),
         ({"--key": "sk-secret-key"}, "--key: give env:NAME"),

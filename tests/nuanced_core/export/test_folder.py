@@ -1,5 +1,6 @@
 """Export of a checkpoint to a folder with weights, configuration and model card."""
 
+import errno
 import hashlib
 import json
 import os
@@ -15,10 +16,11 @@ from nuanced_core import StyleEncoder
 from nuanced_core.config.settings import RunConfig
 from nuanced_core.config.validation import validate
 from nuanced_core.config.yaml_files import apply_overrides
-from nuanced_core.errors import ConfigError, WeightsError
+from nuanced_core.errors import ConfigError, DiskError, WeightsError
 from nuanced_core.exhibits.listening import ListeningClip, write_listening
 from nuanced_core.export.folder import export_encoder
 from nuanced_core.training.run import BEST, Run, start_run
+from tests.fakes import VOICES
 from tests.nuanced_core.encoder.small_encoders import SPACE
 
 
@@ -114,3 +116,31 @@ def test_samples_of_stock_voices_are_in_the_card_and_those_of_people_are_not(che
     names = {f"1_{kind}.mp3" for kind in (*kinds, "reference")}
     assert {file.name for file in (folder / "samples").iterdir()} == names
     assert "## Consent" in card and "## Training data and licences" in card
+
+
+@pytest.mark.parametrize(("missing", "left"), [(0, [1, 2]), (2, [0, 1])])
+def test_a_clip_whose_sounds_cannot_be_read_is_left_out(
+    checkpoint: Path, tmp_path: Path, missing: int, left: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sounds = {kind: (torch.zeros(2400), 24_000) for kind in ("heard", "spoken", "reference")}
+    clips = [ListeningClip("a voice", voice, "room", "Red door.", "af_heart", sounds) for voice in VOICES[:3]]
+    listening = checkpoint.parent.parent / "listening"
+    write_listening(listening, clips, epoch=1, step=3, val_loss=1.0)
+    (listening / f"{missing}_spoken.mp3").unlink()
+    folder = export_encoder(checkpoint, tmp_path / "out")
+    expected = {f"{clip}_{kind}.mp3" for clip in left for kind in sounds}
+    assert {file.name for file in (folder / "samples").iterdir()} == expected
+    card = (folder / "README.md").read_text()
+    assert [f"| {voice} | room |" in card for voice in VOICES[:3]] == [clip in left for clip in range(3)]
+
+    write_bytes = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.parent.name == "samples":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DiskError, match=r"new: cannot be written: .*No space left"):
+        export_encoder(checkpoint, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

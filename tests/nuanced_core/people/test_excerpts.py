@@ -1,5 +1,6 @@
 """nuanced_core.people.excerpts with recordings that need not be heard."""
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +69,19 @@ def test_of_a_long_recording_half_a_minute_counts(tmp_path: Path) -> None:
     person, _ = find_person("anna", [_write(tmp_path / "a.wav", 40)], _hearer())
     assert person is not None and len(person.heard.audio) == len(person.compared[0].audio) == 15 * RATE
     assert person.heard.audio.untyped_storage().nbytes() <= 30 * RATE * 4
+
+
+def test_of_an_hour_only_the_beginning_is_decoded(tmp_path: Path) -> None:
+    file = tmp_path / "a.flac"
+    hour = np.zeros(3600 * 8000, np.int16)
+    hour[: 60 * 8000] = np.linspace(3000, 30_000, 60 * 8000)
+    soundfile.write(file, hour, 8000)
+    tracemalloc.start()  # NumPy's arrays are counted
+    person, _ = find_person("anna", [file], _hearer())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert person is not None and len(person.heard.audio) == 15 * RATE
+    assert most < hour.nbytes / 2
 
 
 def test_an_only_recording_that_is_too_short_and_no_usable_one_give_nobody(tmp_path: Path) -> None:

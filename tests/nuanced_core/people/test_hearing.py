@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from nuanced_core.hearing.augmentation import augmented, degraded
 from nuanced_core.hearing.pitch import pitch_statistics, track_pitch
 from nuanced_core.people.corpus import find_people
 from nuanced_core.people.hearing import Hearing, hear
+from nuanced_core.people.recordings import HeardRecording, HearingSettings, RecordingHearer
 from tests.nuanced_core.people.conftest import buzz, write
 
 SETTINGS = Data(people_recordings=2, people_seconds=5)
@@ -200,6 +202,29 @@ def test_a_file_that_is_gone_or_not_readable_is_left_out(
     heard = hear(corpus, fakes, cache, SETTINGS, workers=1)  # type: ignore[arg-type]
     assert {recording.speaker for recording in heard.recordings} == {"ben", "carla", "emma", "felix"}
     assert [reason for _, reason in heard.skipped] == ["cannot be read (No such file or directory)"] * 3
+
+
+def test_of_a_long_recording_the_first_five_minutes_are_read(
+    buzzing: Path, fakes: SimpleNamespace, cache: Cache
+) -> None:
+    whole = np.zeros(1200 * WHISPER_RATE, np.float32)
+    whole[2 * WHISPER_RATE : 8 * WHISPER_RATE] = buzz(0, seconds=6)
+    whole[400 * WHISPER_RATE :] = 0.9  # beside which nothing before it would be loud
+    write(buzzing / "anna" / "0.flac", whole[: 300 * WHISPER_RATE])
+    settings = HearingSettings(5.0, ("campplus",))
+    hearer = RecordingHearer(fakes, cache, settings)  # type: ignore[arg-type]
+    found = []
+    for file in (buzzing / "anna" / "0.flac", write(buzzing / "anna" / "long.flac", whole)):
+        tracemalloc.start()  # NumPy's arrays are counted
+        hearer.hear(file)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < whole.nbytes * 3 / 4
+        found.append(hearer.find(file, "anna"))
+    short, long = found
+    assert isinstance(short, HeardRecording) and isinstance(long, HeardRecording)
+    assert long.seconds == 5.0 and long.key != short.key
+    assert torch.equal(long.embeddings["campplus"], short.embeddings["campplus"])
 
 
 def test_too_few_people_left_is_an_error_that_says_why(buzzing: Path, fakes: SimpleNamespace, cache: Cache) -> None:

@@ -201,7 +201,10 @@ BAD: list[tuple[dict[str, Any], type[NuancedError], str]] = [
     ({"voice": "af_hart"}, VoiceError, "af_hart"),
     ({"target": "a.xyz"}, ConfigError, "says no format"),
     ({"target": "none/a.wav"}, DiskError, "there is no folder"),
-    ({"target": "source.wav"}, ConfigError, "is given twice"),
+    ({"target": "source.wav"}, ConfigError, r"source\.wav: is given twice"),
+    ({"target": "source.wav", "transcript": "t.json"}, ConfigError, r"source\.wav: is given twice"),
+    ({"transcript": "source.wav"}, ConfigError, r"source\.wav: is given twice"),
+    ({"transcript": "target.wav"}, ConfigError, r"target\.wav: is given twice"),
     ({"transcript": "none/a.json"}, DiskError, "there is no folder"),
     ({"source": "missing.wav"}, AudioError, "no such file"),
 ]

@@ -56,11 +56,16 @@ def test_files_are_those_that_others_read(tmp_path: Path, pack: Tensor) -> None:
     assert np.array_equal(kokoro_js, pack.flatten().numpy())
 
 
-@pytest.mark.parametrize("name", ["file", "allow_pickle", "my voice é"])
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "args", "ünïcode 2.0", "\udcff"])
 def test_a_voice_in_an_npz_may_have_any_name(tmp_path: Path, pack: Tensor, name: str) -> None:
-    write_pack(tmp_path / f"{name}.npz", pack)
-    with np.load(tmp_path / f"{name}.npz") as written:
-        assert written.files == [name] and np.array_equal(written[name], pack.numpy())
+    path = tmp_path / f"{name}.npz"
+    write_pack(path, pack)
+    assert torch.equal(read_pack(path), pack)
+    with np.load(path, allow_pickle=False) as archive:
+        assert archive.files == [name.replace("\udcff", "?")]
+    np.savez(tmp_path / "numpy.npz", me=pack.numpy())
+    write_pack(tmp_path / "me.npz", pack)
+    assert (tmp_path / "me.npz").read_bytes() == (tmp_path / "numpy.npz").read_bytes()
 
 
 def test_a_named_format_needs_no_suffix(tmp_path: Path, pack: Tensor) -> None:
@@ -199,6 +204,20 @@ def test_shares_strength_and_halves(pack: Tensor, fakes: SimpleNamespace) -> Non
     assert torch.equal(timbre[..., :128], heart[..., :128]) and torch.equal(timbre[..., 128:], pack[..., 128:])
     prosody = with_half(pack, heart, "prosody")
     assert torch.equal(prosody[..., 128:], heart[..., 128:]) and torch.equal(prosody[..., :128], pack[..., :128])
+
+
+@pytest.mark.parametrize("text", ["a=0.20,b=0.40,c=0.30,d=0.10", "a=0.5,b=0.5000000000000002"])
+def test_shares_may_add_up_to_one_as_they_are_written(pack: Tensor, text: str) -> None:
+    shares = parse_weights(text)  # their sum is 1.0000000000000002
+    others = {name: torch.full_like(pack, 2.0**number) for number, name in enumerate(shares)}
+    expected = sum((share * others[name] for name, share in shares.items()), torch.zeros_like(pack))
+    assert torch.equal(blend(1e30 * pack, shares, others), expected)  # nothing of the voice itself is left
+
+
+@pytest.mark.parametrize("text", ["a=0.5,b=0.500001", "a=1e308,b=1e308"])
+def test_shares_of_more_than_one_are_refused(text: str) -> None:
+    with pytest.raises(VoiceError, match="the shares add up to"):
+        parse_weights(text)
 
 
 @pytest.mark.parametrize(

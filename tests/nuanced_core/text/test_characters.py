@@ -52,6 +52,7 @@ def test_built_in_sentences_are_unchanged() -> None:
         ("👍🏽", "symbol"),
         ("🇺🇸", "symbol"),
         ("\ue000", "symbol"),
+        ("\U00017000", "Unknown"),  # Tangut, of whose letters Python knows no names
     ],
 )
 def test_foreign_characters_are_found_named_and_removed(foreign: str, script: str) -> None:
@@ -59,6 +60,10 @@ def test_foreign_characters_are_found_named_and_removed(foreign: str, script: st
     assert foreign_characters(text) == [foreign]
     assert script_name(foreign[0]) == script
     assert without_foreign_characters(text, [foreign]) == "We like, too."
+
+
+def test_each_letter_has_a_script() -> None:
+    assert all(script_name(letter) for letter in map(chr, range(0x110000)) if letter.isalpha())
 
 
 def test_a_single_greek_letter_is_spoken_by_its_name() -> None:

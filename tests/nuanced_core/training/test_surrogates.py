@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from nuanced_core.config.yaml_files import apply_overrides
 from nuanced_core.data.cache import Cache
 from nuanced_core.export.folder import export_encoder
 from nuanced_core.kokoro.style_frame import StyleFrame
+from nuanced_core.kokoro.voices import VoiceBank
 from nuanced_core.training import preparation, surrogates
 from nuanced_core.training.run import BEST, Run
 from nuanced_core.training.surrogates import load_frame, load_surrogate
@@ -122,6 +124,35 @@ def test_surrogate_is_fitted_again_for_other_weights_clips_or_voices(
     new_run.fakes.speakers.hashes["campplus"] = "another"
     load_surrogate(data.dataset, data.clips, ("campplus",), val_voices)
     assert len(fits) == 4
+
+
+def test_surrogate_is_fitted_again_where_stock_voices_that_its_clips_lack_are_others(
+    new_run: RunFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The coordinates are those of all stock voices, also of those that a run's clips have not."""
+    dataset, clips = (data := new_run("a", *SPEAKERS).data).dataset, data.clips
+    arguments = ("campplus", "resemblyzer"), ("af_sky", "bm_lewis")
+    bank = new_run.fakes.voices
+    assert len({clip.utterance.voice for clip in clips}) < len(bank.names)
+
+    def with_pack(scale: float) -> VoiceBank:
+        np.save(tmp_path / f"am_new{scale}.npy", scale * bank.pack(bank.names[0]).numpy())
+        return VoiceBank({**bank._paths, "am_new": tmp_path / f"am_new{scale}.npy"})
+
+    before = load_surrogate(dataset, clips, *arguments)
+    fits = []
+    fit = surrogates.fit_surrogate
+    monkeypatch.setattr(surrogates, "fit_surrogate", lambda *a: fits.append(a) or fit(*a))
+    for number, scale in enumerate((2.0, 3.0), start=1):
+        new_run.fakes.voices = with_pack(scale)
+        for _ in range(2):
+            found = load_surrogate(dataset, clips, *arguments)
+            assert len(fits) == number
+            assert torch.equal(found.frame.std, load_frame(dataset, arguments[1]).std)
+        assert not torch.equal(found.frame.std, before.frame.std)
+    new_run.fakes.voices = bank
+    load_surrogate(dataset, clips, *arguments)
+    assert len(fits) == 2
 
 
 def test_surrogate_predicts_what_is_heard_of_its_clips(new_run: RunFactory) -> None:

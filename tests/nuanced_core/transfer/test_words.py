@@ -71,6 +71,26 @@ def test_other_words_take_the_time_of_those_that_were_heard_and_keep_their_pause
     assert found[1].end - found[1].start > 2 * (found[0].end - found[0].start)
 
 
+@pytest.mark.parametrize(
+    ("text", "heard_as"),
+    [
+        ("the the cat sat", {1: 0, 2: 1, 3: 2}),  # by the place of the word: that of what was heard
+        ("the cat the the sat", {0: 0, 1: 1, 4: 2}),
+        ("the cat sat sat", {0: 0, 1: 1, 3: 2}),
+        ("a the the the cat", {3: 0, 4: 1}),
+    ],
+)
+def test_a_word_that_was_heard_gives_its_time_to_one_of_those_that_are_repeated(
+    text: str, heard_as: dict[int, int]
+) -> None:
+    heard = [Word("the", 0.0, 0.3), Word("cat", 0.4, 0.8), Word("sat", 0.9, 1.2)]
+    found = place_text(text, heard)
+    times = [time for word in found for time in (word.start, word.end)]
+    assert all(after - before > -1e-9 for before, after in pairwise(times))
+    for place, word in heard_as.items():
+        assert (found[place].start, found[place].end) == pytest.approx((heard[word].start, heard[word].end), abs=1e-3)
+
+
 def test_another_language_is_refused_and_a_doubtful_one_is_not() -> None:
     transcriber = Transcriber(Path("none"), "base")
     found: dict[str, float] = {}

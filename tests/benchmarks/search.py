@@ -135,13 +135,13 @@ def search(sampler: str, pruner: str, seed: int, target: float, at_once: int) ->
 @cache
 def recorded_trials() -> tuple[Space, tuple[Recorded, ...]]:
     """Return the space and the trials of ``search_curves.csv``."""
-    space = load_sweep_config(CONFIG).space
+    space = load_sweep_config(CONFIG).search
     with CURVES.open(newline="") as file:
         rows = list(csv.DictReader(file))
     epochs = [name for name in rows[0] if name.isdigit()]
     return space, tuple(
         Recorded(
-            {name: json.loads(row[name]) for name in space.dimensions if row[name]},
+            {name: _value(row[name]) for name in space.dimensions if row[name]},
             tuple(float(row[epoch]) for epoch in epochs),
         )
         for row in rows
@@ -156,21 +156,28 @@ def random_best(trials: Sequence[Recorded]) -> float:
 
 def record(folder: Path) -> None:
     """Write the table of a sweep's complete trials."""
-    space = load_sweep_config(CONFIG).space
+    space = load_sweep_config(CONFIG).search
     trials = [t for t in open_study(folder, SweepSettings()).trials if t.state == TrialState.COMPLETE]
     epochs = max(len(trial.intermediate_values) for trial in trials)
     with CURVES.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*space.dimensions, *range(1, epochs + 1)])
         for trial in trials:
-            params = {name: json.dumps(_short(value)) for name, value in trial.user_attrs["params"].items()}
+            params = {name: _text(value) for name, value in trial.user_attrs["params"].items()}
             curve = [f"{trial.intermediate_values[epoch]:.5f}" for epoch in range(1, epochs + 1)]
             writer.writerow([*(params.get(name, "") for name in space.dimensions), *curve])
     print(f"{CURVES.name}: {len(trials)} trials of {epochs} epochs")
 
 
-def _short(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def main() -> None:

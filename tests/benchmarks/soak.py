@@ -30,7 +30,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.benchmarks.driver_probe import resident_mb
 from tests.benchmarks.progress import INTERRUPTED
 from tune.config.sweep_settings import SweepSettings
+from tune.search.journal import STUDY_FILE
 from tune.search.study import open_study
+from tune.sweep.signals import interrupt_on_signal
 
 MARK = "NUANCED_SOAK"  # an environment variable that all processes of the sweep inherit
 NAME = "soak"
@@ -69,11 +71,11 @@ class Soak:
         while driver.poll() != 0:
             if driver.poll() is not None:
                 self.exits[driver.returncode] += 1
-                if not (self.folder / "study.journal").exists() and self.starts > MOST_FAILED_STARTS:
+                if not (self.folder / STUDY_FILE).exists() and self.starts > MOST_FAILED_STARTS:
                     sys.exit(f"the sweep does not start: {self.log}")
                 self._wait_for_orphans()
                 driver = self._start()
-            if time.monotonic() > until and (self.folder / "study.journal").exists():
+            if time.monotonic() > until and (self.folder / STUDY_FILE).exists():
                 kind = self.draw.choice([*kinds, "worker"])  # most of all, workers
                 self.events[kind] += 1
                 self._say(kind)
@@ -160,7 +162,7 @@ class Soak:
         """Print the table; return how many things were lost or done twice."""
         trials = open_study(self.folder, SweepSettings()).trials
         states = Counter(trial.state.name for trial in trials)
-        epochs = max(len(trial.intermediate_values) for trial in trials)
+        epochs = max((len(trial.intermediate_values) for trial in trials), default=0)
         numbers_twice = len(trials) - len({trial.number for trial in trials})
         lost, twice = 0, 0
         for trial in trials:
@@ -238,11 +240,15 @@ def main() -> int:
     soak.given.folder = soak.given.folder.absolute()
     soak.given.folder.mkdir(parents=True, exist_ok=True)
     try:
-        soak.run()
+        with interrupt_on_signal():
+            soak.run()
     except KeyboardInterrupt:
-        print("partial: interrupted; so far:", flush=True)
         soak.end()
-        soak.report()
+        if not (soak.folder / STUDY_FILE).exists():
+            print("partial: interrupted before the sweep began")
+        else:
+            print("partial: interrupted; so far:", flush=True)
+            soak.report()
         return INTERRUPTED
     return 1 if soak.report() else 0
 

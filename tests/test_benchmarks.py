@@ -140,7 +140,7 @@ def test_recorded_trials_are_those_of_the_space_and_complete() -> None:
         space.as_stored(trial.params, "table")
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_search_draws_each_recorded_trial_once(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     space, recorded = recorded_trials()
     monkeypatch.setattr(search, "recorded_trials", lambda: (space, recorded[:40]))

@@ -14,7 +14,7 @@ UV ?= $(eval UV := $(shell command -v uv >/dev/null && \
 INSTALL = $(if $(UV),$(UV) pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) --python $(BIN)/python,$\
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 # Many tests wait for processes that they started. Each process takes about 3 GB.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup sweep test test-fast coverage mutation check bench package clean

@@ -263,14 +263,14 @@ class SweepPlace:
         """Check that the unfinished trials can continue from their checkpoints, which belong to the saved run."""
         assert self.saved is not None
         old, new = (flat_settings(result_settings(c.run.model_dump(mode="json"))) for c in (self.saved, config))
-        changed = [name for name, value in new.items() if old[name] != value]
+        changed = [name for name, value in new.items() if old.get(name) != value]
         if not changed:
             return
         running = [t.number for t in known if t.state == TrialState.RUNNING]
         held = [number for number in running if self.storage.exists(f"trials/{number}/{LAST}")]
         if held:
             raise ConfigError(
-                f"{changed[0]}: was {old[changed[0]]}, would be {new[changed[0]]}: trial {held[0]} is unfinished and "
+                f"{changed[0]}: was {old.get(changed[0])}, would be {new[changed[0]]}: trial {held[0]} is unfinished and "
                 f"continues with its own settings; resume without the change and with --trials {len(known)} first, "
                 "which ends what is unfinished"
             )

@@ -93,7 +93,7 @@ def _train_in(folder: Path, config: RunConfig, train: Train, first_step: threadi
     """Train in an existing folder; ``first_step`` is set when a step is done."""
     stop = threading.Event()
     quoted_folder = shlex.quote(str(folder))
-    sweep = folder.absolute().parents[1]
+    sweep = folder.absolute().parent.parent
     is_trial = folder.parent.name == "trials" and (sweep / SETTINGS_FILE).is_file()
     with (
         closing(DriverLock(sweep if is_trial else folder)),

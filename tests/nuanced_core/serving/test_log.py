@@ -64,9 +64,10 @@ def test_a_client_that_leaves(fakes: SimpleNamespace, response_format: str) -> N
 
 
 def test_a_client_that_leaves_while_it_sends(fakes: SimpleNamespace) -> None:
-    with served(fake_studio(fakes)) as url:
+    with served(fake_studio(fakes)) as url, httpx2.Client(base_url=url, timeout=30) as client:
         leave(url, b"{", 100)
         leave(url, b'--x\r\nContent-Disposition: form-data; name="files"', 100, "multipart/form-data; boundary=x")
+        assert speech_of(client, input="one").status_code == 200
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -13,7 +13,7 @@ from nuanced_core.encoder.style_encoder import StyleEncoder
 from nuanced_core.errors import DiskError, StoppedError, TrainingError, WeightsError
 from nuanced_core.exhibits.exhibition import Exhibition, Exhibits
 from nuanced_core.training import run as run_module
-from nuanced_core.training.run import BEST, LAST, train
+from nuanced_core.training.run import BEST, LAST, Run, train
 from nuanced_core.training.validation import Scores
 from tests.nuanced_core.training.conftest import RunFactory
 
@@ -180,18 +180,23 @@ def test_resumed_run_continues_as_if_it_had_never_stopped(new_run: RunFactory) -
     assert resumed.best_loss == whole.best_loss
 
 
-def test_stop_within_an_epoch_writes_a_checkpoint_first(new_run: RunFactory) -> None:
-    whole = new_run("whole", "encoder.dropout=0.5")
-    whole.run_epoch()
-    run = new_run("parts", "encoder.dropout=0.5")
+def stop_at_step(run: Run, last: int) -> None:
+    """Train until a stop is asked for after a step within the first epoch."""
 
     def stop(step: int, scalars: object, exhibits: object = ()) -> None:
-        if step == 2:
+        if step == last:
             raise StoppedError("stopped")
 
     run._report = stop
     with pytest.raises(StoppedError):
         run.run_epoch()
+
+
+def test_stop_within_an_epoch_writes_a_checkpoint_first(new_run: RunFactory) -> None:
+    whole = new_run("whole", "encoder.dropout=0.5")
+    whole.run_epoch()
+    run = new_run("parts", "encoder.dropout=0.5")
+    stop_at_step(run, 2)
     resumed = new_run("parts", "encoder.dropout=0.5")
     assert (resumed.epoch, resumed.step) == (0, 2)
     resumed.run_epoch()
@@ -307,14 +312,7 @@ def test_folder_that_cannot_be_created_is_an_error(new_run: RunFactory) -> None:
 
 def test_an_epoch_that_continues_after_its_last_step_keeps_its_speed(new_run: RunFactory) -> None:
     run = new_run("a")
-
-    def stop(step: int, scalars: object, exhibits: object = ()) -> None:
-        if step == 3:
-            raise StoppedError("stopped")
-
-    run._report = stop
-    with pytest.raises(StoppedError):
-        run.run_epoch()
+    stop_at_step(run, 3)
     resumed = new_run("a")
     assert (resumed.epoch, resumed.step) == (0, 3)
     assert resumed.run_epoch()["train/steps_per_second"] == run.scalars["train/steps_per_second"] > 0

@@ -270,8 +270,8 @@ class SweepPlace:
         held = [number for number in running if self.storage.exists(f"trials/{number}/{LAST}")]
         if held:
             raise ConfigError(
-                f"{changed[0]}: was {old.get(changed[0])}, would be {new[changed[0]]}: trial {held[0]} is unfinished and "
-                f"continues with its own settings; resume without the change and with --trials {len(known)} first, "
+                f"{changed[0]}: was {old.get(changed[0])}, would be {new[changed[0]]}: trial {held[0]} is unfinished "
+                f"and continues with its own settings; resume without the change and with --trials {len(known)} first, "
                 "which ends what is unfinished"
             )
 

@@ -7,19 +7,19 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import torch
 import torchaudio
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from nuanced_core.audio import KOKORO_RATE
 from nuanced_core.exhibits.exhibit import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # imported where it draws: most processes of a search draw nothing
 
 __all__ = ["Curves", "Word", "attention", "curves", "small_spectrogram", "spectrograms", "split_words", "style_map"]
 
@@ -155,9 +155,11 @@ def style_map(name: str, stock: Mapping[str, Tensor], pairs: Sequence[tuple[str,
 
 def small_spectrogram(name: str, audio: Tensor, rate: int) -> Picture:
     """Draw a mel spectrogram of audio (T,) without axes, a pixel per band and 10 ms."""
+    from matplotlib import colormaps
+
     mel = _mel_decibels(torchaudio.functional.resample(audio, rate, KOKORO_RATE) if rate != KOKORO_RATE else audio)
     levels = ((mel - mel.max() + DECIBELS) / DECIBELS).clip(0, 1)
-    colours = (matplotlib.colormaps["viridis"](levels[::-1])[..., :3] * 255).astype(np.uint8)
+    colours = (colormaps["viridis"](levels[::-1])[..., :3] * 255).astype(np.uint8)
     return _encoded(name, Image.fromarray(colours))
 
 
@@ -170,7 +172,10 @@ def _mel_decibels(audio: Tensor) -> Any:
     return (10 * torch.log10(power.clamp(min=1e-10))).numpy()
 
 
-def _figure(rows: int, *, width: float = 8.0, height: float) -> tuple[Figure, Any]:
+def _figure(rows: int, *, width: float = 8.0, height: float) -> "tuple[Figure, Any]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]
@@ -186,7 +191,7 @@ def _write_words(axis: Any, words: Sequence[Word]) -> None:
         axis.text(middle, -0.20 - 0.11 * (index % 2), word.text, transform=place, ha="center", va="center", fontsize=8)
 
 
-def _picture(name: str, figure: Figure) -> Picture:
+def _picture(name: str, figure: "Figure") -> Picture:
     canvas: Any = figure.canvas
     canvas.draw()
     return _encoded(name, Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))

@@ -4,15 +4,17 @@ import math
 import warnings
 from bisect import insort
 from collections.abc import Container
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
-from cmaes import CMA
 from optuna.distributions import BaseDistribution
 from optuna.samplers import CmaEsSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.config.sweep_settings import SweepSettings
+
+if TYPE_CHECKING:
+    from cmaes import CMA  # imports scipy: half a second of each process that opens a study
 
 __all__ = ["RecentTPESampler", "ReplayedCmaEsSampler", "make_sampler"]
 
@@ -134,14 +136,14 @@ class ReplayedCmaEsSampler(CmaEsSampler):
         self._current = _bracket(study)
         return super().sample_relative(study, trial, search_space)
 
-    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> CMA | None:
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> "CMA | None":
         self._past = completed_trials
         return self._states.get(self._current)
 
     def _split_optimizer_str(self, optimizer_str: str) -> dict[str, str]:
         return {}  # nothing is stored in the study
 
-    def _init_optimizer(self, trans: Any, direction: optuna.study.StudyDirection) -> CMA:
+    def _init_optimizer(self, trans: Any, direction: optuna.study.StudyDirection) -> "CMA":
         state = super()._init_optimizer(trans, direction)
         names = set(trans._search_space)
         past = [trial for trial in self._past if names <= trial.params.keys()]

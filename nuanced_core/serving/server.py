@@ -82,7 +82,7 @@ def make_server(app: "ASGIApp", limits: "Limits") -> "uvicorn.Server":
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's mistake is answered, not logged
     config = uvicorn.Config(
         app,
-        http=connection_class(limits.head_seconds),
+        http=connection_class(limits),
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -24,6 +24,7 @@ class Limits:
     head_seconds: float = 10.0  # until the head of a request has arrived
     body_seconds: float = 60.0  # until the body of a request has arrived
     work_seconds: float = 300.0  # until an answer is ready, with the time in the queue
+    unread_seconds: float = 60.0  # in which a client reads nothing of an answer
     running: int = 1  # requests that use the models at once; each uses all cores
     waiting: int = 8  # requests that wait for them
     connections: int = 64

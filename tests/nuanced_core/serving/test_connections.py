@@ -1,5 +1,6 @@
-"""Clients that connect and send no request, and clients that leave."""
+"""Clients that connect and send no request, that read no answer, and that leave."""
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -58,6 +59,26 @@ def test_work_and_silence_between_requests_may_take_longer(fakes: SimpleNamespac
         time.sleep(2 * FEW.head_seconds)
         assert speech_of(client, input="two").status_code == 200
     assert speaker_of(studio).begun == 2
+
+
+def test_clients_that_do_not_read_their_answers_do_not_keep_others_out(fakes: SimpleNamespace) -> None:
+    few = Limits(connections=6, unread_seconds=0.5)
+    words = " ".join(["word"] * 400)  # 10 MB of sound, more than a socket takes
+    body = json.dumps({"model": "tts-1", "input": words, "voice": "af_sky", "response_format": "wav"}).encode()
+    head = b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    asked = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    studio = fake_studio(fakes, limits=few)
+    with served(studio, few) as url, ExitStack() as stack:
+        unread = few.connections - 1
+        for _ in range(unread):
+            stack.enter_context(connect(url)).sendall(asked)
+        until = time.monotonic() + 20
+        while speaker_of(studio).spoken < unread * len(words.split()) and time.monotonic() < until:
+            time.sleep(0.01)
+        with httpx2.Client(base_url=url, timeout=30) as client:
+            while (status := client.get("/v1/models").status_code) == 503 and time.monotonic() < until:
+                time.sleep(0.1)
+        assert status == 200
 
 
 def post(url: str, path: str, sent: httpx2.Request) -> socket.socket:

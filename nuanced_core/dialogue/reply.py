@@ -58,7 +58,7 @@ def reply(
     """Answer a recording in its speaker's style.
 
     Args:
-        recording: English speech, together with ``usual`` at least 3 s.
+        recording: English speech, together with ``usual`` 3 s to 10 min.
         system: what the model is told beforehand.
         usual: another recording of the speaker, against which the manner is measured instead of the mean of this one,
             and from which the voice is taken too.
@@ -68,6 +68,8 @@ def reply(
         AudioError: a recording cannot be read, or has no words.
         EndpointError: the endpoint gives no answer.
     """
+    # It checks the recordings, also for their length; the model is asked last, since that may cost money.
+    voice = voice_from_clips(speech, [recording] if usual is None else [recording, usual])
     audio = load_audio(recording, WHISPER_RATE)
     try:
         phrases = hear_phrases(speech.models, audio)
@@ -77,8 +79,6 @@ def reply(
     heard = " ".join(phrase.text for phrase in phrases)
     logger.info("heard: %s", heard)
     logger.debug("manner: %s", manner)
-    # Before the model is asked, which may cost money.
-    voice = voice_from_clips(speech, [recording] if usual is None else [recording, usual])
     text = speakable(ask(endpoint, make_messages(system, heard, manner)))
     logger.info("answer: %s", text)
     pieces = [*Speaker(speech).say(text, voice.pack, speed=speed)]

@@ -1,12 +1,18 @@
 """A reply with the real models: what is told to the chat endpoint, and what is spoken."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from nuanced_core.audio import load_audio, write_audio
 from nuanced_core.data.model_set import ModelSet
+from nuanced_core.dialogue.reply import reply
+from nuanced_core.errors import AudioError
 from nuanced_core.judges.words import SpokenWords
 from nuanced_core.speech.models import StockModels
 from nuanced_core.speech.speaking import Speaker
@@ -84,3 +90,11 @@ def test_a_mistake_is_one_line_before_anything_is_sent(
     assert out == "" and err.startswith(f"nuanced: error: {message}") and err.count("\n") == 1
     assert "sk-secret-key" not in err and not chat.requests
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
+
+
+def test_hours_of_a_recording_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(601 * 4000, np.int16), 4000)
+    without_models: Any = SimpleNamespace(models=None)
+    nowhere: Any = None
+    with pytest.raises(AudioError, match=r"long\.wav: 10 min is too long; give at most 10 min of it$"):
+        reply(without_models, tmp_path / "long.wav", nowhere)

@@ -157,6 +157,18 @@ def test_report_does_not_depend_on_sample_rate_channels_or_format(setup: Recordi
     assert found["distance"] == pytest.approx(expected["distance"], rel=0.05)
 
 
+def test_of_a_long_recording_the_beginning_is_used(
+    setup: RecordingSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _write(tmp_path / "a.wav", 1)
+    expected = setup.report(file)
+    sound, rate = soundfile.read(file)
+    soundfile.write(file, np.r_[sound, soundfile.read(_write(tmp_path / "b.wav", 2))[0]], rate, subtype="FLOAT")
+    assert setup.report(file) != expected
+    monkeypatch.setattr(recordings, "MAX_SECONDS", len(sound) / rate)
+    assert setup.report(file) == expected
+
+
 def test_bad_recordings_are_listed_with_their_reasons_and_the_others_evaluated(
     setup: RecordingSetup, tmp_path: Path, bars: dict[str, tuple[int, int]], caplog: pytest.LogCaptureFixture
 ) -> None:

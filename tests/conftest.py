@@ -25,6 +25,7 @@ LONGEST_PLACES = ("tests/tune/cluster/", "tests/tune/sweep/")
 SHARED = {"mixed", "pruned"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist's, which writes the groups into the names
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what ``make test-fast`` leaves out, and keep tests together that one process should run.
 

@@ -1,6 +1,7 @@
 """What pyproject.toml, constraints.txt, the Makefile and the dev container say of one another."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,9 @@ def test_the_dev_container_sets_up_and_owns_its_volumes() -> None:
     }
     owned = image.partition(f"install -d -o {container['remoteUser']} ")[2].split("\nUSER")[0].split()
     assert {mount["target"] for mount in mounts} <= set(owned)
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="not run by pytest-xdist")
+def test_the_tests_of_a_file_run_in_one_process(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist reads the group from the name: without it, two processes would each set up what tests share."""
+    assert request.node.nodeid.endswith("@tests/test_packaging.py")

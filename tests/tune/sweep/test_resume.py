@@ -110,7 +110,7 @@ def test_a_sweep_that_is_killed_at_random_moments_again_and_again_is_whole_at_it
     wait_for(tmp_path / "toy" / "driver.lock", process)
     ended: dict[int, FrozenTrial] = {}
     waited = []
-    for _ in range(3):
+    for _ in range(2):
         waited.append(moments.uniform(3, 12))  # from before Ray is up to the middle of a trial
         time.sleep(waited[-1])
         killed(process)

@@ -196,6 +196,7 @@ def test_a_planted_wrong_module_is_found(tmp_path: Path, file: str, text: str, p
     assert problem in found[0]
 
 
+@pytest.mark.slow
 def test_nuanced_core_loads_nothing_of_the_search() -> None:
     modules = [_module(ROOT, file) for file in _sources(ROOT, "nuanced_core")]
     assert len(modules) > 30

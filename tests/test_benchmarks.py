@@ -67,6 +67,7 @@ def test_ctrl_c_prints_what_was_finished_and_exits_with_130() -> None:
     assert lines[at + 1 :] == [["seconds"], ["first", "1.5"]]
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_benchmark_that_waits_for_its_first_process() -> None:
     code, output, errors = interrupted("-m", "tests.benchmarks.sweep", "--part", "scale", "--sizes", "4")
     assert code == 130

@@ -229,6 +229,7 @@ print(json.dumps([usable_cpus(), memory_limit(), before, available_memory(), tor
 """
 
 
+@pytest.mark.slow
 def test_a_process_in_a_real_cgroup_reads_its_limits(tmp_path: Path) -> None:
     limit = 1_500_000_256  # a multiple of the page size
     with cgroup(cpus=1, memory=limit) as inside:

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +46,7 @@ SETTINGS = st.dictionaries(KEYS, VALUES, max_size=4)
 CALM = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 
+@pytest.mark.slow
 @CALM
 @given(SETTINGS)
 @example({"a": "1e-3", "b": ".5", "c": "yes"})
@@ -57,6 +59,7 @@ def test_what_is_written_is_read_again(written: dict[str, Any]) -> None:
     assert repr(found) == repr(written)  # 1 is not 1.0 and not True
 
 
+@pytest.mark.slow
 @CALM
 @given(st.lists(KEYS, min_size=1, max_size=3), SCALARS)
 @example(["a"], "1e-3")

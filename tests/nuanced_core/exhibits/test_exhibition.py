@@ -84,6 +84,7 @@ def test_pictures_are_of_the_clip_its_attention_and_all_styles(
     assert "af_sky, snr20/attention" not in [picture.name for picture in without.pictures]
 
 
+@pytest.mark.slow
 def test_sounds_that_do_not_change_are_rendered_and_reported_once(
     exhibition: Exhibition, fakes: SimpleNamespace, tiny_run: RunConfig
 ) -> None:

@@ -31,6 +31,7 @@ def test_audio_beyond_full_scale_is_scaled_down(quality: DNSMOS, spoken: Tensor)
     assert quality(5 * loud, 24_000).overall == pytest.approx(quality(0.99 * loud, 24_000).overall, abs=0.05)
 
 
+@pytest.mark.slow
 def test_silence_has_scores(quality: DNSMOS) -> None:
     assert 1 <= quality(torch.zeros(16_000), 16_000).overall < 3
 

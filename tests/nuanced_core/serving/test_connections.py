@@ -52,6 +52,7 @@ def test_a_later_request_of_a_connection_must_arrive_in_time_too(url: str) -> No
     connection.close()
 
 
+@pytest.mark.slow
 def test_work_and_silence_between_requests_may_take_longer(fakes: SimpleNamespace) -> None:
     studio = fake_studio(fakes, seconds=1.0, limits=FEW)
     with served(studio, FEW) as url, httpx2.Client(base_url=url, timeout=30) as client:

@@ -16,6 +16,7 @@ def _estimated(**train: object) -> int:
     return estimated_memory(validate(RunConfig, {"train": train, "data": {"max_phonemes": 60}}, "x"))
 
 
+@pytest.mark.slow
 def test_peak_memory_includes_allocated_tensors() -> None:
     script = (
         "import torch; from nuanced_core.training.memory import peak_memory; cpu = torch.device('cpu');"
@@ -76,6 +77,7 @@ def test_only_the_memory_settings_change_the_estimate() -> None:
     assert changed > 20
 
 
+@pytest.mark.slow
 def test_an_estimate_does_not_load_torch_dynamo() -> None:
     """It would take seconds, at the start of every sweep."""
     script = """

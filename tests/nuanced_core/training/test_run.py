@@ -75,6 +75,7 @@ def test_weights_of_a_learned_mix_of_layers_are_reported(new_run: RunFactory) ->
     assert new_run.reported[-1][1]["layers/0"] == weights[0]
 
 
+@pytest.mark.slow
 def test_epochs_1_and_4_and_the_best_at_the_end_are_shown(new_run: RunFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_run("a", "show.clips=2", "train.epochs=6", "train.steps_per_epoch=1")
     losses = iter([3.0, 2.0, 1.0, 4.0, 5.0, 6.0])

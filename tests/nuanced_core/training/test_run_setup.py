@@ -1,5 +1,6 @@
 import json
 
+import pytest
 import torch
 
 from nuanced_core.training.run_setup import build_encoder
@@ -21,6 +22,7 @@ def test_validation_input_is_another_sentence_of_the_voice_in_each_condition_in_
     assert batch.phoneme_counts.tolist() == [c.utterance.phoneme_count for c in clips]
 
 
+@pytest.mark.slow
 def test_training_data_cannot_leak_into_validation(new_run: RunFactory) -> None:
     """Inputs, targets and baselines of validation are the same, whatever the training data."""
     run = new_run("a")

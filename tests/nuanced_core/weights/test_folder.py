@@ -157,6 +157,7 @@ def test_another_config_than_kokoros_is_refused(cache, folder, monkeypatch, conf
     )
 
 
+@pytest.mark.slow
 def test_a_kokoro_of_a_user_is_checked_once_and_one_with_other_parameters_is_refused(
     cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

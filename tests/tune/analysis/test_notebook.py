@@ -20,6 +20,7 @@ def test_the_notebook_is_valid_and_has_no_outputs() -> None:
     assert code and all(not cell.outputs and cell.execution_count is None for cell in code)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made_sweep(tmp_path / "toy", [([2 * loss, loss], "complete") for loss in (1.5, 1.25, 1.0, 1.75)])
     notebook = nbformat.read(NOTEBOOK, as_version=4)

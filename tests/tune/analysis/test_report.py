@@ -205,6 +205,7 @@ def test_listening_keeps_to_its_size(tmp_path: Path) -> None:
     assert len(read_listening([(0, tmp_path / "0")], most_bytes=sounds // 2).clips) < 3
 
 
+@pytest.mark.slow
 def test_the_report_of_many_trials_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made_sweep(tmp_path / "toy", [([1.0 + n / 200], "complete") for n in range(200)], is_light=True)
     write_listening(folder / "trials" / "0")

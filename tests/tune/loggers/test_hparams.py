@@ -219,6 +219,7 @@ def end(book: TrialLedger, table: HparamsTable, number: int) -> None:
     table.ended(number, dict(book.ended)[number].state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["true", "false"])
 def test_state_and_best_loss_are_shown_while_trials_run(tmp_path: Path, book: TrialLedger, reader: str) -> None:
     table = watched(book, tmp_path)

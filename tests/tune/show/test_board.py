@@ -109,6 +109,7 @@ def test_it_serves_all_that_a_sweep_shows_on_loopback_until_ctrl_c(shown: SweepR
         assert (process.returncode, out, err) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_a_single_run_that_was_resumed_is_served_as_one_curve(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("{}")
     for steps in ((10, 20, 30), (20, 30)):  # from the checkpoint of step 10

@@ -78,6 +78,7 @@ raise SystemExit(main())
 """
 
 
+@pytest.mark.slow
 def test_doctor_knows_the_limits_of_a_container(tmp_path: Path) -> None:
     with cgroup(cpus=1, memory=1_500_000_000) as inside:
         command = [*inside, sys.executable, "-c", DOCTOR, "doctor"]

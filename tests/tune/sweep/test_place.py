@@ -54,6 +54,13 @@ def test_outputs_in_the_home_folder_are_found_there(tmp_path: Path, monkeypatch:
         assert place.is_shared and place.storage.location == str(tmp_path / "shared" / "a")
 
 
+def test_a_folder_in_shared_storage_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "shared" / "a").mkdir(parents=True)
+    shared = config_in(str(tmp_path), f"sweep.shared=file://{tmp_path}/shared").sweep
+    with pytest.raises(ConfigError, match=r"^sweep\.shared: .*/shared/a: exists already; give another --name"):
+        SweepPlace.new(shared, "a")
+
+
 def test_other_model_files_than_those_of_the_beginning_are_refused(tmp_path: Path) -> None:
     with SweepPlace.existing(begun(tmp_path)) as place:
         config = place.settings_with([])

@@ -54,6 +54,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 # From the first byte of config.yaml to the last of a checkpoint; events, sound and checkpoints differ in size.
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 40, 400, 1_500, 4_000, 8_000, 20_000, 60_000])
 def test_a_disk_that_is_full_at_whatever_write_leaves_what_was_whole(
     fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path, size: int
@@ -156,6 +157,7 @@ def test_a_stopped_trial_leaves_its_node_with_nothing_when_its_folder_is_in_shar
     second.actor.cleanup()
 
 
+@pytest.mark.slow
 def test_a_trial_whose_copy_cannot_be_written_says_so(
     fakes: SimpleNamespace, tiny_run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def run_of(uri: str, key: str) -> Any:
     return client, found
 
 
+@pytest.mark.slow
 def test_a_run_has_its_settings_curves_sounds_pictures_and_state(store: str, empty: Path) -> None:
     run = MlflowRun(store, "toy study", "toy-0", "abc-0", SETTINGS)
     run.log(epoch(1, 2, 3, shows=True))
@@ -90,6 +91,7 @@ def test_a_resumed_trial_continues_its_run_as_one_curve(store: str) -> None:
     assert [m.step for m in client.get_metric_history(found.info.run_id, "val/loss")] == [3, 4, 5]
 
 
+@pytest.mark.slow
 def test_an_epoch_is_a_request_and_more_only_beyond_mlflow_s_limit(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = MlflowRun(store, "toy study", "toy-2", "abc-2", SETTINGS)
     sizes: list[int] = []

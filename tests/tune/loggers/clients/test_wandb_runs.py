@@ -60,6 +60,7 @@ def offline_runs(folder: Path, number: int = 1) -> list[Path]:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_without_a_login_a_run_is_written_to_the_trial_s_folder(tmp_path: Path) -> None:
     assert is_offline_by_default()
     run = WandbRun(tmp_path, "a/study", "toy", "toy-3", "abc-3", {"train.learning_rate": 1e-3})
@@ -85,6 +86,7 @@ def test_without_a_login_a_run_is_written_to_the_trial_s_folder(tmp_path: Path) 
     assert {"state": '"pruned"'}.items() <= {u.key: u.value_json for s in summaries for u in s.update}.items()
 
 
+@pytest.mark.slow
 def test_a_resumed_trial_has_the_same_run_and_an_interrupted_one_is_preempted(tmp_path: Path) -> None:
     for number, state in enumerate(("interrupted", "failed")):
         run = WandbRun(tmp_path, "study", "toy", "toy-0", "abc-0", {})

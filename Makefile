@@ -41,6 +41,8 @@ setup: .venv/ready
 	@# For tests. They want packages that are not wanted here: a phonemizer of the import name of misaki's, and a
 	@# webrtcvad that needs a C compiler.
 	$(INSTALL) --constraint constraints.txt --no-deps kokoro-onnx resemblyzer
+	@# Else each of hundreds of processes would compile the sources again.
+	$(if $(PYTHONDONTWRITEBYTECODE),$(BIN)/python -m compileall -q nuanced_core tune tests)
 	@touch $@
 
 sweep: setup

@@ -18,9 +18,15 @@ settings.load_profile("repeated")
 
 # Fixtures that take long, or whose tests do: real models, Ray, sweeps.
 SLOW = {"models", "ray_session"}
-# Tests of whole processes.
-SLOW_PLACES = ("tests/tune/sweep/", "tests/tune/cluster/", "tests/nuanced_core/data/test_rendering.py")
-LONGEST_PLACES = ("tests/tune/cluster/", "tests/tune/sweep/")
+# Tests of whole processes, and of whole runs of the fakes.
+SLOW_PLACES = (
+    *("tests/tune/sweep/", "tests/tune/cluster/", "tests/tune/cli/test_evaluate_command.py"),
+    *("tests/nuanced_core/training/test_people.py", "tests/nuanced_core/training/test_preparation.py"),
+    *("tests/nuanced_core/training/test_surrogates.py", "tests/nuanced_core/evaluation/test_test_split"),
+    *("tests/nuanced_core/data/test_rendering.py", "tests/nuanced_core/people/test_hearing.py"),
+    *("tests/nuanced_core/serving/test_limits.py", "tests/nuanced_core/serving/test_log.py"),
+)
+LONGEST_PLACES = ("tests/tune/cluster/", "tests/tune/sweep/", "tests/tune/search/test_sampler_pruner_pairs.py")
 # Sweeps that tests of several modules look at.
 SHARED = {"mixed", "pruned"}
 

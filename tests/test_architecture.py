@@ -164,6 +164,7 @@ def test_a_wing_has_at_most_nine_files_and_says_what_it_is_for(wing: str) -> Non
     assert len(ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or "") > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "text", "problem"),
     [

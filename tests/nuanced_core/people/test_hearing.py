@@ -107,7 +107,6 @@ def test_the_choice_of_recordings_is_fixed_and_independent_of_the_place(
     assert work(fakes) == done
 
 
-@pytest.mark.slow
 def test_only_what_is_new_is_computed(buzzing: Path, fakes: SimpleNamespace, cache: Cache) -> None:
     def computed(**changes: object) -> tuple[int, int]:
         before = work(fakes)

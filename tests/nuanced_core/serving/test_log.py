@@ -42,7 +42,6 @@ def body(words: int, response_format: str) -> bytes:
     ).encode()
 
 
-@pytest.mark.slow
 def test_work_that_takes_too_long(fakes: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     limits = Limits(work_seconds=1.0)
     studio = fake_studio(fakes, seconds=0.15, limits=limits)
@@ -94,7 +93,6 @@ def test_work_that_ends_after_the_server(streamed: bool) -> None:
     time.sleep(0.1)  # for what follows in the thread
 
 
-@pytest.mark.slow
 def test_a_server_that_is_stopped_while_it_answers(fakes: SimpleNamespace) -> None:
     limits = Limits(running=2)
     studio = fake_studio(fakes, limits=limits)

@@ -71,7 +71,6 @@ def test_people_decide_a_part_of_the_objective(new_run: RunFactory, people: str)
     assert with_people["baseline/loss"] == pytest.approx(without["baseline/loss"] + part)
 
 
-@pytest.mark.slow
 def test_the_surrogate_brings_the_voices_of_people_nearer(new_run: RunFactory, people: str) -> None:
     longer = ("train.epochs=6", "train.steps_per_epoch=20", "train.learning_rate=0.01")
     weights = ("loss.surrogate=2", "loss.stft=0", "loss.style=0.01", "features.speaker=campplus", "train.people=4")
@@ -141,7 +140,6 @@ def test_baselines_are_scored_on_people_once(new_run: RunFactory, people: str) -
     assert again.data.baselines == run.data.baselines
 
 
-@pytest.mark.slow
 def test_people_are_shown_by_the_half_that_is_heard(new_run: RunFactory, people: str) -> None:
     run = new_run("a", people, *LOSSES, "show.people=1", "show.clips=1")
     run.run_epoch()

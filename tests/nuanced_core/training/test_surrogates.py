@@ -199,7 +199,6 @@ def test_exported_encoder_has_the_surrogate(new_run: RunFactory, tmp_path: Path)
     assert torch.equal(loaded(*inputs), run.encoder.eval()(*inputs))
 
 
-@pytest.mark.slow
 def test_preparation_computes_everything_in_advance(
     new_run: RunFactory,
     fakes: SimpleNamespace,

@@ -34,6 +34,7 @@ FINITE = Space.parse({**SEARCH, "train.learning_rate": [1e-4, 1e-3, 1e-2]}, RUN,
 
 SAMPLERS = get_args(SweepSettings.model_fields["sampler"].annotation)
 PRUNERS = get_args(SweepSettings.model_fields["pruner"].annotation)
+SLOW = pytest.mark.slow
 ONE, SEVERAL = ("val/loss",), ("val/stft", "val/style")
 PAIRS = [
     *((sampler, pruner, ONE) for sampler, pruner in itertools.product(SAMPLERS, PRUNERS)),
@@ -49,7 +50,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("epochs", [3, 5, 9])
+@pytest.mark.parametrize("epochs", [pytest.param(3, marks=SLOW), 5, pytest.param(9, marks=SLOW)])
 @pytest.mark.parametrize("at_a_time", [1, 2, 4])
 @pytest.mark.parametrize(("sampler", "pruner", "objectives"), PAIRS, ids=[f"{s}-{p}-{len(o)}" for s, p, o in PAIRS])
 def test_a_sampler_and_a_pruner_work_together(

@@ -22,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist 
 help:
 	@echo "make sweep [CONFIG=configs/quickstart.yaml] [NAME=name]   run a sweep"
 	@echo "make test                                                 run the tests, and measure the lines and branches that they run"
-	@echo "make test-fast                                            run those without the real models and Ray, in about 4 minutes"
+	@echo "make test-fast                                            run those without the real models and Ray, in about 2 minutes"
 	@echo "make coverage                                             list what the last make test did not run"
 	@echo "make mutation                                             change the code in 3,000 places, and list what no test notices"
 	@echo "make check                                                check formatting, lint and types"

@@ -51,7 +51,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("epochs", [pytest.param(3, marks=SLOW), 5, pytest.param(9, marks=SLOW)])
-@pytest.mark.parametrize("at_a_time", [1, 2, 4])
+@pytest.mark.parametrize("at_a_time", [pytest.param(1, marks=SLOW), 2, pytest.param(4, marks=SLOW)])
 @pytest.mark.parametrize(("sampler", "pruner", "objectives"), PAIRS, ids=[f"{s}-{p}-{len(o)}" for s, p, o in PAIRS])
 def test_a_sampler_and_a_pruner_work_together(
     tmp_path: Path, sampler: Any, pruner: Any, objectives: Any, at_a_time: int, epochs: int

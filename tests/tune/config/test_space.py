@@ -247,6 +247,13 @@ def test_all_settings_of_a_condition_and_one_condition_of_a_list_have_to_hold() 
     assert parse(counts | either).as_dict() == counts | either
 
 
+def test_of_two_conditions_one_may_never_hold() -> None:
+    never, sometimes = {"encoder.output": ["span"]}, {"encoder.depth": [2]}
+    heads = {"choices": [1, 2], "when": [never, sometimes]}
+    for params in suggest_trials(parse({"encoder.depth": [1, 2], "encoder.heads": heads}), 20):
+        assert ("encoder.heads" in params) == (params["encoder.depth"] == 2)
+
+
 def test_a_conditional_space_is_parsed_from_its_plain_values() -> None:
     space = parse(CONDITIONAL)
     assert parse(space.as_dict()) == space
@@ -291,6 +298,13 @@ def test_variants_are_all_combinations_to_prepare_without_repeats() -> None:
     assert len(variants) == (1 + 3) * 2
     assert {(variant.mixes, variant.augment) for variant in variants} == tried
     assert all(variant.encoder == run.encoder for variant in variants)
+
+
+def test_surrogates_are_fitted_for_each_speaker_encoder() -> None:
+    steps = {"choices": [0, 9], "when": {"features.speaker": ["campplus", "resemblyzer"]}}
+    space = parse({"features.speaker": ["none", "campplus", "resemblyzer"], "encoder.surrogate_steps": steps})
+    found = [(v.features.speaker, v.encoder.surrogate_steps) for v in space.variants(RunConfig())]
+    assert found == [("none", 0), ("campplus", 0), ("campplus", 9), ("resemblyzer", 0), ("resemblyzer", 9)]
 
 
 def test_each_choice_of_layers_is_prepared_once_with_each_whisper_model() -> None:

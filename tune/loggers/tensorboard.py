@@ -1,19 +1,20 @@
 """Event files for TensorBoard: scalars, sounds and pictures of a run, and summaries encoded as events."""
 
 import io
+import os
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.plugins.audio import metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard import SummaryWriter
 
 from nuanced_core.exhibits.exhibit import Exhibit, Sound
 from tune.loggers.clients.media import wav
@@ -21,6 +22,7 @@ from tune.loggers.clients.media import wav
 __all__ = ["EVENT_FILE", "TensorBoardReport", "encode_summaries"]
 
 EVENT_FILE = "events.out.tfevents"  # what the name of each event file begins with
+FLUSH_INTERVAL = 10.0  # seconds after which a point is written, if nobody calls ``flush``
 _FILE_VERSION = "brain.Event:2"  # of the first event of a file; with it, TensorBoard purges only where it is told to
 
 
@@ -33,32 +35,44 @@ class TensorBoardReport:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._writer: SummaryWriter | None = None
+        self._file: BinaryIO | None = None
+        self._flushed = time.monotonic()
         if not any(folder.glob(f"{EVENT_FILE}*")):
             # The step marks the beginning: TensorBoard's slower reader takes the first mark that it meets for that of a
             # new run, and would not purge at the first continuation.
-            self._writer = SummaryWriter(str(folder), purge_step=0)
+            self._begin(purged_from=0)
 
     def __call__(self, step: int, scalars: Mapping[str, float], exhibits: Sequence[Exhibit] = ()) -> None:
         """Add one point at ``step`` to the curve of each name, and the exhibits."""
-        if self._writer is None:
-            _wait_for_later_name(self._folder)
-            self._writer = SummaryWriter(str(self._folder), purge_step=step)
+        if self._file is None:
+            self._begin(purged_from=step)
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-        files: Any = self._writer.file_writer  # typed as None
+            self._add(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
         for exhibit in exhibits:
-            files.add_summary(_exhibit_summary(exhibit), step)
+            self._add(step=step, summary=_exhibit_summary(exhibit))
+        if time.monotonic() - self._flushed > FLUSH_INTERVAL:
+            self.flush()
 
     def flush(self) -> None:
         """Write everything that was reported so far to the files."""
-        if self._writer is not None:
-            self._writer.flush()
+        if self._file is not None:
+            self._file.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Write what is left and close the files."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _begin(self, purged_from: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self._folder / _later_name(self._folder)).open("xb")
+        self._add(file_version=_FILE_VERSION)
+        self._add(step=purged_from, session_log=SessionLog(status=SessionLog.START))
+        self.flush()
+
+    def _add(self, **fields: Any) -> None:
+        RecordWriter(self._file).write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     def __enter__(self) -> "TensorBoardReport":
         return self
@@ -72,17 +86,15 @@ class TensorBoardReport:
         self.close()
 
 
-def _wait_for_later_name(folder: Path) -> None:
-    """Wait until the name of a new event file is after those in ``folder``, for 2 s at most.
+def _later_name(folder: Path) -> str:
+    """Return the name of a new event file, which is after those in ``folder``.
 
-    TensorBoard reads files in the order of their names: second of the start, host, process. A process that goes on in
-    the same second may have a lower number than the one before it.
+    TensorBoard reads files in the order of their names: second of the start, host, process. The clock may have been set
+    back, or the run goes on in the same second, or on a machine whose clock is behind.
     """
     starts = (path.name.removeprefix(f"{EVENT_FILE}.").partition(".")[0] for path in folder.glob(f"{EVENT_FILE}.*"))
     newest = max((int(start) for start in starts if start.isdecimal()), default=0)
-    until = time.monotonic() + 2
-    while time.time() < newest + 1 and time.monotonic() < until:
-        time.sleep(0.05)
+    return f"{EVENT_FILE}.{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}.{os.getpid()}"
 
 
 def _exhibit_summary(exhibit: Exhibit) -> Any:

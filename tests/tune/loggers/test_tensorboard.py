@@ -1,6 +1,7 @@
 """tune.loggers.tensorboard: event files as TensorBoard's own reader sees them."""
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -82,17 +83,31 @@ def test_a_resumed_run_is_one_curve_also_in_sounds_and_pictures(tmp_path: Path) 
     assert [e.step for e in events.Images("look/af_nova/mel")] == [10, 20, 30]
 
 
-def test_a_run_that_goes_on_in_the_same_second_in_a_process_of_a_lower_number_is_one_curve(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("behind", [0, 3, 86_400])  # seconds
+def test_a_run_that_goes_on_when_the_clock_is_behind_in_a_process_of_a_lower_number_is_one_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: int
 ) -> None:
-    for process, steps in ((9000, (10, 20)), (11, (20, 30))):
+    now = time.time()
+    for process, clock, steps in ((9000, now, (10, 20)), (11, now - behind, (20, 30))):
         monkeypatch.setattr("os.getpid", lambda process=process: process)
+        monkeypatch.setattr("time.time", lambda clock=clock: clock)
         with TensorBoardReport(tmp_path) as report:
             for step in steps:
                 report(step, {"loss": float(process)})
     monkeypatch.undo()
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
     assert [(event.step, event.value) for event in events] == [(10, 9000), (20, 11), (30, 11)]
+
+
+def test_points_are_written_in_time_without_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [time.monotonic()]
+    monkeypatch.setattr("tune.loggers.tensorboard.time.monotonic", lambda: clock[0])
+    report = TensorBoardReport(tmp_path)
+    for step in (1, 2):
+        clock[0] += 7
+        report(step, {"val/loss": 2.0})
+    assert [e.step for e in read(tmp_path).Scalars("val/loss")] == [1, 2]
+    report.close()
 
 
 def test_a_flush_shows_everything_before_the_end(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The driver lock: a file in the folder of a sweep, or of a single run, that names the one process at work there.
 
 On one machine the kernel holds the lock (``flock``) and releases it when the process dies, however that happens. A
-driver on another machine is recognized by the file's contents and its heartbeat, the modification time of the file.
+driver on another machine is recognized by the file's contents and its heartbeat, which changes the file's modification
+time.
 """
 
 import fcntl
@@ -22,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = "driver.lock"
 HEARTBEAT = 10.0  # seconds between two heartbeats
-DEAD_AFTER = 60.0  # seconds without a heartbeat after which a driver on another machine counts as dead
+DEAD_AFTER = 30.0  # seconds without a heartbeat after which a driver on another machine counts as dead
+_LOOK = 0.5  # seconds between two looks at it
 
 
 class DriverLock:
@@ -49,7 +51,7 @@ class DriverLock:
             self._file.close()
             raise ConfigError(_refusal(folder, holder)) from None
         holder = self._holder()
-        if holder and holder.get("host") != socket.gethostname() and self._age() < DEAD_AFTER:
+        if holder and holder.get("host") != socket.gethostname() and self._is_refreshed(holder):
             self._file.close()
             raise ConfigError(_refusal(folder, holder))
         if holder:
@@ -80,8 +82,19 @@ class DriverLock:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _age(self) -> float:
-        return time.time() - self._path.stat().st_mtime
+    def _is_refreshed(self, holder: dict[str, object]) -> bool:
+        """Watch the file for ``DEAD_AFTER``: its age says nothing if the clock of that machine is another."""
+        logger.info("%s: is watched for %g s: does %s still run?", self._path, DEAD_AFTER, _named(holder))
+        before, until = self._modified(), time.monotonic() + DEAD_AFTER
+        while time.monotonic() < until:
+            time.sleep(_LOOK)
+            if self._modified() != before:
+                return True
+        return False
+
+    def _modified(self) -> int:
+        with self._path.open(encoding="utf-8") as file:  # network file systems look again when a file is opened
+            return os.fstat(file.fileno()).st_mtime_ns
 
     def _write(self, holder: dict[str, object]) -> None:
         self._file.seek(0)

@@ -1,6 +1,7 @@
 """tune.sweep.place: where a sweep may begin, what an existing one accepts, and who holds its lock."""
 
 import os
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -236,3 +237,28 @@ def test_a_driver_s_heartbeat_does_not_wait_for_its_loop(tmp_path: Path, monkeyp
         while file.stat().st_mtime == 0 and time.monotonic() < until:
             time.sleep(0.01)
         assert file.stat().st_mtime > 0
+
+
+@pytest.mark.parametrize("clock", [-86_400, 0, 86_400])  # of the other machine, in seconds after this one's
+def test_a_driver_on_another_machine_is_alive_while_its_heartbeat_goes_on_whatever_its_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: int
+) -> None:
+    monkeypatch.setattr(lock, "DEAD_AFTER", 0.5)
+    monkeypatch.setattr(lock, "_LOOK", 0.01)
+    file, gone = tmp_path / LOCK_FILE, threading.Event()
+    file.write_text('{"host": "elsewhere", "pid": 7}')
+
+    def beat() -> None:
+        while not gone.wait(0.05):
+            os.utime(file, (time.time() + clock, time.time() + clock))
+
+    other = threading.Thread(target=beat)
+    other.start()
+    try:
+        with pytest.raises(ConfigError, match="process 7 on elsewhere is at work here already"):
+            DriverLock(tmp_path)
+    finally:
+        gone.set()
+        other.join()
+    with closing(DriverLock(tmp_path)):  # nobody's heartbeat goes on
+        assert str(os.getpid()) in file.read_text()

@@ -222,3 +222,18 @@ def test_several_objectives_have_a_pareto_front(ray_session: None, tmp_path: Pat
     assert front[0]["values"]["val/stft"] == pytest.approx(best / 2)
     assert front[0]["number"] == result.status["best"]["number"]
     assert "Pareto front: no other trial is better in all of these" in lines
+
+
+def test_a_clock_that_jumps_loses_nothing(ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's clock alone; curves of a run that goes on elsewhere are a test of tune.loggers.tensorboard."""
+    real, begun = time.time, time.monotonic()
+    jumps = (0, -86_400, 7 * 86_400, 0, 3_600)  # in seconds, one a second
+    monkeypatch.setattr(time, "time", lambda: real() + jumps[int(time.monotonic() - begun) % len(jumps)])
+    asked = [f"search.encoder.width=[64, {toy.SLOW}]", "sweep.trials=3", "train.epochs=3", "sweep.hours=1"]
+    result, _ = sweep(MIXED, tmp_path, *asked)
+    assert result.exit_code == 0 and time.monotonic() - begun > len(jumps)
+    trials = open_study(tmp_path / "toy", SweepSettings()).trials
+    assert [(trial.number, trial.state) for trial in trials] == [(n, TrialState.COMPLETE) for n in range(3)]
+    assert all(sorted(trial.intermediate_values) == [1, 2, 3] for trial in trials)
+    with pytest.raises(ConfigError, match=r"its budget is met \(3 trials"):
+        resume(tmp_path)

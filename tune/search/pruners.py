@@ -42,10 +42,12 @@ def make_pruner(settings: SweepSettings, epochs: int | None) -> optuna.pruners.B
 
 
 class SortedHalvingPruner(SuccessiveHalvingPruner):
-    """Successive halving with the decisions of Optuna's pruner, at a cost that does not grow with the study.
+    """Successive halving by the best value so far of each trial, at a cost that does not grow with the study.
 
-    The values of each rung are kept sorted instead of being collected from all trials at each epoch. Only one process
-    may prune; the values of earlier processes are read from the study once, at the first epoch.
+    A trial's result is that of its best epoch, whose checkpoint is kept, while Optuna's pruner judges by the latest
+    epoch: its decisions are those of this one where no epoch is worse than the one before. The values of each rung are
+    kept sorted instead of being collected from all trials at each epoch. Only one process may prune; the values of
+    earlier processes are read from the study once, at the first epoch.
 
     Args:
         reduction: rung n is at ``reduction ** n`` epochs, and one in ``reduction`` trials is promoted from it.
@@ -57,17 +59,20 @@ class SortedHalvingPruner(SuccessiveHalvingPruner):
         self._rungs: list[list[float]] | None = None
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Return whether the trial's last value is not good enough to be promoted from a rung that it has reached."""
+        """Return whether the trial's best value is not good enough to be promoted from a rung that it has reached.
+
+        A trial whose last value is NaN has diverged, and is not promoted either.
+        """
         step = trial.last_step
         if step is None:
             return False
         if self._rungs is None:
             self._rungs = _read_rungs(study.get_trials(deepcopy=False))
-        value = trial.intermediate_values[step]
         rung = sum(_rung_key(n) in trial.system_attrs for n in range(len(self._rungs)))
         while step >= self._reduction**rung:
-            if math.isnan(value):
+            if math.isnan(trial.intermediate_values[step]):
                 return True
+            value = min(v for v in trial.intermediate_values.values() if not math.isnan(v))
             study._storage.set_trial_system_attr(trial._trial_id, _rung_key(rung), value)
             if rung == len(self._rungs):
                 self._rungs.append([])

@@ -100,6 +100,28 @@ def test_halving_prunes_a_trial_without_a_number() -> None:
     assert trial.should_prune()
 
 
+@pytest.mark.parametrize(
+    ("values", "stopped"),
+    [((9.0, 0.5, 9.0), False), ((0.5, 9.0, 9.0), False), ((9.0, 9.0, 9.0), True), ((0.5, math.nan, 9.0), False)],
+)
+def test_halving_judges_a_trial_by_its_best_epoch(values: tuple[float, ...], stopped: bool) -> None:
+    study = optuna.create_study(pruner=SortedHalvingPruner(3))
+
+    def decisions(values: tuple[float, ...]) -> list[bool]:
+        trial, found = study.ask(), []
+        for epoch, value in enumerate(values, 1):
+            trial.report(value, epoch)
+            found.append(trial.should_prune())
+        return found
+
+    for n in range(6):
+        decisions((10.0 + n, 10.0 + n, 1.0 + n))
+    assert decisions(values) == [False, False, stopped]
+    # A process that resumes reads the best values of earlier trials: after one of 0.5, 1.5 is not in the best third.
+    study.pruner = SortedHalvingPruner(3)
+    assert decisions((9.0, 1.5, 9.0)) == [False, False, not stopped]
+
+
 def test_halving_passes_all_rungs_that_a_first_report_reaches() -> None:
     def decisions(pruner: optuna.pruners.BasePruner) -> list[tuple[bool, dict[str, Any]]]:
         study, found = optuna.create_study(pruner=pruner), []

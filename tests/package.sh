@@ -3,6 +3,7 @@
 # `make package` calls it and sets PYTHON, of the new environment, and UV: uv, or empty for pip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+"$PYTHON" -c '' 2>/dev/null || { echo "PYTHON=$PYTHON: does not run; name a Python 3.10 to 3.12 that does" && exit 1; }
 rm -rf dist
 .venv/bin/python -m build --quiet --outdir dist >/dev/null # the wheel of the sdist
 

@@ -1,17 +1,20 @@
 """The journal file of a study: appended without waiting for the disk, synced on request, repaired after a crash."""
 
+import copy
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Container, Generator
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from nuanced_core.errors import DiskError
 
-__all__ = ["STUDY_FILE", "StudyJournal", "repair_journal", "sync_study"]
+__all__ = ["STUDY_FILE", "StudyJournal", "StudyStorage", "repair_journal", "sync_study"]
 
 STUDY_FILE = "study.journal"  # in the folder of a sweep
 
@@ -62,6 +65,48 @@ class StudyJournal(JournalFileBackend):
             self._unsynced = False
             with Path(self._file_path).open("ab") as file:
                 os.fsync(file.fileno())
+
+
+class StudyStorage(JournalStorage):
+    """Optuna's journal storage, except that a look at all trials costs only those that may have changed since the last.
+
+    For each trial that is chosen, Optuna looks for enqueued ones, and a sampler for those that it learns from.
+    """
+
+    def __init__(self, backend: StudyJournal) -> None:
+        super().__init__(backend)
+        self._seen: dict[int, list[FrozenTrial]] = {}  # by study
+        self._unfinished: dict[int, list[int]] = {}  # numbers of trials that may change
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials in these states, all if it is None, by number.
+
+        Raises:
+            KeyError: there is no such study.
+        """
+        with self._thread_lock:
+            self._sync_with_backend()
+            self._replay_result.get_study(study_id)
+            trials = self._up_to_date(study_id)
+            if states is None:
+                found = list(trials)
+            elif any(state.is_finished() and state in states for state in TrialState):
+                found = [trial for trial in trials if trial.state in states]
+            else:
+                found = [trials[number] for number in self._unfinished[study_id] if trials[number].state in states]
+            return copy.deepcopy(found) if deepcopy else found
+
+    def _up_to_date(self, study_id: int) -> list[FrozenTrial]:
+        ids = self._replay_result._study_id_to_trial_ids[study_id]
+        seen = self._seen.setdefault(study_id, [])
+        unfinished = [*self._unfinished.get(study_id, ()), *range(len(seen), len(ids))]
+        seen.extend(self._replay_result._trials[trial_id] for trial_id in ids[len(seen) :])
+        for number in unfinished:
+            seen[number] = self._replay_result._trials[ids[number]]
+        self._unfinished[study_id] = [number for number in unfinished if not seen[number].state.is_finished()]
+        return seen
 
 
 def sync_study(study: optuna.Study) -> None:

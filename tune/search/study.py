@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
 from nuanced_core.errors import ConfigError, one_line
@@ -28,7 +28,7 @@ from tune.config.places import database_file, database_url, moved_into
 from tune.config.secrets import from_environment, is_variable, masked
 from tune.config.sweep_config import SETTINGS_FILE, load_sweep_config
 from tune.config.sweep_settings import SweepSettings
-from tune.search.journal import STUDY_FILE, StudyJournal
+from tune.search.journal import STUDY_FILE, StudyJournal, StudyStorage
 from tune.search.pruners import make_pruner
 from tune.search.samplers import make_sampler
 
@@ -240,7 +240,7 @@ class _StudySource:
         if self.url is None:
             journal = StudyJournal(str(self.file))
             try:
-                storage = JournalStorage(journal)
+                storage = StudyStorage(journal)
                 _check_numbers(storage)
                 return storage
             except OSError as error:
@@ -282,7 +282,7 @@ class _StudySource:
         )
 
 
-def _check_numbers(storage: JournalStorage) -> None:
+def _check_numbers(storage: BaseStorage) -> None:
     """Raise ValueError or TypeError if the losses or the metrics of a trial are no numbers."""
     for study in storage.get_all_studies():
         for trial in storage.get_all_trials(study._study_id, deepcopy=False):

@@ -1,5 +1,6 @@
 """tune.search.journal: writes to the disk, a full disk, and repair after a crash."""
 
+import random
 import resource
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from nuanced_core.errors import DiskError
 from tests.tune.search.ledgers import ledger, result, stored_trials
-from tune.search.journal import STUDY_FILE, repair_journal
+from tune.search.journal import STUDY_FILE, StudyJournal, StudyStorage, repair_journal
 
 
 @pytest.mark.parametrize("room", range(0, 400, 40))
@@ -114,3 +116,47 @@ def test_a_journal_is_read_by_optuna_s_own_backend(tmp_path: Path) -> None:
     storage = JournalStorage(JournalFileBackend(str(tmp_path / STUDY_FILE)))
     (trial,) = optuna.load_study(study_name=tmp_path.name, storage=storage).trials
     assert (trial.value, trial.params) == (1.0, asked["params"])
+
+
+def test_the_trials_of_a_study_are_always_those_that_optuna_s_own_storage_reads(tmp_path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    file, draw = str(tmp_path / STUDY_FILE), random.Random(0)
+    storage = StudyStorage(StudyJournal(file))
+    studies = [optuna.create_study(storage=storage, study_name=name) for name in ("first", "second")]
+    others = [
+        optuna.load_study(storage=JournalStorage(JournalFileBackend(file)), study_name=s.study_name) for s in studies
+    ]
+    asked: list[tuple[optuna.Study, optuna.Trial]] = []
+    state_sets = [
+        None,
+        (TrialState.WAITING,),
+        (TrialState.RUNNING, TrialState.WAITING),
+        (TrialState.PRUNED, TrialState.RUNNING),
+    ]
+    for _ in range(150):
+        study = draw.choice(studies + others)  # another process writes to the same file
+        action = draw.random()
+        if action < 0.35:
+            study.enqueue_trial({"x": draw.random()})
+        elif action < 0.55 or not asked:
+            asked.append((study, study.ask()))
+        elif action < 0.7:
+            draw.choice(asked)[1].suggest_float("x", 0, 1)
+        else:
+            study, trial = asked.pop(draw.randrange(len(asked)))
+            is_complete = draw.random() < 0.5
+            study.tell(trial, 1.0 if is_complete else None, state=None if is_complete else TrialState.PRUNED)
+        for ours, own in zip(studies, others, strict=True):
+            states = draw.choice(state_sets)
+            assert ours.get_trials(deepcopy=draw.random() < 0.5, states=states) == own.get_trials(states=states)
+    assert {trial.state for study in studies for trial in study.trials} == set(TrialState) - {TrialState.FAIL}
+    with pytest.raises(KeyError):
+        storage.get_all_trials(2)
+
+
+def test_trials_that_a_caller_changes_or_drops_stay_in_the_storage(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=StudyStorage(StudyJournal(str(tmp_path / STUDY_FILE))))
+    study.enqueue_trial({"x": 0.5})
+    study.get_trials(deepcopy=False).clear()
+    study.get_trials(deepcopy=True)[0].system_attrs.clear()
+    assert study.trials[0].system_attrs == {"fixed_params": {"x": 0.5}}

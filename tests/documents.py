@@ -86,7 +86,8 @@ INSTEAD = {
     "nuanced report DIR": "nuanced report outputs/quickstart",
     "nuanced dashboard DIR": "nuanced dashboard outputs/quickstart --port 6007",
     "nuanced COMMAND --help": "nuanced sweep --help",
-    "make package PYTHON=python3.12": "if python3.12 --version; then make package PYTHON=python3.12; else make package; fi",
+    "make package PYTHON=python3.12": "if python3.12 --version; then "
+    "make package PYTHON=python3.12; else make package; fi",
     "pytest tests/test_gpu.py": ".venv/bin/python -m pytest -q tests/test_gpu.py",
 }
 # What a user would have by then.

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -136,6 +137,9 @@ def test_a_watcher_is_told_of_epochs_and_of_the_best_ones(tmp_path: Path) -> Non
     told: list[tuple[object, ...]] = []
 
     class Watcher(TrialWatcher):
+        def started(self, number: int, params: Mapping[str, Any]) -> None:
+            told.append(("started", number, params))
+
         def improved(self, number: int, epoch: int, scores: Mapping[str, float]) -> None:
             told.append(("improved", number, epoch, scores["val/loss"]))
 
@@ -144,11 +148,13 @@ def test_a_watcher_is_told_of_epochs_and_of_the_best_ones(tmp_path: Path) -> Non
 
     book = ledger(tmp_path)
     book.watcher = Watcher()
-    book.ask()
+    asked = book.ask()
+    assert asked is not None
     for epoch, loss in ((1, 3.0), (2, 3.0), (3, 2.0)):
         book.report(0, result(epoch, loss))
     reported = ("reported", 0)
-    assert told == [reported, ("improved", 0, 1, 3.0), reported, reported, ("improved", 0, 3, 2.0)]
+    started = ("started", 0, asked["params"])
+    assert told == [started, reported, ("improved", 0, 1, 3.0), reported, reported, ("improved", 0, 3, 2.0)]
 
 
 def test_time_is_saved_twice_a_minute_and_synced_each_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

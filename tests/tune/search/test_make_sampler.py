@@ -80,3 +80,7 @@ def test_a_resumed_sampler_has_a_seed_of_its_own_but_keeps_its_place_in_a_sequen
     assert draws(make_sampler(settings, 5), 2) == draws(own("random", 5 * 1_000_003 - 2, 0), 2)
     settings = SweepSettings(sampler="qmc", seed=7)
     assert draws(make_sampler(settings, 5), 2) == draws(own("qmc", 7, 0), 2)
+
+
+def test_what_an_enqueued_trial_leaves_open_on_a_grid_is_drawn_at_random() -> None:
+    assert isinstance(make_sampler(SweepSettings(sampler="grid"), 0), optuna.samplers.RandomSampler)

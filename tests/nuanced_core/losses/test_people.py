@@ -1,6 +1,7 @@
 """Losses of what Kokoro speaks in the voice of a person."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -131,6 +132,43 @@ def test_states_are_needed_for_hearing(lively: SimpleNamespace) -> None:
     losses = SpokenPeopleLosses(lively, _weights("hearing"), 20)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the states of the people, and their standard deviation"):
         losses(PHONEMES, _styles(), _targets(lively, _styles()), _generator())
+
+
+def test_hearing_is_the_difference_in_deviations_over_people(lively: SimpleNamespace) -> None:
+    targets = _targets(lively, _styles(seed=4))
+    terms = [
+        SpokenPeopleLosses(lively, _weights("hearing"), 20, torch.full((2, 4), std))(  # type: ignore[arg-type]
+            PHONEMES, _styles(), targets, _generator()
+        )["hearing"]
+        for std in (1.0, 4.0)
+    ]
+    assert float(terms[0]) == pytest.approx(4 * float(terms[1])) and terms[0] > 0
+
+
+@pytest.mark.parametrize(("frames", "expected"), [(8, 8), (1000, None)])
+def test_a_window_of_each_sentence_is_spoken_as_the_settings_say(
+    lively: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, frames: int, expected: int | None
+) -> None:
+    speak, calls = lively.kokoro.speak, []
+
+    def recorded(text: object, prosody: Any, style: Tensor, seeds: list[int], windows: Any, **options: Any) -> object:
+        calls.append((prosody.frames, seeds, windows, options))
+        return speak(text, prosody, style, seeds, windows, **options)
+
+    monkeypatch.setattr(lively.kokoro, "speak", recorded)
+    losses = SpokenPeopleLosses(lively, _weights("speaker"), frames, None, "bfloat16", True)  # type: ignore[arg-type]
+    for seed in range(60):
+        losses(PHONEMES, _styles(), _targets(lively, _styles(seed=4)), _generator(seed))
+    calls = [call for call in calls if call[3]]  # without those of the targets
+    lengths, _, _, options = calls[0]
+    assert options == {"precision": "bfloat16", "checkpointing": True}
+    assert {n for call in calls for _, n in call[2]} == {expected or min(lengths)}
+    starts = [{call[2][i][0] for call in calls} for i in range(2)]
+    for found, length in zip(starts, lengths, strict=True):
+        most = length - (expected or min(lengths))
+        assert min(found) >= 0 and max(found) <= most
+        assert len(found) > most / 2  # from anywhere in the sentence
+    assert max(seed for call in calls for seed in call[1]) > 2**29
 
 
 def test_terms_depend_on_the_generator_alone(lively: SimpleNamespace) -> None:

@@ -24,7 +24,7 @@ help:
 	@echo "make test                                                 run the tests, and measure the lines and branches that they run"
 	@echo "make test-fast                                            run those without the real models and Ray, in about 2 minutes"
 	@echo "make coverage                                             list what the last make test did not run"
-	@echo "make mutation                                             change the code in 3,000 places, and list what no test notices"
+	@echo "make mutation                                             change the code in 3,500 places, and list what no test notices"
 	@echo "make check                                                check formatting, lint and types"
 	@echo "make bench                                                compare a training step with the original's"
 	@echo "make package [PYTHON=python3.12]                          build sdist and wheel, and use the wheel in a new environment"

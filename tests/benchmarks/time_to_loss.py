@@ -59,10 +59,16 @@ def _measure(bench: Bench, folder: Path, naive_steps: int, most: int) -> None:
     run = _start(config, models, cache_dir(), folder / "naive")
     initial = {name: tensor.clone() for name, tensor in run.encoder.state_dict().items()}
     bench.doing("validating")
-    bench.add("start_loss", _val_loss(run))
+    start = _val_loss(run)
+    bench.add("start_loss", start)
     naive_seconds, target = _train_naive(bench, run, naive_steps)
     bench.add("target_loss", target)
     bench.add("naive_seconds", naive_seconds)
+    if target >= start:
+        raise SystemExit(
+            f"the original's procedure did not get below the loss at the start in {naive_steps} steps, so there is "
+            "nothing to compare; allow it more, as --steps 72"
+        )
     cache = folder / "cache"
     bench.doing("rendering clips into an empty cache")
     started = time.perf_counter()

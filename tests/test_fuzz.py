@@ -180,6 +180,10 @@ def test_a_wrong_configuration_of_an_export_is_refused(old: bytes, new: bytes, t
         (b'"op_code":4', b'"op_code":"4"', "after line"),
         (b'"intermediate_value":1.25', b'"intermediate_value":"a"', "'a' for a number"),
         (b'"study_name"', b'"\xff"', "utf-8"),
+        (b'"directions":[1]', b'"directions":[0]', "does not minimise"),
+        (b'"directions":[1]', b'"directions":[]', "does not minimise"),
+        (b'"param_value_internal":', b'"param_value_internal":-1', "is invalid value"),
+        (b'"step 17: nan"', b'"step 17: \\ud800"', "surrogates"),
         (b'"op_code":4', b'"op_code":' + b"[" * 5_000, "Recursion"),
     ],
 )

@@ -15,12 +15,15 @@ intermediate values) and their final states. The user attributes of a trial are:
   these as its own attribute ``run``.
 """
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from nuanced_core.errors import ConfigError, one_line
@@ -241,7 +244,7 @@ class _StudySource:
             journal = StudyJournal(str(self.file))
             try:
                 storage = StudyStorage(journal)
-                _check_numbers(storage)
+                _check_contents(storage)
                 return storage
             except OSError as error:
                 raise ConfigError(f"{self.title}: cannot be read: {error.strerror}") from None
@@ -282,14 +285,28 @@ class _StudySource:
         )
 
 
-def _check_numbers(storage: BaseStorage) -> None:
-    """Raise ValueError or TypeError if the losses or the metrics of a trial are no numbers."""
+def _check_contents(storage: BaseStorage) -> None:
+    """Raise ValueError or TypeError for what Optuna reads and a sweep does not write.
+
+    That is a study whose objectives are not minimised, a setting outside of its range, a loss or a metric that is no
+    number, and half of a character.
+    """
     for study in storage.get_all_studies():
+        if {*study.directions} != {StudyDirection.MINIMIZE}:
+            raise ValueError(f"the study {study.study_name!r} does not minimise")
+        texts: list[Any] = [study.study_name, study.user_attrs]
         for trial in storage.get_all_trials(study._study_id, deepcopy=False):
+            trial._validate()
+            if trial.values is not None and len(trial.values) != len(study.directions):
+                raise ValueError(
+                    f"trial {trial.number} has {len(trial.values)} values for {len(study.directions)} objectives"
+                )
             values = [*(trial.values or ()), *trial.intermediate_values.values()]
             values += dict(trial.user_attrs.get("metrics", {})).values()
             if wrong := [value for value in values if not isinstance(value, int | float | None)]:
                 raise ValueError(f"trial {trial.number} has {wrong[0]!r} for a number")
+            texts += [trial.params, trial.user_attrs, trial.system_attrs]
+        json.dumps(texts, ensure_ascii=False).encode()
 
 
 def _places(folder: Path, file: Path, settings: SweepSettings) -> list[Path]:

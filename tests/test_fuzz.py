@@ -183,6 +183,8 @@ def test_a_wrong_configuration_of_an_export_is_refused(old: bytes, new: bytes, t
         (b'"directions":[1]', b'"directions":[0]', "does not minimise"),
         (b'"directions":[1]', b'"directions":[]', "does not minimise"),
         (b'"param_value_internal":', b'"param_value_internal":-1', "is invalid value"),
+        (b'"param_name":"encoder.width"', b'"param_name":5', "5 for a setting's name"),
+        (b'"user_attr":{"params":', b'"user_attr":{"p":', "lacks its settings"),
         (b'"step 17: nan"', b'"step 17: \\ud800"', "surrogates"),
         (b'"op_code":4', b'"op_code":' + b"[" * 5_000, "Recursion"),
     ],

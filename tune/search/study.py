@@ -24,7 +24,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nuanced_core.errors import ConfigError, one_line
 from tune.config.places import database_file, database_url, moved_into
@@ -286,27 +286,30 @@ class _StudySource:
 
 
 def _check_contents(storage: BaseStorage) -> None:
-    """Raise ValueError or TypeError for what Optuna reads and a sweep does not write.
-
-    That is a study whose objectives are not minimised, a setting outside of its range, a loss or a metric that is no
-    number, and half of a character.
-    """
+    """Raise ValueError or TypeError for what Optuna reads and no sweep writes, as a setting out of its range."""
     for study in storage.get_all_studies():
         if {*study.directions} != {StudyDirection.MINIMIZE}:
             raise ValueError(f"the study {study.study_name!r} does not minimise")
         texts: list[Any] = [study.study_name, study.user_attrs]
         for trial in storage.get_all_trials(study._study_id, deepcopy=False):
-            trial._validate()
-            if trial.values is not None and len(trial.values) != len(study.directions):
-                raise ValueError(
-                    f"trial {trial.number} has {len(trial.values)} values for {len(study.directions)} objectives"
-                )
-            values = [*(trial.values or ()), *trial.intermediate_values.values()]
-            values += dict(trial.user_attrs.get("metrics", {})).values()
-            if wrong := [value for value in values if not isinstance(value, int | float | None)]:
-                raise ValueError(f"trial {trial.number} has {wrong[0]!r} for a number")
+            _check_trial(trial, len(study.directions))
             texts += [trial.params, trial.user_attrs, trial.system_attrs]
-        json.dumps(texts, ensure_ascii=False).encode()
+        json.dumps(texts, ensure_ascii=False).encode()  # no half of a character
+
+
+def _check_trial(trial: FrozenTrial, objectives: int) -> None:
+    trial._validate()
+    if trial.values is not None and len(trial.values) != objectives:
+        raise ValueError(f"trial {trial.number} has {len(trial.values)} values for {objectives} objectives")
+    numbers = [*(trial.values or ()), *trial.intermediate_values.values()]
+    numbers += dict(trial.user_attrs.get("metrics", {})).values()
+    if wrong := [value for value in numbers if not isinstance(value, int | float | None)]:
+        raise ValueError(f"trial {trial.number} has {wrong[0]!r} for a number")
+    found = dict(trial.user_attrs.get("params", {}))
+    if wrong := [name for name in (*trial.params, *found) if not isinstance(name, str)]:
+        raise ValueError(f"trial {trial.number} has {wrong[0]!r} for a setting's name")
+    if trial.state == TrialState.COMPLETE and not {"params", "metrics"} <= trial.user_attrs.keys():
+        raise ValueError(f"trial {trial.number} is complete and lacks its settings or metrics")
 
 
 def _places(folder: Path, file: Path, settings: SweepSettings) -> list[Path]:

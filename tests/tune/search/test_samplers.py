@@ -143,11 +143,12 @@ def test_the_first_samples_depend_on_the_seed_alone(sampler: Any) -> None:
 def test_a_resumed_sampler_does_not_repeat_its_samples(tmp_path: Path) -> None:
     drawn = []
     for _ in range(4):
-        asked = ledger(tmp_path, budget=4).ask()
+        book = ledger(tmp_path, budget=4)
+        asked = book.ask()
         assert asked is not None
         drawn.append(asked["params"]["train.learning_rate"])
-        study = open_study(tmp_path, SweepSettings())
-        study.tell(asked["number"], 1.0)
+        book.report(asked["number"], result(1, 1.0))
+        book.end(asked["number"])
     assert len(set(drawn)) == 4
 
 

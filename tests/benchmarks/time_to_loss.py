@@ -4,9 +4,11 @@
 
 Both start from the same encoder, with the same clips, features, losses and learning rate. The original's procedure
 (``naive.py``) takes a budget of steps and keeps its best validation loss; this project's run trains until its own is as
-low. Validation is not timed. The run is timed twice: with an empty cache, where rendering the training clips, computing
-their Whisper features and rendering windows count too, and with a warm one, as for every trial of a sweep after the
-first. The original's procedure reads its features from the cache, so Whisper does not count there.
+low. If the original's procedure never gets below the loss at the start, the run has to reach that loss, and the ratio,
+of the time of the whole budget, is a lower bound. Validation is not timed. The run is timed twice: with an empty cache,
+where rendering the training clips, computing their Whisper features and rendering windows count too, and with a warm
+one, as for every trial of a sweep after the first. The original's procedure reads its features from the cache, so
+Whisper does not count there.
 """
 
 import argparse
@@ -61,14 +63,13 @@ def _measure(bench: Bench, folder: Path, naive_steps: int, most: int) -> None:
     bench.doing("validating")
     start = _val_loss(run)
     bench.add("start_loss", start)
-    naive_seconds, target = _train_naive(bench, run, naive_steps)
+    naive_seconds, best_seconds, best = _train_naive(bench, run, naive_steps)
+    has_improved = best < start
+    target = best if has_improved else start
+    bench.add("naive_best_loss", best)
     bench.add("target_loss", target)
+    naive_seconds = best_seconds if has_improved else naive_seconds
     bench.add("naive_seconds", naive_seconds)
-    if target >= start:
-        raise SystemExit(
-            f"the original's procedure did not get below the loss at the start in {naive_steps} steps, so there is "
-            "nothing to compare; allow it more, as --steps 72"
-        )
     cache = folder / "cache"
     bench.doing("rendering clips into an empty cache")
     started = time.perf_counter()
@@ -86,15 +87,16 @@ def _measure(bench: Bench, folder: Path, naive_steps: int, most: int) -> None:
         bench.add(f"{name}_seconds", before + seconds)
         if reached > target:
             raise SystemExit(f"ours did not reach {target:.4f} in {most} steps; allow more with --most")
-        bench.add(f"{name}_ratio", naive_seconds / (before + seconds))
+        ratio = "ratio" if has_improved else "ratio_at_least"
+        bench.add(f"{name}_{ratio}", naive_seconds / (before + seconds))
 
 
 def _start(config: RunConfig, models: ModelSet, cache: Path, folder: Path) -> Run:
     return start_run(config, folder, lambda *reported: None, models, cache)
 
 
-def _train_naive(bench: Bench, run: Run, budget: int) -> tuple[float, float]:
-    """Train by the original's procedure; return the seconds until its best validation loss, and that loss.
+def _train_naive(bench: Bench, run: Run, budget: int) -> tuple[float, float, float]:
+    """Train by the original's procedure; return all seconds, those until its best validation loss, and that loss.
 
     Args:
         run: gives the encoder, the clips and the validation.
@@ -115,7 +117,7 @@ def _train_naive(bench: Bench, run: Run, budget: int) -> tuple[float, float]:
             loss = _val_loss(run)
             if loss < best_loss:
                 best_seconds, best_loss = seconds, loss
-    return best_seconds, best_loss
+    return seconds, best_seconds, best_loss
 
 
 def _train_until(run: Run, target: float, most: int) -> tuple[float, int, float]:

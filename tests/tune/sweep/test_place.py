@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from nuanced_core.config.yaml_files import read_yaml, write_yaml
 from nuanced_core.errors import ConfigError
@@ -208,7 +209,7 @@ def test_settings_that_a_checkpoint_would_not_fit_are_refused_while_a_trial_has_
         opened(place, "train.epochs=7", "show.clips=0", "models.source=hub", "sweep.trials=5")
         with pytest.raises(ConfigError, match=r"train\.epochs: was 7, would be 8: trial 0 is unfinished .* --trials 1"):
             opened(place, "train.epochs=8")
-        study.tell(0, 1.0)
+        study.tell(0, state=TrialState.FAIL)
         opened(place, "train.epochs=8")
 
 

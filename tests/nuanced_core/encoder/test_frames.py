@@ -49,9 +49,8 @@ def test_channels_that_do_not_change_over_a_clip_in_blocks_are_0(channel: str) -
     clip[0, :, 1] += torch.linspace(-1, 1, 50)
     whole = encoder.pooled(clip[None], torch.ones(1, 50, dtype=torch.bool)).detach()
     in_blocks = encoder.pooled_blocks(lambda: clip.split((20, 20, 10), dim=1))
-    torch.testing.assert_close(
-        in_blocks, whole, rtol=1e-3, atol=1e-2
-    )  # rounding of float32 is not small beside no deviation
+    # Rounding of float32 is not small beside no deviation.
+    torch.testing.assert_close(in_blocks, whole, rtol=1e-3, atol=1e-2)
     frames = encoder.frames(clip[None], torch.ones(1, 50, dtype=torch.bool))[0]
     assert frames[:, 1].abs().max() > 0.5
     assert frames[:, [n for n in range(8) if n != 1]].abs().max() < 1e-2

@@ -1,4 +1,4 @@
-"""tune.search.journal: writes to the disk, a full disk, and repair after a crash."""
+"""tune.search.journal: writes to the disk, a full disk, repair after a crash, and the trials of a study."""
 
 import random
 import resource
